@@ -1,1 +1,43 @@
-//! placeholder
+//! The statement of ZKLoRA, in plonky2.
+//!
+//! For each module m of a session: the prover knows A, B and a salt that open the commitment `C_m`, every entry of A and B
+//! lies in `[-2^11, 2^11)`, and `Y_m = X_m·A·B` over the integers, for all rows of the session.
+//!
+//! The way from a transcript to a verdict, in the order of the modules:
+//!
+//! 1. [`commitment`]: what `C_m` is.
+//! 2. [`challenge`]: α and β are drawn from everything public.
+//! 3. [`fold`]: all rows of X and Y fold into one vector `a_m` and one value `s_m`, outside any circuit. Whatever the number
+//!    of rows, this is all that the circuit sees.
+//! 4. [`circuit`]: the circuit of a batch of modules, made of [`gate`]s, with the [`masking`] that hides the witness.
+//! 5. [`prove`] and [`verify`]: a proof is bytes; a verifier builds the circuit itself from the modules' shapes.
+//! 6. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets; [`session`]: a whole bundle.
+//!
+//! The mathematics of steps 2 and 3 is Freivalds' check of a matrix product (R. Freivalds, "Probabilistic machines can use
+//! less running time", 1977) with powers of two challenges in place of random vectors.
+
+pub mod challenge;
+pub mod circuit;
+pub mod commitment;
+pub mod fold;
+pub mod gate;
+pub mod hash;
+pub mod masking;
+pub mod plan;
+pub mod prove;
+pub mod security;
+pub mod session;
+pub mod verify;
+
+#[cfg(test)]
+mod cheating;
+
+use plonky2::field::extension::quadratic::QuadraticExtension;
+use plonky2::field::goldilocks_field::GoldilocksField;
+
+/// The base field: integers modulo p = 2^64 - 2^32 + 1.
+pub type F = GoldilocksField;
+/// Its quadratic extension F[φ]/(φ² - 7), where the challenges live.
+pub type E = QuadraticExtension<F>;
+/// The degree of plonky2's own extension.
+pub const D: usize = 2;

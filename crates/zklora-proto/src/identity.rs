@@ -9,6 +9,7 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::digest::{HexError, hex_text, parse_hex};
+use crate::random::system_random;
 use crate::secret_file::{self, SecretFileError};
 
 /// What a signature is for. A signature made for one purpose is never valid for another.
@@ -100,7 +101,7 @@ pub struct SecretKey(SigningKey);
 impl SecretKey {
     /// A new key from the operating system's randomness.
     pub fn generate() -> Self {
-        Self(SigningKey::generate(&mut rand::rngs::OsRng))
+        Self(SigningKey::from_bytes(&Zeroizing::new(system_random())))
     }
 
     /// The key in a file that [`SecretKey::save`] wrote.

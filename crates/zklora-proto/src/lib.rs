@@ -18,6 +18,7 @@ pub mod limits;
 pub mod manifest;
 pub mod message;
 pub mod packing;
+mod random;
 pub mod receipt;
 pub mod secret_file;
 pub mod shape;

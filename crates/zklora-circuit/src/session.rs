@@ -1,0 +1,304 @@
+//! A whole session: from a transcript to the proofs of a bundle, and from a bundle to a verdict.
+
+use std::collections::HashMap;
+use std::io::{Read, Seek};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rayon::prelude::*;
+use zklora_proto::bundle::{Bundle, BundleError, Plan};
+use zklora_proto::{Call, Manifest, ModuleShape, SignedManifest, SignedReceipt, TranscriptHasher};
+
+use crate::challenge::Challenges;
+use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
+use crate::commitment::Opening;
+use crate::fold::{Fold, Folder};
+use crate::plan::{PlanError, plan};
+use crate::prove::{ProveError, prove};
+use crate::security::{CircuitId, Security, UnknownSecurity};
+use crate::verify::{VerifyError, verify};
+
+/// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
+/// [`BatchVerifier`] for a verifier.
+pub struct Circuits<T>(Mutex<HashMap<CircuitId, Arc<T>>>);
+
+impl<T> Default for Circuits<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Circuits<T> {
+    /// The circuit of these shapes, built by `build` if it is not there yet.
+    fn get(
+        &self,
+        security: Security,
+        shapes: &[ModuleShape],
+        build: impl FnOnce(Security, &[ModuleShape]) -> Result<T, CircuitError>,
+    ) -> Result<Arc<T>, CircuitError> {
+        let id = CircuitId::new(security, shapes);
+        // The lock is held while building: two threads that want the same circuit must not both build it.
+        let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(circuit) = circuits.get(&id) {
+            return Ok(circuit.clone());
+        }
+        let circuit = Arc::new(build(security, shapes)?);
+        circuits.insert(id, circuit.clone());
+        Ok(circuit)
+    }
+}
+
+/// Why a session was not proved.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveSessionError {
+    /// The receipt is about another transcript.
+    #[error("the receipt does not belong to this transcript")]
+    Transcript,
+    /// The openings are not those of the manifest.
+    #[error("module {0}: the stored weights and salt do not open the manifest's commitment")]
+    Opening(String),
+    /// No plan exists.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A circuit cannot be built.
+    #[error(transparent)]
+    Circuit(#[from] CircuitError),
+    /// A batch was not proved.
+    #[error("batch {batch}: {error}")]
+    Prove {
+        /// Which batch.
+        batch: usize,
+        /// Why.
+        error: ProveError,
+    },
+}
+
+/// Proves a session: plans its batches and proves them in parallel as far as their size allows.
+///
+/// `openings` are in the manifest's order. `progress` is called with the batches done and their number, from any thread.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is a different thing; a struct of them would be made once"
+)]
+pub fn prove_session(
+    manifest: &SignedManifest,
+    receipt: &SignedReceipt,
+    calls: &[Call],
+    openings: &[Opening],
+    security: Security,
+    max_bits: usize,
+    circuits: &Circuits<BatchCircuit>,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<(Plan, Vec<Vec<u8>>), ProveSessionError> {
+    let entries = manifest.manifest().modules();
+    for (index, entry) in entries.iter().enumerate() {
+        if openings.get(index).is_none_or(|o| o.commitment() != *entry.commitment()) {
+            return Err(ProveSessionError::Opening(entry.name().into()));
+        }
+    }
+    let plan = plan(security, manifest.manifest(), &receipt.receipt().rows, max_bits)?;
+    let ids = circuit_ids(manifest.manifest(), &plan, security);
+    let challenges = Challenges::derive(receipt, &plan, &ids);
+    let (folds, _) = fold(manifest.manifest(), receipt, challenges, |visit| calls.iter().try_for_each(visit))
+        .map_err(|_| ProveSessionError::Transcript)?;
+
+    let total = plan.batches.len();
+    let done = AtomicUsize::new(0);
+    progress(0, total);
+    let prove_batch = |(batch, modules): (usize, &Vec<usize>)| {
+        let circuit = circuits.get(security, &shapes(manifest.manifest(), modules), BatchCircuit::build)?;
+        let proof = prove(
+            &circuit,
+            &modules.iter().map(|&m| &openings[m]).collect::<Vec<_>>(),
+            &modules.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
+            challenges.beta,
+            &mut rand::make_rng::<StdRng>(),
+        )
+        .map_err(|error| ProveSessionError::Prove { batch, error })?;
+        progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+        Ok(proof)
+    };
+    // One proof keeps all cores busy except in its serial parts, and takes memory with its size: only small ones run side
+    // by side.
+    let largest = plan
+        .batches
+        .iter()
+        .map(|batch| crate::plan::degree_bits(security, &shapes(manifest.manifest(), batch)))
+        .max()
+        .unwrap_or(0);
+    let at_once = (1usize << 15 >> largest.min(15)).clamp(1, rayon::current_num_threads());
+    let mut proofs = Vec::with_capacity(total);
+    let batches: Vec<_> = plan.batches.iter().enumerate().collect();
+    for group in batches.chunks(at_once) {
+        let group: Vec<Result<_, ProveSessionError>> =
+            group.par_iter().map(|&batch| prove_batch(batch)).collect();
+        for proof in group {
+            proofs.push(proof?);
+        }
+    }
+    Ok((plan, proofs))
+}
+
+/// What a valid bundle shows.
+#[derive(Debug, Clone)]
+pub struct VerifiedSession {
+    /// The parameter set of its proofs.
+    pub security: Security,
+    /// Each proof.
+    pub batches: Vec<VerifiedBatch>,
+    /// Reading, hashing and folding the transcript.
+    pub fold_time: Duration,
+}
+
+/// One valid proof.
+#[derive(Debug, Clone)]
+pub struct VerifiedBatch {
+    /// The modules it covers, by index in the manifest.
+    pub modules: Vec<usize>,
+    /// Logarithm of the circuit's rows.
+    pub degree_bits: usize,
+    /// Size of the proof.
+    pub proof_bytes: usize,
+    /// Building the circuit, nothing if it was there already.
+    pub build_time: Duration,
+    /// Checking the proof.
+    pub verify_time: Duration,
+}
+
+/// Why a bundle was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifySessionError {
+    /// The file is no valid bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// Proofs of parameters that this verifier does not know.
+    #[error(transparent)]
+    Security(#[from] UnknownSecurity),
+    /// The transcript is not the one that both parties signed for.
+    #[error("the transcript is not the one of the receipt: {what} is {found}, the receipt says {signed}")]
+    Transcript {
+        /// What differs.
+        what: &'static str,
+        /// In the transcript.
+        found: String,
+        /// In the receipt.
+        signed: String,
+    },
+    /// A circuit that is not built.
+    #[error("proof {batch}: {error}")]
+    Circuit {
+        /// Which proof.
+        batch: usize,
+        /// Why not.
+        error: CircuitError,
+    },
+    /// A proof that does not hold.
+    #[error("proof {batch} (of {modules}): {error}")]
+    Proof {
+        /// Which proof.
+        batch: usize,
+        /// The names of its modules.
+        modules: String,
+        /// Why not.
+        error: VerifyError,
+    },
+}
+
+/// Verifies a bundle: that its transcript is the signed one and that its proofs show every delta of it.
+///
+/// Nothing that checks comes from the bundle: circuits are built from the shapes of the signed manifest, challenges and
+/// public inputs are computed here. Whether the manifest is the right one is for the caller to say, who knows the pinned id.
+pub fn verify_session<R: Read + Seek>(
+    bundle: &mut Bundle<R>,
+    circuits: &Circuits<BatchVerifier>,
+) -> Result<VerifiedSession, VerifySessionError> {
+    let security: Security = bundle.plan().security.parse()?;
+    let (manifest, receipt, plan) =
+        (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
+    let entries = manifest.manifest().modules();
+    // Before anything is folded or built: is every circuit one that may be built?
+    for (batch, modules) in plan.batches.iter().enumerate() {
+        BatchCircuit::check_size(security, &shapes(manifest.manifest(), modules))
+            .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+    }
+    let ids = circuit_ids(manifest.manifest(), &plan, security);
+    let challenges = Challenges::derive(&receipt, &plan, &ids);
+    let started = Instant::now();
+    let (folds, ()) =
+        fold(manifest.manifest(), &receipt, challenges, |visit| bundle.calls(|call| visit(&call)))?;
+    let fold_time = started.elapsed();
+
+    let mut batches = Vec::with_capacity(plan.batches.len());
+    for (batch, modules) in plan.batches.iter().enumerate() {
+        let started = Instant::now();
+        let verifier = circuits
+            .get(security, &shapes(manifest.manifest(), modules), BatchVerifier::build)
+            .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+        let build_time = started.elapsed();
+        let proof = bundle.proof(batch)?;
+        let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
+        let started = Instant::now();
+        verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {
+            batch,
+            modules: modules.iter().map(|&m| entries[m].name()).collect::<Vec<_>>().join(", "),
+            error,
+        })?;
+        batches.push(VerifiedBatch {
+            modules: modules.clone(),
+            degree_bits: verifier.degree_bits(),
+            proof_bytes: proof.len(),
+            build_time,
+            verify_time: started.elapsed(),
+        });
+    }
+    Ok(VerifiedSession { security, batches, fold_time })
+}
+
+/// Folds and hashes all calls that `each` visits, and holds them against the receipt.
+fn fold<T>(
+    manifest: &Manifest,
+    receipt: &SignedReceipt,
+    challenges: Challenges,
+    each: impl FnOnce(&mut dyn FnMut(&Call) -> Result<(), VerifySessionError>) -> Result<T, VerifySessionError>,
+) -> Result<(Vec<Fold>, T), VerifySessionError> {
+    let receipt = receipt.receipt();
+    let mut hasher = TranscriptHasher::new(manifest.modules().len());
+    let mut folder = Folder::new(manifest, challenges);
+    let value = each(&mut |call| {
+        if !hasher.add(call) {
+            return Err(mismatch("the number of calls", "more than allowed", receipt.calls));
+        }
+        folder.add(call);
+        Ok(())
+    })?;
+    if hasher.calls() != receipt.calls {
+        return Err(mismatch("the number of calls", hasher.calls(), receipt.calls));
+    }
+    for (module, (&found, &signed)) in hasher.rows().iter().zip(&receipt.rows).enumerate() {
+        if found != signed {
+            return Err(VerifySessionError::Transcript {
+                what: "the number of rows of a module",
+                found: format!("{found} ({})", manifest.modules()[module].name()),
+                signed: signed.to_string(),
+            });
+        }
+    }
+    if hasher.digest() != receipt.transcript {
+        return Err(mismatch("its digest", hasher.digest(), receipt.transcript));
+    }
+    Ok((folder.finish(), value))
+}
+
+fn mismatch(what: &'static str, found: impl ToString, signed: impl ToString) -> VerifySessionError {
+    VerifySessionError::Transcript { what, found: found.to_string(), signed: signed.to_string() }
+}
+
+fn shapes(manifest: &Manifest, modules: &[usize]) -> Vec<ModuleShape> {
+    modules.iter().map(|&m| manifest.modules()[m].shape()).collect()
+}
+
+fn circuit_ids(manifest: &Manifest, plan: &Plan, security: Security) -> Vec<CircuitId> {
+    plan.batches.iter().map(|batch| CircuitId::new(security, &shapes(manifest, batch))).collect()
+}
