@@ -48,13 +48,14 @@ make() {
     rm -rf "$target".partial.* # left by runs that were killed; we hold the lock
     work=$(mktemp -d "$target.partial.XXXXXX")
     trap 'rm -rf "$work"' EXIT
-    mkdir "$work/libtorch"
     # pip and zipfile put their temporary files on the disk that has to hold the result anyway.
     export TMPDIR=$work
 
     if from_archive "$work"; then
         say "using the official archive"
     else
+        rm -rf "$work/archive.zip" "$work/libtorch"
+        mkdir "$work/libtorch"
         from_wheel "$work"
     fi
     why=$(why_unusable "$work/libtorch")
@@ -129,12 +130,12 @@ need_tools() {
 # fetch URL FILE
 fetch() {
     python3 - "$1" "$2" "$CONNECT_TIMEOUT" >&2 <<'PYTHON'
-import shutil, sys, urllib.request
+import http.client, shutil, sys, urllib.request
 url, path, timeout = sys.argv[1:]
 try:
     with urllib.request.urlopen(url, timeout=float(timeout)) as reply, open(path, "wb") as file:
         shutil.copyfileobj(reply, file, 1 << 20)
-except OSError as error:  # URLError, HTTPError, time-outs and a full disk are all OSErrors
+except (OSError, http.client.HTTPException) as error:  # OSError: no route, a 404, a time-out, a full disk
     sys.exit(f"setup-libtorch: {error}")
 PYTHON
 }
