@@ -1,1 +1,34 @@
-//! placeholder
+//! What ZKLoRA's three programs say to each other and leave behind.
+//!
+//! The story of an artifact, in the order in which its parts come to be:
+//!
+//! 1. The contributor quantises a LoRA adapter, commits to every module and signs a [`manifest::Manifest`]. Its digest is
+//!    the [`AdapterId`] that the base-model user pins, together with the contributor's [`identity::PublicKey`].
+//! 2. The base-model user connects and sends [`message::Request`]s. Each forward is a [`transcript::Call`]: the quantised
+//!    activations X of one projection input and the deltas Y that came back. Both sides hash them as they go.
+//! 3. Both sign a [`receipt::Receipt`] over the [`TranscriptDigest`].
+//! 4. The contributor proves the transcript and writes a [`bundle`], the `.pf` file that a verifier reads.
+//!
+//! This crate knows bytes, hashes, signatures and bounds. It knows neither libtorch nor plonky2.
+
+pub mod bundle;
+pub mod digest;
+pub mod identity;
+pub mod limits;
+pub mod manifest;
+pub mod message;
+pub mod packing;
+pub mod receipt;
+pub mod secret_file;
+pub mod shape;
+pub mod transcript;
+
+pub use digest::{AdapterId, BaseModelDigest, BundleDigest, SessionId, TranscriptDigest};
+pub use identity::{Address, PublicKey, SecretKey, Signature};
+pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
+pub use receipt::{Receipt, SignedReceipt};
+pub use shape::ModuleShape;
+pub use transcript::{Call, Delta, TranscriptHasher};
+
+/// The version of the protocol and of everything hashed under it. Part of every hash context as `v1`.
+pub const PROTOCOL_VERSION: u32 = 1;

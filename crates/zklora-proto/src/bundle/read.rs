@@ -1,0 +1,206 @@
+//! Reading a bundle that anyone may have made.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use super::{Blob, BundleError, FIXED_BLOBS, FORMAT, Header, Plan, TRANSCRIPT, blob_name, transcript};
+use crate::limits::{
+    MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES, MAX_MANIFEST_BYTES, MAX_PROOF_BYTES, MAX_RECEIPT_BYTES,
+};
+use crate::manifest::Manifest;
+use crate::transcript::Call;
+use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt};
+
+/// An open bundle whose header, manifest and receipt have been checked. Transcript and proofs are read when asked for.
+#[derive(Debug)]
+pub struct Bundle<R> {
+    reader: R,
+    /// Where the first blob begins.
+    start: u64,
+    blobs: Vec<Blob>,
+    plan: Plan,
+    manifest: SignedManifest,
+    receipt: SignedReceipt,
+}
+
+impl Bundle<BufReader<File>> {
+    /// Opens a file.
+    pub fn open(path: &Path) -> Result<Self, BundleError> {
+        Self::from_reader(BufReader::new(File::open(path)?))
+    }
+}
+
+impl<R: Read + Seek> Bundle<R> {
+    /// Reads header, manifest and receipt; checks the layout of the file, the digests of what it reads, all signatures, and
+    /// that receipt and plan belong to the manifest.
+    pub fn from_reader(mut reader: R) -> Result<Self, BundleError> {
+        let file_length = reader.seek(SeekFrom::End(0))?;
+        if file_length > MAX_BUNDLE_BYTES {
+            return Err(BundleError::Length { expected: MAX_BUNDLE_BYTES, found: file_length });
+        }
+        reader.rewind()?;
+        let mut length = [0; 8];
+        reader.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        let max = MAX_BUNDLE_HEADER_BYTES.min(file_length - 8);
+        if length > max {
+            return Err(BundleError::HeaderLength { found: length, max });
+        }
+        let mut bytes = vec![0; length as usize];
+        reader.read_exact(&mut bytes)?;
+        let header: Header =
+            serde_json::from_slice(&bytes).map_err(|e| BundleError::HeaderJson(e.to_string()))?;
+        if header.format != FORMAT {
+            return Err(BundleError::Format(header.format.chars().take(80).collect()));
+        }
+        // One bundle has one encoding: fields in their order, no white space, lower-case digits.
+        if serde_json::to_vec(&header).ok().as_ref() != Some(&bytes) {
+            return Err(BundleError::HeaderJson("it is not in its canonical form".into()));
+        }
+        let start = 8 + length;
+        check_table(&header, start, file_length)?;
+
+        let mut blobs = FixedBlobs { reader: &mut reader, start, blobs: &header.blobs };
+        let manifest = SignedManifest::parse(blobs.read(0)?, blobs.signature(1)?)?;
+        let receipt = SignedReceipt::parse(blobs.read(2)?, blobs.signature(3)?, blobs.signature(4)?)?;
+        check_receipt(&manifest, &receipt)?;
+        header.plan.check(&receipt.receipt().rows)?;
+        Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, manifest, receipt })
+    }
+
+    /// The adapter's manifest. Its signature is valid; whether its signer is the right one, only a pinned key tells.
+    pub fn manifest(&self) -> &SignedManifest {
+        &self.manifest
+    }
+
+    /// The session's receipt, for this manifest.
+    pub fn receipt(&self) -> &SignedReceipt {
+        &self.receipt
+    }
+
+    /// How the modules are spread over proofs: every module with rows exactly once.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of the proof of batch `index`.
+    pub fn proof(&mut self, index: usize) -> Result<Vec<u8>, BundleError> {
+        FixedBlobs { reader: &mut self.reader, start: self.start, blobs: &self.blobs }
+            .read(FIXED_BLOBS.len() + index)
+    }
+
+    /// Visits every call in order, then checks the blob's digest. What `visit` learned counts only if this returns `Ok`.
+    pub fn calls<E: From<BundleError>>(&mut self, visit: impl FnMut(Call) -> Result<(), E>) -> Result<(), E> {
+        let blob = &self.blobs[TRANSCRIPT];
+        self.reader.seek(SeekFrom::Start(self.start + blob.offset)).map_err(BundleError::from)?;
+        let mut hashed = HashingReader {
+            inner: BufReader::new((&mut self.reader).take(blob.length)),
+            hasher: BundleDigest::hasher(),
+        };
+        transcript::decode(&mut hashed, self.manifest.manifest(), visit)?;
+        if BundleDigest::finish(&hashed.hasher) != blob.digest {
+            return Err(BundleError::Digest(blob.name.clone()).into());
+        }
+        Ok(())
+    }
+}
+
+/// Checks that the table has exactly the blobs that the plan asks for, back to back, up to the end of the file.
+fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), BundleError> {
+    let expected = FIXED_BLOBS.len() + header.plan.batches.len();
+    if header.blobs.len() != expected {
+        return Err(BundleError::Table(format!("{} blobs, expected {expected}", header.blobs.len())));
+    }
+    let mut end = 0u64;
+    for (index, blob) in header.blobs.iter().enumerate() {
+        let name = blob_name(index);
+        if blob.name != name {
+            let found: String = blob.name.chars().take(40).collect();
+            return Err(BundleError::Table(format!("blob {index} is {found:?}, expected {name:?}")));
+        }
+        if blob.offset != end {
+            return Err(BundleError::Table(format!("{name:?} begins at {}, expected {end}", blob.offset)));
+        }
+        let max = match index {
+            0 => MAX_MANIFEST_BYTES as u64,
+            2 => MAX_RECEIPT_BYTES as u64,
+            1 | 3 | 4 => 64,
+            TRANSCRIPT => MAX_BUNDLE_BYTES,
+            _ => MAX_PROOF_BYTES,
+        };
+        if blob.length > max {
+            return Err(BundleError::Table(format!(
+                "{name:?} has {} bytes, expected at most {max}",
+                blob.length
+            )));
+        }
+        // Lengths are bounded by 2^40 and there are few of them.
+        end += blob.length;
+    }
+    if start + end != file_length {
+        return Err(BundleError::Length { expected: start + end, found: file_length });
+    }
+    Ok(())
+}
+
+/// Checks that the receipt is about this manifest.
+fn check_receipt(manifest: &SignedManifest, receipt: &SignedReceipt) -> Result<(), BundleError> {
+    let (receipt, inner): (_, &Manifest) = (receipt.receipt(), manifest.manifest());
+    let mismatch =
+        |what: &str| Err(BundleError::Table(format!("the receipt names another {what} than the manifest")));
+    if receipt.adapter != manifest.adapter_id() {
+        return mismatch("adapter");
+    }
+    if receipt.contributor != *inner.contributor() {
+        return mismatch("contributor");
+    }
+    if receipt.base_model != *inner.base_model() {
+        return mismatch("base model");
+    }
+    if receipt.rows.len() != inner.modules().len() {
+        return mismatch("number of modules");
+    }
+    Ok(())
+}
+
+/// Reads whole blobs whose lengths [`check_table`] has bounded.
+struct FixedBlobs<'a, R> {
+    reader: &'a mut R,
+    start: u64,
+    blobs: &'a [Blob],
+}
+
+impl<R: Read + Seek> FixedBlobs<'_, R> {
+    fn read(&mut self, index: usize) -> Result<Vec<u8>, BundleError> {
+        let blob = &self.blobs[index];
+        self.reader.seek(SeekFrom::Start(self.start + blob.offset))?;
+        let mut bytes = vec![0; blob.length as usize];
+        self.reader.read_exact(&mut bytes)?;
+        if BundleDigest::of_blob(&bytes) != blob.digest {
+            return Err(BundleError::Digest(blob.name.clone()));
+        }
+        Ok(bytes)
+    }
+
+    fn signature(&mut self, index: usize) -> Result<Signature, BundleError> {
+        let bytes = self.read(index)?;
+        let found = bytes.len();
+        bytes.try_into().map(Signature::from_bytes).map_err(|_| {
+            BundleError::Table(format!("{:?} has {found} bytes, expected 64", self.blobs[index].name))
+        })
+    }
+}
+
+struct HashingReader<R> {
+    inner: R,
+    hasher: blake3::Hasher,
+}
+
+impl<R: Read> Read for HashingReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
+}

@@ -1,0 +1,191 @@
+//! What the two programs say to each other, one request and one response for each QUIC stream.
+//!
+//! A frame is a `u32` length and that many bytes of JSON (the header), then a `u64` length and that many bytes of
+//! payload; lengths are little-endian and bounded by [`crate::limits`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::hex_text;
+use crate::{AdapterId, BaseModelDigest, SessionId, Signature, TranscriptDigest};
+
+/// The ALPN protocol name.
+pub const ALPN: &[u8] = b"zklora/1";
+
+/// From the base-model user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Opens a session.
+    Hello {
+        /// [`crate::PROTOCOL_VERSION`] of the client.
+        version: u32,
+        /// The adapter that the client pins.
+        adapter: AdapterId,
+        /// The base model that the client runs.
+        base_model: BaseModelDigest,
+        /// 32 random bytes in hexadecimal.
+        nonce: Nonce,
+    },
+    /// Asks for deltas. The payload is the activations, int16, row-major.
+    Forward {
+        /// The session.
+        session: SessionId,
+        /// 0 for the first call of the session, then 1, and so on.
+        call: u64,
+        /// Rows of the activations.
+        rows: usize,
+        /// Modules that read this input, by index in the manifest.
+        modules: Vec<usize>,
+    },
+    /// Ends the calls and asks for the receipt.
+    Finish {
+        /// The session.
+        session: SessionId,
+        /// Calls as the client counts them.
+        calls: u64,
+        /// The transcript as the client hashed it.
+        transcript: TranscriptDigest,
+    },
+    /// Hands over the client's signature of the receipt; proving begins.
+    Countersign {
+        /// The session.
+        session: SessionId,
+        /// Over the receipt's exact bytes.
+        signature: Signature,
+    },
+    /// Asks how far proving is.
+    Status {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// From the contributor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Response {
+    /// The session is open. The payload is the manifest's exact bytes.
+    Welcome {
+        /// 32 random bytes in hexadecimal.
+        nonce: Nonce,
+        /// The contributor's signature of the manifest.
+        signature: Signature,
+        /// Most rows of one call that this contributor accepts.
+        max_rows: usize,
+    },
+    /// Deltas. The payload is the deltas of each module in the order of the request, each packed to its width.
+    Deltas {
+        /// Bytes of each entry, module by module.
+        widths: Vec<u8>,
+    },
+    /// The receipt, signed by the contributor. The payload is its exact bytes.
+    Receipt {
+        /// The contributor's signature of the receipt.
+        signature: Signature,
+    },
+    /// The countersignature is good; the session is in the queue for proving.
+    Accepted,
+    /// How far proving is.
+    Status {
+        /// The state.
+        state: ProofState,
+    },
+    /// The request was refused.
+    Error {
+        /// What kind of refusal.
+        code: ErrorCode,
+        /// In words, for people.
+        message: String,
+    },
+}
+
+/// How far a session is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ProofState {
+    /// Forward calls may still come, or the receipt waits for its second signature.
+    Open,
+    /// Waiting for its turn.
+    Queued,
+    /// Being proved.
+    Proving {
+        /// Batches done.
+        done: usize,
+        /// Batches in all.
+        total: usize,
+    },
+    /// The bundle is written.
+    Proved {
+        /// Its size in bytes.
+        bytes: u64,
+    },
+    /// Proving failed; the contributor's log says why.
+    Failed,
+}
+
+/// Kinds of refusal that a program may act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The frame or its header is malformed or out of bounds.
+    BadRequest,
+    /// The peer speaks another version.
+    Version,
+    /// Another adapter is served here.
+    Adapter,
+    /// The adapter belongs to another base model.
+    BaseModel,
+    /// No such session for this client, or not in the state that the request needs.
+    Session,
+    /// The client's transcript differs from the contributor's.
+    Transcript,
+    /// A signature does not verify.
+    Signature,
+    /// A limit of the contributor is reached.
+    Limit,
+    /// The contributor failed; its log says why.
+    Internal,
+}
+
+/// 32 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Nonce([u8; 32]);
+
+impl Nonce {
+    /// From the operating system's randomness.
+    pub fn random() -> Self {
+        let mut bytes = [0; 32];
+        rand::RngCore::fill_bytes(&mut rand::rngs::OsRng, &mut bytes);
+        Self(bytes)
+    }
+
+    /// The bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::str::FromStr for Nonce {
+    type Err = crate::digest::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        crate::digest::parse_hex(text).map(Self)
+    }
+}
+
+hex_text!(Nonce, 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_are_tagged_json_without_unknown_fields() {
+        let request = Request::Status { session: SessionId::from_bytes([0; 32]) };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(text.starts_with(r#"{"type":"status","session":"00"#), "{text}");
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        let extra = text.replace('}', r#","x":1}"#);
+        assert!(serde_json::from_str::<Request>(&extra).is_err());
+    }
+}

@@ -1,0 +1,70 @@
+//! Files that only their owner may read, and bounded reading of any file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Why a secret file could not be written or read. Never carries the content.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// The operating system refused.
+    #[error("{path}: {error}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        error: io::Error,
+    },
+    /// Others may read the file.
+    #[error("{path} has mode {mode:04o}, expected 0600: it holds a secret; run `chmod 600 {path}` if nobody else read it",
+        path = path.display())]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: expected {expected}", path = path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What should be there.
+        expected: &'static str,
+    },
+    /// The file is larger than such a file can be.
+    #[error("{path}: expected at most {max} bytes", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        max: u64,
+    },
+}
+
+/// Writes a new file with mode 0600. Fails if there is one already: a secret is never overwritten.
+pub fn create(path: &Path, content: &[u8]) -> Result<(), SecretFileError> {
+    let io = |error| SecretFileError::Io { path: path.into(), error };
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    file.write_all(content).map_err(io)?;
+    file.sync_all().map_err(io)
+}
+
+/// Reads a file of at most `max` bytes that nobody but its owner may read.
+pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, SecretFileError> {
+    let io = |error| SecretFileError::Io { path: path.into(), error };
+    let file = File::open(path).map_err(io)?;
+    let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(SecretFileError::Permissions { path: path.into(), mode });
+    }
+    read_bounded(file, max).map_err(io)?.ok_or_else(|| SecretFileError::TooLarge { path: path.into(), max })
+}
+
+/// Reads to the end, or `None` if there are more than `max` bytes.
+pub fn read_bounded(reader: impl Read, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    reader.take(max + 1).read_to_end(&mut content)?;
+    Ok((content.len() as u64 <= max).then_some(content))
+}

@@ -1,0 +1,254 @@
+//! The transcript: every activation that went out and every delta that came back, and the digest that binds them.
+
+use crate::TranscriptDigest;
+use crate::limits::{MAX_CALL_MODULES, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
+use crate::manifest::Manifest;
+
+/// One forward call: the rows of one projection input and the deltas of every module that reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Number of rows, at least 1.
+    pub rows: usize,
+    /// Quantised activations, row-major, `rows x d_in`.
+    pub activations: Vec<i16>,
+    /// One delta for each module of the call, in the order of the request.
+    pub deltas: Vec<Delta>,
+}
+
+/// The delta of one module in one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delta {
+    /// Index of the module in the manifest.
+    pub module: usize,
+    /// X·A·B over the integers, row-major, `rows x d_out`.
+    pub values: Vec<i64>,
+}
+
+/// Why a call is none that this manifest allows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No rows, or too many.
+    #[error("the call has {0} rows, expected 1 to {MAX_CALL_ROWS}")]
+    Rows(usize),
+    /// No modules, or too many.
+    #[error("the call addresses {0} modules, expected 1 to {MAX_CALL_MODULES}")]
+    Modules(usize),
+    /// A module that the manifest does not have.
+    #[error("the call addresses module {found}, but the manifest has {count} modules")]
+    UnknownModule {
+        /// The index.
+        found: usize,
+        /// Modules of the manifest.
+        count: usize,
+    },
+    /// A module named twice.
+    #[error("the call addresses module {0} twice")]
+    RepeatedModule(usize),
+    /// Modules of one call have different input dimensions.
+    #[error("the call's modules have different input dimensions, {0} and {1}")]
+    MixedInput(usize, usize),
+    /// A tensor larger than a call may carry.
+    #[error("the call has a tensor of {rows} x {columns} entries, expected at most {MAX_TENSOR_ENTRIES}")]
+    TooLarge {
+        /// Rows of the tensor.
+        rows: usize,
+        /// Its columns.
+        columns: usize,
+    },
+}
+
+/// What a call may be before its tensors are there: rows and modules, checked against a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallShape {
+    rows: usize,
+    d_in: usize,
+    modules: Vec<usize>,
+}
+
+impl CallShape {
+    /// A call of `rows` rows to these modules, all with the same `d_in`.
+    pub fn new(manifest: &Manifest, rows: usize, modules: Vec<usize>) -> Result<Self, CallError> {
+        if rows == 0 || rows > MAX_CALL_ROWS {
+            return Err(CallError::Rows(rows));
+        }
+        if modules.is_empty() || modules.len() > MAX_CALL_MODULES {
+            return Err(CallError::Modules(modules.len()));
+        }
+        let entries = manifest.modules();
+        let mut d_in = None;
+        for (i, &module) in modules.iter().enumerate() {
+            let shape = entries
+                .get(module)
+                .ok_or(CallError::UnknownModule { found: module, count: entries.len() })?
+                .shape();
+            if modules[..i].contains(&module) {
+                return Err(CallError::RepeatedModule(module));
+            }
+            let first = *d_in.get_or_insert(shape.d_in());
+            if first != shape.d_in() {
+                return Err(CallError::MixedInput(first, shape.d_in()));
+            }
+            for columns in [shape.d_in(), shape.d_out()] {
+                // Both factors are bounded far below the root of usize::MAX.
+                if rows * columns > MAX_TENSOR_ENTRIES {
+                    return Err(CallError::TooLarge { rows, columns });
+                }
+            }
+        }
+        // At least one module was seen.
+        Ok(Self { rows, d_in: d_in.unwrap_or_default(), modules })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns of the activations.
+    pub fn d_in(&self) -> usize {
+        self.d_in
+    }
+
+    /// Indices of the modules, in the order of their deltas.
+    pub fn modules(&self) -> &[usize] {
+        &self.modules
+    }
+}
+
+/// Hashes a session's calls in order.
+#[derive(Debug, Clone)]
+pub struct TranscriptHasher {
+    hasher: blake3::Hasher,
+    calls: u64,
+    rows: Vec<u64>,
+}
+
+impl TranscriptHasher {
+    /// The hasher of a session with no calls yet, for a manifest of this many modules.
+    pub fn new(modules: usize) -> Self {
+        Self {
+            hasher: blake3::Hasher::new_derive_key("zklora v1 transcript"),
+            calls: 0,
+            rows: vec![0; modules],
+        }
+    }
+
+    /// Adds the next call: its number, its rows, the digest of its activations, and for each module its index and the
+    /// digest of its deltas, all little-endian.
+    ///
+    /// Returns false, and adds nothing, if the session has as many calls as it may have.
+    #[must_use]
+    pub fn add(&mut self, call: &Call) -> bool {
+        if self.calls >= MAX_CALLS {
+            return false;
+        }
+        self.hasher.update(&self.calls.to_le_bytes());
+        self.hasher.update(&(call.rows as u64).to_le_bytes());
+        self.hasher.update(&activations_digest(&call.activations));
+        self.hasher.update(&(call.deltas.len() as u64).to_le_bytes());
+        for delta in &call.deltas {
+            self.hasher.update(&(delta.module as u64).to_le_bytes());
+            self.hasher.update(&deltas_digest(&delta.values));
+            self.rows[delta.module] += call.rows as u64;
+        }
+        self.calls += 1;
+        true
+    }
+
+    /// Calls so far.
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    /// Rows so far of each module, in the manifest's order.
+    pub fn rows(&self) -> &[u64] {
+        &self.rows
+    }
+
+    /// The digest of the calls so far; their number is the last thing hashed.
+    pub fn digest(&self) -> TranscriptDigest {
+        let mut hasher = self.hasher.clone();
+        hasher.update(&self.calls.to_le_bytes());
+        TranscriptDigest::from_bytes(*hasher.finalize().as_bytes())
+    }
+}
+
+fn activations_digest(activations: &[i16]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("zklora v1 activations");
+    hash_words(&mut hasher, activations, i16::to_le_bytes);
+    *hasher.finalize().as_bytes()
+}
+
+fn deltas_digest(deltas: &[i64]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("zklora v1 deltas");
+    hash_words(&mut hasher, deltas, i64::to_le_bytes);
+    *hasher.finalize().as_bytes()
+}
+
+/// Hashes words in buffers large enough for BLAKE3's widest code path.
+fn hash_words<T: Copy, const N: usize>(
+    hasher: &mut blake3::Hasher,
+    words: &[T],
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    const BUFFER: usize = 64 << 10;
+    let mut buffer = Vec::with_capacity(BUFFER);
+    for chunk in words.chunks(BUFFER / N) {
+        buffer.clear();
+        for &word in chunk {
+            buffer.extend_from_slice(&bytes(word));
+        }
+        hasher.update(&buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(rows: usize, seed: i64) -> Call {
+        Call {
+            rows,
+            activations: (0..rows * 2).map(|i| (i as i16) + seed as i16).collect(),
+            deltas: vec![Delta { module: 0, values: (0..rows as i64 * 3).map(|i| i * seed).collect() }],
+        }
+    }
+
+    fn digest(calls: &[Call]) -> TranscriptDigest {
+        let mut hasher = TranscriptHasher::new(2);
+        for call in calls {
+            assert!(hasher.add(call));
+        }
+        hasher.digest()
+    }
+
+    #[test]
+    fn every_part_of_a_call_is_bound() {
+        let honest = vec![call(2, 1), call(3, 2)];
+        let reference = digest(&honest);
+        let mut variants = vec![honest[..1].to_vec(), vec![honest[1].clone(), honest[0].clone()], vec![]];
+        let mut change = |edit: fn(&mut Vec<Call>)| {
+            let mut calls = honest.clone();
+            edit(&mut calls);
+            variants.push(calls);
+        };
+        change(|c| c[0].activations[0] += 1);
+        change(|c| c[1].deltas[0].values[8] += 1);
+        change(|c| c[0].activations.swap(0, 1));
+        change(|c| c[0].deltas[0].module = 1);
+        change(|c| c[0].rows = 1);
+        change(|c| c[1].deltas.clear());
+        change(|c| c.push(call(1, 1)));
+        for variant in variants {
+            assert_ne!(digest(&variant), reference);
+        }
+        assert_eq!(digest(&honest), reference);
+    }
+
+    #[test]
+    fn rows_are_counted_by_module() {
+        let mut hasher = TranscriptHasher::new(2);
+        assert!(hasher.add(&call(2, 1)) && hasher.add(&call(3, 1)));
+        assert_eq!((hasher.calls(), hasher.rows()), (2, &[5, 0][..]));
+    }
+}
