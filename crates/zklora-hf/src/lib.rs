@@ -1,1 +1,32 @@
-//! placeholder
+//! Base models and LoRA adapters in Hugging Face layout, without libtorch.
+//!
+//! [`BaseModel::open`] reads a folder with `config.json` and `model.safetensors` (one file or sharded), checks every
+//! tensor the architecture needs, and computes the [`BaseDigest`] by which owner A and user B make sure that they mean
+//! the same base model. [`LoraAdapter::open`] reads a PEFT adapter folder and checks each module against the base
+//! model's [`Projection`]s.
+//!
+//! A value of these types that exists is valid. Files are hostile until then: every read is bounded, nothing is
+//! allocated from a length that was not compared with the size of the file, and an adapter whose configuration or
+//! tensors mean anything but `x·A·B·scaling` is refused, because it would be served and proved as something it is not.
+//!
+//! The adapter's weights are secret. [`LoraModule`] neither prints them nor leaves them in freed memory.
+
+mod adapter;
+mod adapter_config;
+mod base;
+mod config;
+mod digest;
+mod error;
+mod read;
+mod tensor_file;
+mod weights;
+
+pub use adapter::{LoraAdapter, LoraModule};
+pub use base::BaseModel;
+pub use config::{Gpt2Config, Projection};
+pub use digest::{BaseDigest, ParseDigestError};
+pub use error::Error;
+pub use weights::{HostTensor, Weights};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,455 @@
+use std::path::{Path, PathBuf};
+
+use regex::{Regex, RegexBuilder};
+use serde_json::{Map, Value};
+
+use crate::{Error, read};
+
+/// A PEFT `adapter_config.json` that describes plain LoRA: one that exists asks for nothing but x·A·B·scaling on some
+/// linear layers.
+pub(crate) struct AdapterConfig {
+    path: PathBuf,
+    rank: usize,
+    alpha: f64,
+    use_rslora: bool,
+    rank_pattern: Vec<(Regex, usize)>,
+    alpha_pattern: Vec<(Regex, f64)>,
+    pub(crate) base_model: Option<String>,
+}
+
+impl AdapterConfig {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let fields: Map<String, Value> =
+            read::json(path, "give the folder that PEFT's save_pretrained wrote")?;
+        let file = Fields { path, fields };
+        file.refuse_what_is_not_plain_lora()?;
+        Ok(Self {
+            rank: file.rank("r", file.fields.get("r"))?,
+            alpha: file.alpha("lora_alpha", file.fields.get("lora_alpha"))?,
+            use_rslora: file.flag("use_rslora")?,
+            rank_pattern: file.pattern("rank_pattern", Fields::rank)?,
+            alpha_pattern: file.pattern("alpha_pattern", Fields::alpha)?,
+            base_model: file
+                .fields
+                .get("base_model_name_or_path")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            path: path.to_owned(),
+        })
+    }
+
+    /// The rank of A and B on `module`, named as in the adapter's tensors.
+    pub(crate) fn rank_of(&self, module: &str) -> Result<usize, Error> {
+        self.lookup("rank_pattern", &self.rank_pattern, module, self.rank)
+    }
+
+    /// What x·A·B is multiplied by on `module`: alpha/r, or alpha/√r for rsLoRA.
+    pub(crate) fn scaling_of(&self, module: &str) -> Result<f64, Error> {
+        let alpha = self.lookup("alpha_pattern", &self.alpha_pattern, module, self.alpha)?;
+        let rank = self.rank_of(module)? as f64;
+        Ok(alpha / if self.use_rslora { rank.sqrt() } else { rank })
+    }
+
+    fn lookup<T: Copy + PartialEq>(
+        &self,
+        field: &str,
+        pattern: &[(Regex, T)],
+        module: &str,
+        default: T,
+    ) -> Result<T, Error> {
+        let mut matching = pattern.iter().filter(|(regex, _)| regex.is_match(module));
+        let Some(&(_, value)) = matching.next() else {
+            return Ok(default);
+        };
+        // PEFT takes the first in the file's order, which JSON does not promise to keep.
+        if matching.any(|(_, other)| *other != value) {
+            return Err(Error::adapter(
+                &self.path,
+                format!(
+                    "several entries of {field} match {module} with different values; leave only one"
+                ),
+            ));
+        }
+        Ok(value)
+    }
+}
+
+struct Fields<'a> {
+    path: &'a Path,
+    fields: Map<String, Value>,
+}
+
+impl Fields<'_> {
+    fn refuse_what_is_not_plain_lora(&self) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::adapter(self.path, reason));
+        match self.fields.get("peft_type") {
+            Some(Value::String(kind)) if kind == "LORA" => {}
+            Some(kind) => {
+                return refuse(format!("peft_type is {kind}, only \"LORA\" is supported"));
+            }
+            None => {
+                return refuse(
+                    "it has no peft_type, so it is not a PEFT adapter's configuration".to_owned(),
+                );
+            }
+        }
+        for (field, value) in &self.fields {
+            // What is null, false or empty switches nothing on, whatever a later PEFT calls it.
+            let off = match value {
+                Value::Null | Value::Bool(false) => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(items) => items.is_empty(),
+                Value::Object(items) => items.is_empty(),
+                Value::Bool(true) | Value::Number(_) => false,
+            };
+            if off || UNDERSTOOD.contains(&field.as_str()) || HARMLESS.contains(&field.as_str()) {
+                continue;
+            }
+            return match REFUSED.iter().find(|(refused, _)| refused == field) {
+                Some((_, why)) => refuse(format!("{field} is set: {why}")),
+                None => refuse(format!(
+                    "{field} is {value}, a setting this version does not know; it might alter what the adapter computes"
+                )),
+            };
+        }
+        match self.fields.get("bias") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(bias)) if bias == "none" => {}
+            Some(bias) => {
+                return refuse(format!(
+                    "bias is {bias}, only \"none\" is supported: a changed bias is not a LoRA delta"
+                ));
+            }
+        }
+        match self.fields.get("init_lora_weights") {
+            Some(Value::String(init))
+                if BASE_CHANGING_INITS
+                    .iter()
+                    .any(|prefix| init.starts_with(prefix)) =>
+            {
+                refuse(format!(
+                    "init_lora_weights is {init:?}, which changes the base model's weights too; convert the adapter to \
+                     plain LoRA (path_initial_model_for_weight_conversion of PEFT's save_pretrained)"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn rank(&self, field: &str, value: Option<&Value>) -> Result<usize, Error> {
+        match value.and_then(Value::as_u64) {
+            Some(rank) if (1..=MAX_RANK).contains(&rank) => Ok(rank as usize),
+            _ => Err(self.setting(field, &format!("a whole number, 1 to {MAX_RANK}"), value)),
+        }
+    }
+
+    fn alpha(&self, field: &str, value: Option<&Value>) -> Result<f64, Error> {
+        match value.and_then(Value::as_f64) {
+            Some(alpha) if alpha > 0.0 && alpha <= MAX_ALPHA => Ok(alpha),
+            _ => Err(self.setting(
+                field,
+                &format!("a number above 0, at most {MAX_ALPHA}"),
+                value,
+            )),
+        }
+    }
+
+    fn flag(&self, field: &str) -> Result<bool, Error> {
+        match self.fields.get(field) {
+            None | Some(Value::Null) => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            value => Err(self.setting(field, "true or false", value)),
+        }
+    }
+
+    /// Reads a `rank_pattern` or `alpha_pattern`: PEFT applies an entry to the modules whose name, or the end of it
+    /// after a dot, the entry's regular expression matches.
+    fn pattern<T>(
+        &self,
+        field: &str,
+        parse: fn(&Self, &str, Option<&Value>) -> Result<T, Error>,
+    ) -> Result<Vec<(Regex, T)>, Error> {
+        let entries = match self.fields.get(field) {
+            None | Some(Value::Null) => return Ok(Vec::new()),
+            Some(Value::Object(entries)) if entries.len() <= MAX_PATTERNS => entries,
+            Some(Value::Object(entries)) => {
+                return Err(Error::adapter(
+                    self.path,
+                    format!(
+                        "{field} has {} entries, at most {MAX_PATTERNS} are accepted",
+                        entries.len()
+                    ),
+                ));
+            }
+            value => return Err(self.setting(field, "an object", value)),
+        };
+        entries
+            .iter()
+            .map(|(key, value)| {
+                let regex = RegexBuilder::new(&format!(r"^(.*\.)?({key})$"))
+                    .size_limit(MAX_REGEX_BYTES)
+                    .build()
+                    .map_err(|_| {
+                        Error::adapter(
+                            self.path,
+                            format!("{field} has the key {key:?}, which is not a simple regular expression; name the modules"),
+                        )
+                    })?;
+                Ok((regex, parse(self, &format!("{field}[{key:?}]"), Some(value))?))
+            })
+            .collect()
+    }
+
+    fn setting(&self, field: &str, expected: &str, found: Option<&Value>) -> Error {
+        Error::Setting {
+            path: self.path.to_owned(),
+            field: field.to_owned(),
+            expected: expected.to_owned(),
+            found: found.map_or_else(|| "left out".to_owned(), Value::to_string),
+        }
+    }
+}
+
+/// Read above, or by [`Fields::refuse_what_is_not_plain_lora`].
+const UNDERSTOOD: &[&str] = &[
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "init_lora_weights",
+];
+
+/// Say how the adapter was made or which modules it targets, which its tensors say too; they do not alter what plain LoRA
+/// computes at inference.
+const HARMLESS: &[&str] = &[
+    "auto_mapping",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "target_modules",
+    "task_type",
+];
+
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "use_dora",
+        "DoRA rescales the base model's weights, its delta is not x·A·B",
+    ),
+    (
+        "modules_to_save",
+        "whole retrained modules come with the adapter, and they are not LoRA deltas",
+    ),
+    (
+        "lora_bias",
+        "a bias in LoRA's layers makes the delta more than x·A·B",
+    ),
+    (
+        "use_qalora",
+        "QALoRA pools its inputs, its delta is not x·A·B",
+    ),
+    ("layer_replication", "it changes the base model's layers"),
+    (
+        "trainable_token_indices",
+        "retrained token embeddings are not LoRA deltas",
+    ),
+    (
+        "target_parameters",
+        "LoRA on bare parameters is not supported, only on linear layers",
+    ),
+    (
+        "alora_invocation_tokens",
+        "an activated LoRA applies to some of the tokens only",
+    ),
+    (
+        "megatron_config",
+        "Megatron's parallel layers are not supported",
+    ),
+    ("arrow_config", "Arrow routes between several adapters"),
+    ("use_bdlora", "block-diagonal LoRA is not supported"),
+    ("kasa_config", "KaSA has a third factor between A and B"),
+    ("monteclora_config", "MonteCLoRA samples its weights"),
+];
+
+/// Initialisations that subtract from the base model's weights what A and B start with.
+const BASE_CHANGING_INITS: &[&str] = &["pissa", "olora", "corda", "lora_ga"];
+
+/// The largest rank the statement admits (|Y| < 2^59).
+const MAX_RANK: u64 = 256;
+/// Far above any in use; keeps the scaling finite.
+const MAX_ALPHA: f64 = 1e6;
+const MAX_PATTERNS: usize = 1024;
+const MAX_REGEX_BYTES: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::write_json;
+
+    #[test]
+    fn scaling_follows_peft() {
+        let mut config = plain();
+        assert_eq!(
+            open(&config)
+                .unwrap()
+                .scaling_of("h.0.attn.c_attn")
+                .unwrap(),
+            2.0
+        );
+        config["use_rslora"] = json!(true);
+        assert_eq!(
+            open(&config)
+                .unwrap()
+                .scaling_of("h.0.attn.c_attn")
+                .unwrap(),
+            8.0
+        );
+    }
+
+    #[test]
+    fn patterns_match_names_and_their_ends() {
+        let mut config = plain();
+        config["rank_pattern"] = json!({ "c_fc": 4, r"^transformer\.h\.0\.attn\.c_attn": 2 });
+        config["alpha_pattern"] = json!({ r"h\.(0|1)\.mlp\.c_fc": 64.0 });
+        let config = open(&config).unwrap();
+        for (module, rank, scaling) in [
+            ("transformer.h.0.mlp.c_fc", 4, 16.0),
+            ("transformer.h.2.mlp.c_fc", 4, 8.0),
+            ("transformer.h.2.mlp.xc_fc", 16, 2.0),
+            ("transformer.h.0.attn.c_attn", 2, 16.0),
+            ("transformer.h.1.attn.c_attn", 16, 2.0),
+        ] {
+            assert_eq!(config.rank_of(module).unwrap(), rank, "{module}");
+            assert_eq!(config.scaling_of(module).unwrap(), scaling, "{module}");
+        }
+    }
+
+    #[test]
+    fn ambiguous_and_hostile_patterns_are_refused() {
+        let mut config = plain();
+        config["rank_pattern"] = json!({ "c_fc": 4, "mlp.c_fc": 8 });
+        let message = open(&config)
+            .unwrap()
+            .rank_of("h.0.mlp.c_fc")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("several entries of rank_pattern match h.0.mlp.c_fc"),
+            "{message}"
+        );
+        for key in ["(?=x)", "(", "(a{1000}){1000}"] {
+            config["rank_pattern"] = json!({ key: 4 });
+            let message = open(&config).err().unwrap().to_string();
+            assert!(
+                message.contains("not a simple regular expression"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn whatever_is_not_plain_lora_is_refused() {
+        for (field, value, why) in [
+            ("peft_type", json!("IA3"), r#"peft_type is "IA3""#),
+            ("peft_type", json!(null), "peft_type is null"),
+            ("use_dora", json!(true), "DoRA rescales"),
+            ("bias", json!("lora_only"), r#"bias is "lora_only""#),
+            ("modules_to_save", json!(["ln_f"]), "modules_to_save is set"),
+            ("lora_bias", json!(true), "lora_bias is set"),
+            (
+                "layer_replication",
+                json!([[0, 1]]),
+                "layer_replication is set",
+            ),
+            (
+                "trainable_token_indices",
+                json!([1]),
+                "trainable_token_indices is set",
+            ),
+            (
+                "megatron_config",
+                json!({ "a": 1 }),
+                "megatron_config is set",
+            ),
+            (
+                "init_lora_weights",
+                json!("pissa_niter_16"),
+                "changes the base model's weights",
+            ),
+            (
+                "future_setting",
+                json!(3),
+                "a setting this version does not know",
+            ),
+            ("r", json!(0), "r is 0, expected a whole number, 1 to 256"),
+            ("r", json!(257), "r is 257"),
+            ("r", json!(8.5), "r is 8.5"),
+            (
+                "lora_alpha",
+                json!("16"),
+                r#"lora_alpha is "16", expected a number above 0"#,
+            ),
+            ("lora_alpha", json!(-1), "lora_alpha is -1"),
+            (
+                "use_rslora",
+                json!(1),
+                "use_rslora is 1, expected true or false",
+            ),
+        ] {
+            let mut config = plain();
+            config[field] = value;
+            let message = open(&config).err().unwrap().to_string();
+            assert!(message.contains(why), "{message:?} should contain {why:?}");
+        }
+    }
+
+    #[test]
+    fn settings_that_are_off_or_concern_training_are_accepted() {
+        let mut config = plain();
+        for (field, value) in [
+            ("init_lora_weights", json!(true)),
+            ("init_lora_weights", json!("eva")),
+            ("lora_dropout", json!(0.1)),
+            ("loftq_config", json!({ "loftq_bits": 4 })),
+            ("megatron_core", json!("megatron.core")),
+            ("target_modules", json!(["c_attn"])),
+            ("future_setting", json!(null)),
+            ("other_future_setting", json!([])),
+        ] {
+            config[field] = value;
+            open(&config).unwrap();
+        }
+    }
+
+    fn plain() -> Value {
+        json!({
+            "peft_type": "LORA", "r": 16, "lora_alpha": 32, "bias": "none", "use_dora": false, "lora_bias": false,
+            "modules_to_save": null, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": false
+        })
+    }
+
+    fn open(config: &Value) -> Result<AdapterConfig, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adapter_config.json");
+        write_json(&path, config);
+        AdapterConfig::open(&path)
+    }
+}

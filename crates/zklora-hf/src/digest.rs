@@ -1,0 +1,241 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Gpt2Config, Weights};
+
+/// Says which base model is meant: two folders have the same digest exactly if they hold the same architecture and the
+/// same weights, however the weights are stored (names with or without `transformer.`, shards, a 16-bit type).
+///
+/// It is BLAKE3 in key-derivation mode, with the context string `zklora v1 base model`, of the following bytes. Integers
+/// and floats are little-endian; a *string* is its length in bytes as a `u32`, then its UTF-8 bytes.
+///
+/// | bytes | content |
+/// |---|---|
+/// | string | `gpt2`, the architecture |
+/// | 6 × `u64` | `n_layer`, `n_head`, `n_embd`, `n_inner` (as used, so 4 · `n_embd` if left out), `n_positions`, `vocab_size` |
+/// | `f64` | `layer_norm_epsilon` |
+/// | string | `gelu_new`, the activation function |
+/// | `u64` | number of tensors |
+///
+/// and then, for each tensor of [`Gpt2Config::tensors`] and no other, in ascending order of the bytes of its name:
+///
+/// | bytes | content |
+/// |---|---|
+/// | string | name, without `transformer.` |
+/// | `u8` | 1, for float32 |
+/// | `u8` | number of dimensions |
+/// | `u64` each | dimensions |
+/// | `f32` each | values in row-major order, widened to float32 if they are stored in 16 bits; none is a NaN or an infinity |
+///
+/// As text it is 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct BaseDigest([u8; 32]);
+
+impl BaseDigest {
+    /// Reads the whole model, a bounded part of it at a time.
+    pub(crate) fn compute(config: &Gpt2Config, weights: &Weights) -> Result<Self, Error> {
+        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 base model");
+        absorb_string(&mut hasher, "gpt2");
+        for dimension in [
+            config.n_layer,
+            config.n_head,
+            config.n_embd,
+            config.n_inner,
+            config.n_positions,
+            config.vocab_size,
+        ] {
+            absorb_usize(&mut hasher, dimension);
+        }
+        hasher.update(&config.layer_norm_epsilon.to_le_bytes());
+        absorb_string(&mut hasher, "gelu_new");
+
+        absorb_usize(&mut hasher, weights.names().len());
+        let mut bytes = Vec::new();
+        for name in weights.names() {
+            let (file, stored) = weights.locate(name)?;
+            let shape = file.shape(stored)?;
+            absorb_string(&mut hasher, name);
+            // At most two dimensions: Weights::open has compared the shape with the architecture's.
+            hasher.update(&[FLOAT32, shape.len() as u8]);
+            for &dimension in shape {
+                absorb_usize(&mut hasher, dimension);
+            }
+            file.for_each_chunk(stored, |values| {
+                bytes.clear();
+                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+                hasher.update(&bytes);
+            })?;
+        }
+        Ok(Self(*hasher.finalize().as_bytes()))
+    }
+
+    /// The digest with these bytes, as received from elsewhere.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The digest's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for BaseDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for BaseDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BaseDigest({self})")
+    }
+}
+
+impl FromStr for BaseDigest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        let mut bytes = [0; 32];
+        // One digest has one text, so upper-case digits are refused.
+        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return Err(ParseDigestError);
+        }
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseDigestError)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl TryFrom<String> for BaseDigest {
+    type Error = ParseDigestError;
+
+    fn try_from(text: String) -> Result<Self, ParseDigestError> {
+        text.parse()
+    }
+}
+
+impl From<BaseDigest> for String {
+    fn from(digest: BaseDigest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// A text is not a [`BaseDigest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a base-model digest is 64 lower-case hexadecimal digits")]
+pub struct ParseDigestError;
+
+fn absorb_string(hasher: &mut blake3::Hasher, text: &str) {
+    // Only names of the architecture's tensors, far below 2^32 bytes.
+    hasher.update(&(text.len() as u32).to_le_bytes());
+    hasher.update(text.as_bytes());
+}
+
+fn absorb_usize(hasher: &mut blake3::Hasher, value: usize) {
+    hasher.update(&(value as u64).to_le_bytes());
+}
+
+const FLOAT32: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::BaseModel;
+    use crate::testing::{TestTensor, gpt2_config, gpt2_tensors, write_base};
+
+    #[test]
+    fn storage_does_not_matter() {
+        let plain = digest(&gpt2_config(), &gpt2_tensors(""));
+        assert_eq!(plain, digest(&gpt2_config(), &gpt2_tensors("transformer.")));
+
+        // The values of ln_f.weight are multiples of 1/64, which float16 holds exactly.
+        let mut halved = gpt2_tensors("");
+        let values: Vec<u8> = halved[2]
+            .bytes
+            .chunks_exact(4)
+            .map(|b| half::f16::from_f32(f32::from_le_bytes(b.try_into().unwrap())))
+            .flat_map(half::f16::to_le_bytes)
+            .collect();
+        halved[2] = TestTensor::raw("ln_f.weight", safetensors::Dtype::F16, &[4], values);
+        assert_eq!(plain, digest(&gpt2_config(), &halved));
+    }
+
+    #[test]
+    fn every_weight_and_setting_matters() {
+        let plain = digest(&gpt2_config(), &gpt2_tensors(""));
+        for i in 0..gpt2_tensors("").len() {
+            let mut changed = gpt2_tensors("");
+            changed[i].bytes[0] ^= 1;
+            assert_ne!(
+                plain,
+                digest(&gpt2_config(), &changed),
+                "{}",
+                changed[i].name
+            );
+        }
+        for (field, value) in [("n_head", json!(4)), ("layer_norm_epsilon", json!(1e-6))] {
+            let mut config = gpt2_config();
+            config[field] = value;
+            assert_ne!(plain, digest(&config, &gpt2_tensors("")), "{field}");
+        }
+    }
+
+    #[test]
+    fn encoding_is_as_documented() {
+        let mut bytes = Vec::new();
+        let string = |bytes: &mut Vec<u8>, text: &str| {
+            bytes.extend((text.len() as u32).to_le_bytes());
+            bytes.extend(text.bytes());
+        };
+        string(&mut bytes, "gpt2");
+        for dimension in [2u64, 2, 4, 16, 8, 16] {
+            bytes.extend(dimension.to_le_bytes());
+        }
+        bytes.extend(1e-5f64.to_le_bytes());
+        string(&mut bytes, "gelu_new");
+        let mut tensors = gpt2_tensors("");
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        for tensor in &tensors {
+            string(&mut bytes, &tensor.name);
+            bytes.extend([1, tensor.shape.len() as u8]);
+            for &dimension in &tensor.shape {
+                bytes.extend((dimension as u64).to_le_bytes());
+            }
+            bytes.extend(&tensor.bytes);
+        }
+        assert_eq!(
+            digest(&gpt2_config(), &tensors).as_bytes(),
+            &blake3::derive_key("zklora v1 base model", &bytes)
+        );
+    }
+
+    #[test]
+    fn text_form_round_trips() {
+        let digest = BaseDigest::from_bytes([0xab; 32]);
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        let json = serde_json::to_string(&digest).unwrap();
+        assert_eq!(json, format!("\"{digest}\""));
+        assert_eq!(serde_json::from_str::<BaseDigest>(&json).unwrap(), digest);
+        for wrong in [
+            "",
+            "ab",
+            &"AB".repeat(32),
+            &"zz".repeat(32),
+            &"ab".repeat(33),
+        ] {
+            assert_eq!(wrong.parse::<BaseDigest>(), Err(ParseDigestError));
+        }
+    }
+
+    fn digest(config: &serde_json::Value, tensors: &[TestTensor]) -> BaseDigest {
+        let folder = tempfile::tempdir().unwrap();
+        write_base(folder.path(), config, tensors);
+        BaseModel::open(folder.path()).unwrap().digest()
+    }
+}
