@@ -1,0 +1,317 @@
+//! Opening connections between endpoints that are their keys.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{ConnectionError, IdleTimeout, TransportConfig, VarInt};
+use zklora_proto::limits::MAX_PAYLOAD_BYTES;
+use zklora_proto::message::{Request, Response};
+use zklora_proto::{Address, PublicKey, SecretKey};
+
+use crate::frame::{FrameError, read_frame, write_frame};
+use crate::tls;
+
+/// A connection without a sign of life for this long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The dialling end keeps a quiet connection open.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Dialling gives up after this long.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests that a peer may have under way at once.
+const MAX_STREAMS: u32 = 64;
+/// Bytes that a peer may send ahead of their being read, for each stream and for the connection.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// A first guess of the round trip, in place of QUIC's third of a second, so that a lost packet of the handshake costs
+/// less.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Why nothing listens.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The address cannot be had.
+    #[error(
+        "listening on udp {address}: {error}; is another contributor running there? Choose another --listen address"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+    /// TLS cannot be set up with this key.
+    #[error("setting up TLS: {0}")]
+    Tls(String),
+}
+
+/// Why no connection came about.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The host has no address.
+    #[error("{host}: no such host ({reason}); check the zklora:// address")]
+    Resolve {
+        /// The host.
+        host: String,
+        /// Why.
+        reason: String,
+    },
+    /// Someone else is there.
+    #[error(
+        "the peer at {address} holds key {found}, expected {expected}: check the zklora:// address, or someone stands between"
+    )]
+    ForeignKey {
+        /// Where.
+        address: SocketAddr,
+        /// The key of the peer.
+        found: PublicKey,
+        /// The pinned key.
+        expected: PublicKey,
+    },
+    /// Nobody answers in time.
+    #[error(
+        "nobody answers at {0} within {DIAL_TIMEOUT:?}: is the contributor running, and the port open for UDP?"
+    )]
+    NoAnswer(SocketAddr),
+    /// The connection failed.
+    #[error("connecting to {address}: {reason}")]
+    Failed {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// This end cannot open a socket or set up TLS.
+    #[error("opening a socket: {0}")]
+    Local(String),
+}
+
+/// Waits for connections.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+}
+
+impl Listener {
+    /// Listens on a UDP address with this key.
+    pub fn bind(key: &SecretKey, address: SocketAddr) -> Result<Self, ListenError> {
+        let tls = tls::server(key).map_err(|e| ListenError::Tls(e.to_string()))?;
+        let crypto = QuicServerConfig::try_from(tls).map_err(|e| ListenError::Tls(e.to_string()))?;
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+        config.transport_config(Arc::new(transport()));
+        let endpoint =
+            quinn::Endpoint::server(config, address).map_err(|error| ListenError::Bind { address, error })?;
+        Ok(Self { endpoint })
+    }
+
+    /// The address that is listened on, with the port that the system chose if it was 0.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// The next connection attempt; `None` once the listener is closed. The handshake is carried out by [`Incoming::accept`], so that
+    /// a slow peer holds up nobody.
+    pub async fn incoming(&self) -> Option<Incoming> {
+        self.endpoint.accept().await.map(Incoming)
+    }
+
+    /// Refuses new connections, closes those that are open and waits until the peers have been told.
+    pub async fn close(&self) {
+        self.endpoint.close(VarInt::from_u32(0), b"the contributor is shutting down");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// A connection attempt.
+#[derive(Debug)]
+pub struct Incoming(quinn::Incoming);
+
+impl Incoming {
+    /// Completes the handshake.
+    pub async fn accept(self) -> Result<Connection, ConnectionError> {
+        let address = self.0.remote_address();
+        let inner = self.0.await?;
+        // The verifier let pass nothing but an Ed25519 key.
+        let peer = peer_key(&inner).ok_or(ConnectionError::LocallyClosed)?;
+        Ok(Connection { inner, peer, address, _endpoint: None })
+    }
+}
+
+/// An open connection with a peer that has proved its key.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    inner: quinn::Connection,
+    peer: PublicKey,
+    address: SocketAddr,
+    /// Keeps the dialling end's socket alive.
+    _endpoint: Option<quinn::Endpoint>,
+}
+
+impl Connection {
+    /// Connects to the contributor at an address, whose key must be the one in it.
+    pub async fn dial(key: &SecretKey, to: &Address) -> Result<Self, DialError> {
+        let host = to.host.trim_start_matches('[').trim_end_matches(']');
+        let resolve = |reason: String| DialError::Resolve { host: to.host.clone(), reason };
+        let address = tokio::net::lookup_host((host, to.port))
+            .await
+            .map_err(|e| resolve(e.to_string()))?
+            .next()
+            .ok_or_else(|| resolve("it has no address".into()))?;
+
+        let (tls, verifier) = tls::client(key, to.key).map_err(|e| DialError::Local(e.to_string()))?;
+        let crypto = QuicClientConfig::try_from(tls).map_err(|e| DialError::Local(e.to_string()))?;
+        let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+        let mut transport = transport();
+        transport.keep_alive_interval(Some(KEEP_ALIVE));
+        config.transport_config(Arc::new(transport));
+        let any: SocketAddr = match address {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let endpoint = quinn::Endpoint::client(any).map_err(|e| DialError::Local(e.to_string()))?;
+        let failed = |reason: String| match verifier.foreign() {
+            Some(found) => DialError::ForeignKey { address, found, expected: to.key },
+            None => DialError::Failed { address, reason },
+        };
+        // The name is not used: keys are pinned, not names.
+        let connecting =
+            endpoint.connect_with(config, address, "zklora").map_err(|e| failed(e.to_string()))?;
+        let inner = match tokio::time::timeout(DIAL_TIMEOUT, connecting).await {
+            Err(_) | Ok(Err(ConnectionError::TimedOut)) => return Err(DialError::NoAnswer(address)),
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Ok(Ok(connection)) => connection,
+        };
+        Ok(Self { inner, peer: to.key, address, _endpoint: Some(endpoint) })
+    }
+
+    /// The peer's key.
+    pub fn peer(&self) -> &PublicKey {
+        &self.peer
+    }
+
+    /// The peer's address when the connection was opened.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Sends a request and waits for its response and payload.
+    pub async fn request(
+        &self,
+        request: &Request,
+        payload: &[u8],
+    ) -> Result<(Response, Vec<u8>), FrameError> {
+        let (mut send, mut receive) = self.inner.open_bi().await.map_err(lost)?;
+        write_frame(&mut send, request, payload).await?;
+        // Cannot fail: the stream was not finished or reset before.
+        let _ = send.finish();
+        read_frame(&mut receive, MAX_PAYLOAD_BYTES).await
+    }
+
+    /// The next request's streams, from the peer that dialled; an error once the connection is closed.
+    pub async fn accept(&self) -> Result<(quinn::SendStream, quinn::RecvStream), ConnectionError> {
+        self.inner.accept_bi().await
+    }
+
+    /// Closes the connection and tells the peer.
+    pub async fn close(&self) {
+        self.inner.close(VarInt::from_u32(0), b"done");
+        if let Some(endpoint) = &self._endpoint {
+            endpoint.wait_idle().await;
+        }
+    }
+}
+
+fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
+    let identity = connection.peer_identity()?;
+    let keys = identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;
+    tls::key_of(keys.first()?)
+}
+
+fn lost(error: ConnectionError) -> FrameError {
+    FrameError::Io(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, error))
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .initial_rtt(INITIAL_RTT);
+    transport
+}
+
+#[cfg(test)]
+mod tests {
+    use zklora_proto::SessionId;
+    use zklora_proto::message::ProofState;
+
+    use super::*;
+
+    fn local() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    /// A contributor that answers one request with its payload.
+    async fn echo(listener: Listener) -> PublicKey {
+        let connection = listener.incoming().await.unwrap().accept().await.unwrap();
+        let (mut send, mut receive) = connection.accept().await.unwrap();
+        let (_, payload): (Request, _) = read_frame(&mut receive, 1 << 20).await.unwrap();
+        let response = Response::Status { state: ProofState::Open };
+        write_frame(&mut send, &response, &payload).await.unwrap();
+        send.finish().unwrap();
+        let peer = *connection.peer();
+        // Until the client is done reading.
+        let _ = connection.accept().await;
+        peer
+    }
+
+    #[tokio::test]
+    async fn both_ends_know_each_others_key() {
+        let (a, b) = (SecretKey::generate(), SecretKey::generate());
+        let listener = Listener::bind(&a, local()).unwrap();
+        let address = Address {
+            key: a.public(),
+            host: "127.0.0.1".into(),
+            port: listener.local_address().unwrap().port(),
+        };
+        let server = tokio::spawn(echo(listener));
+        let connection = Connection::dial(&b, &address).await.unwrap();
+        let request = Request::Status { session: SessionId::from_bytes([0; 32]) };
+        let payload = vec![7; 1 << 20];
+        let (response, echoed) = connection.request(&request, &payload).await.unwrap();
+        assert_eq!(response, Response::Status { state: ProofState::Open });
+        assert_eq!(echoed, payload);
+        connection.close().await;
+        assert_eq!(server.await.unwrap(), b.public());
+    }
+
+    #[tokio::test]
+    async fn a_foreign_key_is_named_and_refused() {
+        let (a, b, other) = (SecretKey::generate(), SecretKey::generate(), SecretKey::generate());
+        let listener = Listener::bind(&a, local()).unwrap();
+        let port = listener.local_address().unwrap().port();
+        tokio::spawn(async move {
+            while let Some(incoming) = listener.incoming().await {
+                let _ = incoming.accept().await;
+            }
+        });
+        let address = Address { key: other.public(), host: "localhost".into(), port };
+        let error = Connection::dial(&b, &address).await.unwrap_err();
+        let DialError::ForeignKey { found, expected, .. } = error else { panic!("{error}") };
+        assert_eq!((found, expected), (a.public(), other.public()));
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let key = SecretKey::generate();
+        let first = Listener::bind(&key, local()).unwrap();
+        let error = Listener::bind(&key, first.local_address().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("--listen"), "{error}");
+    }
+}

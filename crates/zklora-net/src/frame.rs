@@ -1,0 +1,126 @@
+//! Messages on a stream: a length-prefixed JSON header, then a length-prefixed payload, both bounded.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use zklora_proto::limits::MAX_MESSAGE_HEADER_BYTES;
+
+/// Why a frame was not sent or not understood.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// A header that claims too much.
+    #[error("the frame claims a header of {claimed} bytes, expected at most {MAX_MESSAGE_HEADER_BYTES}")]
+    HeaderTooLarge {
+        /// What it claims.
+        claimed: u64,
+    },
+    /// A payload that claims too much.
+    #[error("the frame claims a payload of {claimed} bytes, expected at most {max}")]
+    PayloadTooLarge {
+        /// What it claims.
+        claimed: u64,
+        /// What is accepted here.
+        max: u64,
+    },
+    /// A header that is no such message.
+    #[error("the frame's header is no message of this protocol: {0}")]
+    Header(String),
+    /// The peer stopped in the middle.
+    #[error("the peer hung up in the middle of a frame")]
+    CutOff,
+    /// The peer went on after the end.
+    #[error("the peer sent bytes after the end of the frame")]
+    Excess,
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
+    Io(std::io::Error),
+}
+
+/// Sends a message with its payload.
+pub async fn write_frame(
+    stream: &mut (impl AsyncWrite + Unpin),
+    header: &impl Serialize,
+    payload: &[u8],
+) -> Result<(), FrameError> {
+    let header = serde_json::to_vec(header).map_err(|e| FrameError::Header(e.to_string()))?;
+    if header.len() > MAX_MESSAGE_HEADER_BYTES {
+        return Err(FrameError::HeaderTooLarge { claimed: header.len() as u64 });
+    }
+    let mut prefix = (header.len() as u32).to_le_bytes().to_vec();
+    prefix.extend_from_slice(&header);
+    prefix.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    stream.write_all(&prefix).await.map_err(FrameError::Io)?;
+    stream.write_all(payload).await.map_err(FrameError::Io)?;
+    stream.flush().await.map_err(FrameError::Io)
+}
+
+/// Receives the one message of a stream, with a payload of at most `max_payload` bytes. Memory grows with what arrives, not
+/// with what is claimed.
+pub async fn read_frame<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    max_payload: u64,
+) -> Result<(T, Vec<u8>), FrameError> {
+    let length = stream.read_u32_le().await.map_err(cut_off)?;
+    if length as usize > MAX_MESSAGE_HEADER_BYTES {
+        return Err(FrameError::HeaderTooLarge { claimed: length.into() });
+    }
+    let mut header = vec![0; length as usize];
+    stream.read_exact(&mut header).await.map_err(cut_off)?;
+    let header = serde_json::from_slice(&header).map_err(|e| FrameError::Header(e.to_string()))?;
+    let claimed = stream.read_u64_le().await.map_err(cut_off)?;
+    if claimed > max_payload {
+        return Err(FrameError::PayloadTooLarge { claimed, max: max_payload });
+    }
+    let mut payload = Vec::new();
+    let read = (&mut *stream).take(claimed).read_to_end(&mut payload).await.map_err(cut_off)?;
+    if (read as u64) < claimed {
+        return Err(FrameError::CutOff);
+    }
+    if stream.read(&mut [0]).await.map_err(FrameError::Io)? != 0 {
+        return Err(FrameError::Excess);
+    }
+    Ok((header, payload))
+}
+
+fn cut_off(error: std::io::Error) -> FrameError {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => FrameError::CutOff,
+        _ => FrameError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(bytes: &[u8]) -> Result<(String, Vec<u8>), FrameError> {
+        read_frame(&mut &bytes[..], 8).await
+    }
+
+    #[tokio::test]
+    async fn frames_round_trip_and_hostile_ones_are_refused() {
+        let mut bytes = Vec::new();
+        write_frame(&mut bytes, &"header", b"payload").await.unwrap();
+        assert_eq!(read(&bytes).await.unwrap(), ("header".into(), b"payload".to_vec()));
+
+        for end in 0..bytes.len() {
+            assert!(matches!(read(&bytes[..end]).await, Err(FrameError::CutOff)), "{end}");
+        }
+        let mut excess = bytes.clone();
+        excess.push(0);
+        assert!(matches!(read(&excess).await, Err(FrameError::Excess)));
+
+        let mut huge_header = bytes.clone();
+        huge_header[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(read(&huge_header).await, Err(FrameError::HeaderTooLarge { .. })));
+
+        let mut huge_payload = bytes.clone();
+        huge_payload[12..20].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        let error = read(&huge_payload).await.unwrap_err().to_string();
+        assert!(error.contains("claims a payload of 1099511627776 bytes"), "{error}");
+
+        let mut no_json = bytes.clone();
+        no_json[4] = b'{';
+        assert!(matches!(read(&no_json).await, Err(FrameError::Header(_))));
+    }
+}
