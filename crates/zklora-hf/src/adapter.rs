@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem;
 use std::path::Path;
 
 use zeroize::{Zeroize, Zeroizing};
@@ -68,10 +69,7 @@ impl LoraAdapter {
         if modules.is_empty() {
             return Err(Error::adapter(file.path(), "it holds no LoRA weights"));
         }
-        Ok(Self {
-            modules,
-            base_model_name: config.base_model,
-        })
+        Ok(Self { modules, base_model_name: config.base_model })
     }
 }
 
@@ -83,20 +81,13 @@ impl LoraModule {
         stored: &str,
         projection: &Projection,
     ) -> Result<Self, Error> {
-        let &Projection {
-            ref name,
-            d_in,
-            d_out,
-        } = projection;
+        let &Projection { ref name, d_in, d_out } = projection;
         let rank = config.rank_of(stored)?;
         // PEFT stores both factors as the weights of torch.nn.Linear, output × input.
         let read_transposed = |factor: &str, outputs: usize, inputs: usize, meaning: &str| {
             let tensor = format!("{PREFIX}{stored}.{factor}.weight");
             if !file.contains(&tensor) {
-                return Err(Error::adapter(
-                    file.path(),
-                    format!("module {name} has no {factor}.weight"),
-                ));
+                return Err(Error::adapter(file.path(), format!("module {name} has no {factor}.weight")));
             }
             let found = file.shape(&tensor)?;
             if found != [outputs, inputs] {
@@ -109,20 +100,24 @@ impl LoraModule {
                 ));
             }
             file.check(&tensor, &[outputs, inputs])?;
-            let values = Zeroizing::new(file.read(&tensor)?);
-            Ok((0..inputs)
-                .flat_map(|input| (0..outputs).map(move |output| (input, output)))
-                .map(|(input, output)| values[output * inputs + input])
-                .collect::<Vec<f32>>())
+            let values = file.read(&tensor)?;
+            // Sized beforehand: growing would leave copies of the weights in freed memory.
+            let mut transposed = Zeroizing::new(Vec::with_capacity(values.len()));
+            for input in 0..inputs {
+                transposed.extend((0..outputs).map(|output| values[output * inputs + input]));
+            }
+            Ok(transposed)
         };
+        let mut a = read_transposed("lora_A", rank, d_in, "rank × d_in")?;
+        let mut b = read_transposed("lora_B", d_out, rank, "d_out × rank")?;
         Ok(Self {
             name: name.clone(),
             rank,
             d_in,
             d_out,
-            a: read_transposed("lora_A", rank, d_in, "rank × d_in")?,
-            b: read_transposed("lora_B", d_out, rank, "d_out × rank")?,
             scaling: config.scaling_of(stored)?,
+            a: mem::take(&mut a),
+            b: mem::take(&mut b),
         })
     }
 }
@@ -148,18 +143,10 @@ impl Drop for LoraModule {
 
 /// Which projections the file's tensors belong to, each with its name in the file. Refuses any tensor that is not a
 /// factor of one of the `projections`.
-fn targets<'a>(
-    file: &TensorFile,
-    projections: &'a [Projection],
-) -> Result<BTreeMap<&'a str, String>, Error> {
+fn targets<'a>(file: &TensorFile, projections: &'a [Projection]) -> Result<BTreeMap<&'a str, String>, Error> {
     let known: BTreeMap<&str, &str> = projections
         .iter()
-        .map(|p| {
-            (
-                p.name.strip_prefix(WITH_HEAD).unwrap_or(&p.name),
-                p.name.as_str(),
-            )
-        })
+        .map(|p| (p.name.strip_prefix(WITH_HEAD).unwrap_or(&p.name), p.name.as_str()))
         .collect();
     let mut targeted: BTreeMap<&str, String> = BTreeMap::new();
     for tensor in file.names() {
@@ -167,11 +154,7 @@ fn targets<'a>(
             .map_err(|why| Error::adapter(file.path(), format!("tensor {tensor}: {why}")))?;
         // An adapter made for the model without its head has names without the prefix.
         let Some(&name) = known.get(stored.strip_prefix(WITH_HEAD).unwrap_or(stored)) else {
-            let examples: Vec<&str> = projections
-                .iter()
-                .take(4)
-                .map(|p| p.name.as_str())
-                .collect();
+            let examples: Vec<&str> = projections.iter().take(4).map(|p| p.name.as_str()).collect();
             return Err(Error::adapter(
                 file.path(),
                 format!(
@@ -180,10 +163,7 @@ fn targets<'a>(
                 ),
             ));
         };
-        if let Some(other) = targeted
-            .insert(name, stored.to_owned())
-            .filter(|other| other != stored)
-        {
+        if let Some(other) = targeted.insert(name, stored.to_owned()).filter(|other| other != stored) {
             return Err(Error::adapter(
                 file.path(),
                 format!("{stored} and {other} both mean {name}; only one may be there"),
@@ -195,10 +175,9 @@ fn targets<'a>(
 
 /// The module a LoRA factor belongs to, or why the tensor is not one.
 fn module_of(tensor: &str) -> Result<&str, &'static str> {
-    let factor = tensor.strip_prefix(PREFIX).and_then(|rest| {
-        rest.strip_suffix(".lora_A.weight")
-            .or_else(|| rest.strip_suffix(".lora_B.weight"))
-    });
+    let factor = tensor
+        .strip_prefix(PREFIX)
+        .and_then(|rest| rest.strip_suffix(".lora_A.weight").or_else(|| rest.strip_suffix(".lora_B.weight")));
     match factor {
         Some(module) => Ok(module),
         None if tensor.contains("lora_magnitude_vector") => {
@@ -213,9 +192,7 @@ fn module_of(tensor: &str) -> Result<&str, &'static str> {
         None if tensor.ends_with(".bias") => {
             Err("a changed bias is not a LoRA delta; train with bias=\"none\"")
         }
-        None => {
-            Err("not a factor of LoRA; expected names like base_model.model.<module>.lora_A.weight")
-        }
+        None => Err("not a factor of LoRA; expected names like base_model.model.<module>.lora_A.weight"),
     }
 }
 
@@ -239,21 +216,13 @@ mod tests {
             let adapter = open(&config(), &tensors(prefix)).unwrap();
             assert_eq!(adapter.base_model_name.as_deref(), Some("gpt2"));
             let names: Vec<&str> = adapter.modules.iter().map(|m| m.name.as_str()).collect();
-            assert_eq!(
-                names,
-                ["transformer.h.0.mlp.c_proj", "transformer.h.1.attn.c_attn"]
-            );
+            assert_eq!(names, ["transformer.h.0.mlp.c_proj", "transformer.h.1.attn.c_attn"]);
             let module = &adapter.modules[1];
-            assert_eq!(
-                (module.rank, module.d_in, module.d_out, module.scaling),
-                (2, 4, 12, 4.0)
-            );
+            assert_eq!((module.rank, module.d_in, module.d_out, module.scaling), (2, 4, 12, 4.0));
             // lora_A.weight[k][i] = 4k + i, so A[i][k] = 4k + i.
             assert_eq!(module.a, [0.0, 4.0, 1.0, 5.0, 2.0, 6.0, 3.0, 7.0]);
             // lora_B.weight[j][k] = 2j + k, so B[k][j] = 2j + k.
-            let b: Vec<f32> = (0..2)
-                .flat_map(|k| (0..12).map(move |j| (2 * j + k) as f32))
-                .collect();
+            let b: Vec<f32> = (0..2).flat_map(|k| (0..12).map(move |j| (2 * j + k) as f32)).collect();
             assert_eq!(module.b, b);
         }
     }
@@ -262,14 +231,8 @@ mod tests {
     fn debug_does_not_print_weights() {
         let adapter = open(&config(), &tensors("")).unwrap();
         let text = format!("{adapter:?}");
-        assert!(
-            text.contains("c_attn") && text.contains("rank: 2"),
-            "{text}"
-        );
-        assert!(
-            !text.contains("7.0") && !text.contains(" a:") && !text.contains(" b:"),
-            "{text}"
-        );
+        assert!(text.contains("c_attn") && text.contains("rank: 2"), "{text}");
+        assert!(!text.contains("7.0") && !text.contains(" a:") && !text.contains(" b:"), "{text}");
     }
 
     #[test]
@@ -280,22 +243,10 @@ mod tests {
             ("h.1.attn.c_attn.lora_B.bias", "a bias in LoRA's layers"),
             ("h.1.attn.c_attn.base_layer.bias", "a changed bias"),
             ("ln_f.modules_to_save.weight", "not a factor of LoRA"),
-            (
-                "h.1.attn.c_attn.lora_A.default.weight",
-                "not a factor of LoRA",
-            ),
-            (
-                "lm_head.lora_A.weight",
-                "it targets lm_head, which is not a projection of the base model",
-            ),
-            (
-                "h.9.attn.c_attn.lora_A.weight",
-                "it targets h.9.attn.c_attn",
-            ),
-            (
-                "transformer.h.1.attn.c_attn.lora_A.weight",
-                "both mean transformer.h.1.attn.c_attn",
-            ),
+            ("h.1.attn.c_attn.lora_A.default.weight", "not a factor of LoRA"),
+            ("lm_head.lora_A.weight", "it targets lm_head, which is not a projection of the base model"),
+            ("h.9.attn.c_attn.lora_A.weight", "it targets h.9.attn.c_attn"),
+            ("transformer.h.1.attn.c_attn.lora_A.weight", "both mean transformer.h.1.attn.c_attn"),
         ] {
             let mut tensors = tensors("");
             tensors.push(TestTensor::f32(&format!("{PREFIX}{tensor}"), &[1], &[0.0]));
@@ -304,12 +255,7 @@ mod tests {
         }
         let mut unprefixed = tensors("");
         unprefixed[0].name = unprefixed[0].name.replace(PREFIX, "");
-        assert!(
-            open(&config(), &unprefixed)
-                .unwrap_err()
-                .to_string()
-                .contains("not a factor of LoRA")
-        );
+        assert!(open(&config(), &unprefixed).unwrap_err().to_string().contains("not a factor of LoRA"));
     }
 
     #[test]
@@ -335,18 +281,14 @@ mod tests {
             refusal(&|tensors| tensors[1].bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
         assert!(infinite.contains("expected finite values"), "{infinite}");
         let dtype = refusal(&|tensors| tensors[1].dtype = safetensors::Dtype::I32);
-        assert!(
-            dtype.contains("expected F32, F16 or BF16, found I32"),
-            "{dtype}"
-        );
+        assert!(dtype.contains("expected F32, F16 or BF16, found I32"), "{dtype}");
         assert!(refusal(&|tensors| tensors.clear()).contains("it holds no LoRA weights"));
 
         let mut other_rank = config();
         other_rank["r"] = json!(3);
         let message = open(&other_rank, &tensors("")).unwrap_err().to_string();
         assert!(
-            message.contains("has shape [16, 2], expected")
-                || message.contains("[2, 16], expected [3, 16]"),
+            message.contains("has shape [16, 2], expected") || message.contains("[2, 16], expected [3, 16]"),
             "{message}"
         );
     }
@@ -355,11 +297,7 @@ mod tests {
     fn a_pickle_is_refused_with_advice() {
         let folder = tempfile::tempdir().unwrap();
         let projections = projections();
-        let message = || {
-            LoraAdapter::open(folder.path(), &projections)
-                .unwrap_err()
-                .to_string()
-        };
+        let message = || LoraAdapter::open(folder.path(), &projections).unwrap_err().to_string();
         assert!(message().contains("adapter_config.json is missing"));
         write_json(&folder.path().join("adapter_config.json"), &config());
         assert!(message().contains("adapter_model.safetensors is missing"));

@@ -29,11 +29,7 @@ impl AdapterConfig {
             use_rslora: file.flag("use_rslora")?,
             rank_pattern: file.pattern("rank_pattern", Fields::rank)?,
             alpha_pattern: file.pattern("alpha_pattern", Fields::alpha)?,
-            base_model: file
-                .fields
-                .get("base_model_name_or_path")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
+            base_model: file.fields.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             path: path.to_owned(),
         })
     }
@@ -65,9 +61,7 @@ impl AdapterConfig {
         if matching.any(|(_, other)| *other != value) {
             return Err(Error::adapter(
                 &self.path,
-                format!(
-                    "several entries of {field} match {module} with different values; leave only one"
-                ),
+                format!("several entries of {field} match {module} with different values; leave only one"),
             ));
         }
         Ok(value)
@@ -88,9 +82,7 @@ impl Fields<'_> {
                 return refuse(format!("peft_type is {kind}, only \"LORA\" is supported"));
             }
             None => {
-                return refuse(
-                    "it has no peft_type, so it is not a PEFT adapter's configuration".to_owned(),
-                );
+                return refuse("it has no peft_type, so it is not a PEFT adapter's configuration".to_owned());
             }
         }
         for (field, value) in &self.fields {
@@ -123,9 +115,7 @@ impl Fields<'_> {
         }
         match self.fields.get("init_lora_weights") {
             Some(Value::String(init))
-                if BASE_CHANGING_INITS
-                    .iter()
-                    .any(|prefix| init.starts_with(prefix)) =>
+                if BASE_CHANGING_INITS.iter().any(|prefix| init.starts_with(prefix)) =>
             {
                 refuse(format!(
                     "init_lora_weights is {init:?}, which changes the base model's weights too; convert the adapter to \
@@ -146,11 +136,7 @@ impl Fields<'_> {
     fn alpha(&self, field: &str, value: Option<&Value>) -> Result<f64, Error> {
         match value.and_then(Value::as_f64) {
             Some(alpha) if alpha > 0.0 && alpha <= MAX_ALPHA => Ok(alpha),
-            _ => Err(self.setting(
-                field,
-                &format!("a number above 0, at most {MAX_ALPHA}"),
-                value,
-            )),
+            _ => Err(self.setting(field, &format!("a number above 0, at most {MAX_ALPHA}"), value)),
         }
     }
 
@@ -175,10 +161,7 @@ impl Fields<'_> {
             Some(Value::Object(entries)) => {
                 return Err(Error::adapter(
                     self.path,
-                    format!(
-                        "{field} has {} entries, at most {MAX_PATTERNS} are accepted",
-                        entries.len()
-                    ),
+                    format!("{field} has {} entries, at most {MAX_PATTERNS} are accepted", entries.len()),
                 ));
             }
             value => return Err(self.setting(field, "an object", value)),
@@ -248,39 +231,15 @@ const HARMLESS: &[&str] = &[
 ];
 
 const REFUSED: &[(&str, &str)] = &[
-    (
-        "use_dora",
-        "DoRA rescales the base model's weights, its delta is not x·A·B",
-    ),
-    (
-        "modules_to_save",
-        "whole retrained modules come with the adapter, and they are not LoRA deltas",
-    ),
-    (
-        "lora_bias",
-        "a bias in LoRA's layers makes the delta more than x·A·B",
-    ),
-    (
-        "use_qalora",
-        "QALoRA pools its inputs, its delta is not x·A·B",
-    ),
+    ("use_dora", "DoRA rescales the base model's weights, its delta is not x·A·B"),
+    ("modules_to_save", "whole retrained modules come with the adapter, and they are not LoRA deltas"),
+    ("lora_bias", "a bias in LoRA's layers makes the delta more than x·A·B"),
+    ("use_qalora", "QALoRA pools its inputs, its delta is not x·A·B"),
     ("layer_replication", "it changes the base model's layers"),
-    (
-        "trainable_token_indices",
-        "retrained token embeddings are not LoRA deltas",
-    ),
-    (
-        "target_parameters",
-        "LoRA on bare parameters is not supported, only on linear layers",
-    ),
-    (
-        "alora_invocation_tokens",
-        "an activated LoRA applies to some of the tokens only",
-    ),
-    (
-        "megatron_config",
-        "Megatron's parallel layers are not supported",
-    ),
+    ("trainable_token_indices", "retrained token embeddings are not LoRA deltas"),
+    ("target_parameters", "LoRA on bare parameters is not supported, only on linear layers"),
+    ("alora_invocation_tokens", "an activated LoRA applies to some of the tokens only"),
+    ("megatron_config", "Megatron's parallel layers are not supported"),
     ("arrow_config", "Arrow routes between several adapters"),
     ("use_bdlora", "block-diagonal LoRA is not supported"),
     ("kasa_config", "KaSA has a third factor between A and B"),
@@ -307,21 +266,9 @@ mod tests {
     #[test]
     fn scaling_follows_peft() {
         let mut config = plain();
-        assert_eq!(
-            open(&config)
-                .unwrap()
-                .scaling_of("h.0.attn.c_attn")
-                .unwrap(),
-            2.0
-        );
+        assert_eq!(open(&config).unwrap().scaling_of("h.0.attn.c_attn").unwrap(), 2.0);
         config["use_rslora"] = json!(true);
-        assert_eq!(
-            open(&config)
-                .unwrap()
-                .scaling_of("h.0.attn.c_attn")
-                .unwrap(),
-            8.0
-        );
+        assert_eq!(open(&config).unwrap().scaling_of("h.0.attn.c_attn").unwrap(), 8.0);
     }
 
     #[test]
@@ -346,22 +293,12 @@ mod tests {
     fn ambiguous_and_hostile_patterns_are_refused() {
         let mut config = plain();
         config["rank_pattern"] = json!({ "c_fc": 4, "mlp.c_fc": 8 });
-        let message = open(&config)
-            .unwrap()
-            .rank_of("h.0.mlp.c_fc")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("several entries of rank_pattern match h.0.mlp.c_fc"),
-            "{message}"
-        );
+        let message = open(&config).unwrap().rank_of("h.0.mlp.c_fc").unwrap_err().to_string();
+        assert!(message.contains("several entries of rank_pattern match h.0.mlp.c_fc"), "{message}");
         for key in ["(?=x)", "(", "(a{1000}){1000}"] {
             config["rank_pattern"] = json!({ key: 4 });
             let message = open(&config).err().unwrap().to_string();
-            assert!(
-                message.contains("not a simple regular expression"),
-                "{message}"
-            );
+            assert!(message.contains("not a simple regular expression"), "{message}");
         }
     }
 
@@ -374,45 +311,17 @@ mod tests {
             ("bias", json!("lora_only"), r#"bias is "lora_only""#),
             ("modules_to_save", json!(["ln_f"]), "modules_to_save is set"),
             ("lora_bias", json!(true), "lora_bias is set"),
-            (
-                "layer_replication",
-                json!([[0, 1]]),
-                "layer_replication is set",
-            ),
-            (
-                "trainable_token_indices",
-                json!([1]),
-                "trainable_token_indices is set",
-            ),
-            (
-                "megatron_config",
-                json!({ "a": 1 }),
-                "megatron_config is set",
-            ),
-            (
-                "init_lora_weights",
-                json!("pissa_niter_16"),
-                "changes the base model's weights",
-            ),
-            (
-                "future_setting",
-                json!(3),
-                "a setting this version does not know",
-            ),
+            ("layer_replication", json!([[0, 1]]), "layer_replication is set"),
+            ("trainable_token_indices", json!([1]), "trainable_token_indices is set"),
+            ("megatron_config", json!({ "a": 1 }), "megatron_config is set"),
+            ("init_lora_weights", json!("pissa_niter_16"), "changes the base model's weights"),
+            ("future_setting", json!(3), "a setting this version does not know"),
             ("r", json!(0), "r is 0, expected a whole number, 1 to 256"),
             ("r", json!(257), "r is 257"),
             ("r", json!(8.5), "r is 8.5"),
-            (
-                "lora_alpha",
-                json!("16"),
-                r#"lora_alpha is "16", expected a number above 0"#,
-            ),
+            ("lora_alpha", json!("16"), r#"lora_alpha is "16", expected a number above 0"#),
             ("lora_alpha", json!(-1), "lora_alpha is -1"),
-            (
-                "use_rslora",
-                json!(1),
-                "use_rslora is 1, expected true or false",
-            ),
+            ("use_rslora", json!(1), "use_rslora is 1, expected true or false"),
         ] {
             let mut config = plain();
             config[field] = value;

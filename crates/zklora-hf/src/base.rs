@@ -13,7 +13,7 @@ pub struct BaseModel {
 
 impl BaseModel {
     /// Opens `config.json` and `model.safetensors` (or its shards) in `folder` and reads all weights once, for the
-    /// digest: half a second for GPT-2's 500 MB, at most a few megabytes in memory.
+    /// digest: about a second for GPT-2's 500 MB, with a few megabytes of memory.
     ///
     /// Fails with an [`Error`] naming the file and the setting or tensor that is missing, unsupported or misshapen.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {

@@ -56,11 +56,7 @@ impl Gpt2Config {
         };
 
         if file.model_type != "gpt2" {
-            return Err(setting(
-                "model_type",
-                r#""gpt2""#,
-                format!("{:?}", file.model_type),
-            ));
+            return Err(setting("model_type", r#""gpt2""#, format!("{:?}", file.model_type)));
         }
         if file.activation_function != "gelu_new" {
             return Err(setting(
@@ -72,16 +68,8 @@ impl Gpt2Config {
         for (field, found, expected) in [
             ("tie_word_embeddings", file.tie_word_embeddings, true),
             ("scale_attn_weights", file.scale_attn_weights, true),
-            (
-                "scale_attn_by_inverse_layer_idx",
-                file.scale_attn_by_inverse_layer_idx,
-                false,
-            ),
-            (
-                "reorder_and_upcast_attn",
-                file.reorder_and_upcast_attn,
-                false,
-            ),
+            ("scale_attn_by_inverse_layer_idx", file.scale_attn_by_inverse_layer_idx, false),
+            ("reorder_and_upcast_attn", file.reorder_and_upcast_attn, false),
             ("add_cross_attention", file.add_cross_attention, false),
             ("is_encoder_decoder", file.is_encoder_decoder, false),
         ] {
@@ -100,11 +88,7 @@ impl Gpt2Config {
         let n_embd = dimension("n_embd", file.n_embd, MAX_WIDTH)?;
         let n_head = dimension("n_head", file.n_head, n_embd)?;
         if !n_embd.is_multiple_of(n_head) {
-            return Err(setting(
-                "n_head",
-                &format!("a divisor of n_embd = {n_embd}"),
-                n_head.to_string(),
-            ));
+            return Err(setting("n_head", &format!("a divisor of n_embd = {n_embd}"), n_head.to_string()));
         }
         if !(file.layer_norm_epsilon > 0.0 && file.layer_norm_epsilon < 1.0) {
             return Err(setting(
@@ -164,10 +148,7 @@ impl Gpt2Config {
         }
         for projection in self.projections() {
             let name = projection.name.trim_start_matches("transformer.");
-            tensors.push((
-                format!("{name}.weight"),
-                vec![projection.d_in, projection.d_out],
-            ));
+            tensors.push((format!("{name}.weight"), vec![projection.d_in, projection.d_out]));
             tensors.push((format!("{name}.bias"), vec![projection.d_out]));
         }
         tensors
@@ -254,8 +235,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_transformers() {
-        let config =
-            open(&json!({ "model_type": "gpt2", "n_inner": null, "n_ctx": 1024 })).unwrap();
+        let config = open(&json!({ "model_type": "gpt2", "n_inner": null, "n_ctx": 1024 })).unwrap();
         let gpt2 = Gpt2Config {
             n_layer: 12,
             n_head: 12,
@@ -266,11 +246,7 @@ mod tests {
             layer_norm_epsilon: 1e-5,
         };
         assert_eq!(config, gpt2);
-        let parameters: usize = config
-            .tensors()
-            .iter()
-            .map(|(_, s)| s.iter().product::<usize>())
-            .sum();
+        let parameters: usize = config.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
         assert_eq!(parameters, 124_439_808);
     }
 
@@ -280,69 +256,25 @@ mod tests {
         assert_eq!(projections.len(), 8);
         assert_eq!(
             projections[7],
-            Projection {
-                name: "transformer.h.1.mlp.c_proj".to_owned(),
-                d_in: 16,
-                d_out: 4
-            }
+            Projection { name: "transformer.h.1.mlp.c_proj".to_owned(), d_in: 16, d_out: 4 }
         );
     }
 
     #[test]
     fn unsupported_settings_are_named() {
         for (field, value, why) in [
-            (
-                "model_type",
-                json!("llama"),
-                r#"model_type is "llama", expected "gpt2""#,
-            ),
-            (
-                "activation_function",
-                json!("relu"),
-                r#"activation_function is "relu", expected "gelu_new""#,
-            ),
-            (
-                "tie_word_embeddings",
-                json!(false),
-                "tie_word_embeddings is false, expected true",
-            ),
-            (
-                "scale_attn_weights",
-                json!(false),
-                "scale_attn_weights is false, expected true",
-            ),
-            (
-                "scale_attn_by_inverse_layer_idx",
-                json!(true),
-                "scale_attn_by_inverse_layer_idx is true",
-            ),
-            (
-                "reorder_and_upcast_attn",
-                json!(true),
-                "reorder_and_upcast_attn is true",
-            ),
-            (
-                "add_cross_attention",
-                json!(true),
-                "add_cross_attention is true",
-            ),
-            (
-                "quantization_config",
-                json!({ "bits": 4 }),
-                "quantization_config is",
-            ),
-            (
-                "n_head",
-                json!(3),
-                "n_head is 3, expected a divisor of n_embd = 4",
-            ),
+            ("model_type", json!("llama"), r#"model_type is "llama", expected "gpt2""#),
+            ("activation_function", json!("relu"), r#"activation_function is "relu", expected "gelu_new""#),
+            ("tie_word_embeddings", json!(false), "tie_word_embeddings is false, expected true"),
+            ("scale_attn_weights", json!(false), "scale_attn_weights is false, expected true"),
+            ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx is true"),
+            ("reorder_and_upcast_attn", json!(true), "reorder_and_upcast_attn is true"),
+            ("add_cross_attention", json!(true), "add_cross_attention is true"),
+            ("quantization_config", json!({ "bits": 4 }), "quantization_config is"),
+            ("n_head", json!(3), "n_head is 3, expected a divisor of n_embd = 4"),
             ("n_head", json!(0), "n_head is 0, expected 1 to 4"),
             ("n_layer", json!(0), "n_layer is 0, expected 1 to 512"),
-            (
-                "n_embd",
-                json!(1u64 << 60),
-                "n_embd is 1152921504606846976, expected 1 to 16384",
-            ),
+            ("n_embd", json!(1u64 << 60), "n_embd is 1152921504606846976, expected 1 to 16384"),
             ("vocab_size", json!(-1), "is not the JSON that was expected"),
             ("layer_norm_epsilon", json!(0.0), "layer_norm_epsilon is 0"),
         ] {

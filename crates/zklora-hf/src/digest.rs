@@ -171,12 +171,7 @@ mod tests {
         for i in 0..gpt2_tensors("").len() {
             let mut changed = gpt2_tensors("");
             changed[i].bytes[0] ^= 1;
-            assert_ne!(
-                plain,
-                digest(&gpt2_config(), &changed),
-                "{}",
-                changed[i].name
-            );
+            assert_ne!(plain, digest(&gpt2_config(), &changed), "{}", changed[i].name);
         }
         for (field, value) in [("n_head", json!(4)), ("layer_norm_epsilon", json!(1e-6))] {
             let mut config = gpt2_config();
@@ -222,13 +217,7 @@ mod tests {
         let json = serde_json::to_string(&digest).unwrap();
         assert_eq!(json, format!("\"{digest}\""));
         assert_eq!(serde_json::from_str::<BaseDigest>(&json).unwrap(), digest);
-        for wrong in [
-            "",
-            "ab",
-            &"AB".repeat(32),
-            &"zz".repeat(32),
-            &"ab".repeat(33),
-        ] {
+        for wrong in ["", "ab", &"AB".repeat(32), &"zz".repeat(32), &"ab".repeat(33)] {
             assert_eq!(wrong.parse::<BaseDigest>(), Err(ParseDigestError));
         }
     }

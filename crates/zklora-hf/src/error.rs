@@ -100,23 +100,14 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { path: path.to_owned(), source }
     }
 
     pub(crate) fn safetensors(path: &Path, reason: impl ToString) -> Self {
-        Self::Safetensors {
-            path: path.to_owned(),
-            reason: reason.to_string(),
-        }
+        Self::Safetensors { path: path.to_owned(), reason: reason.to_string() }
     }
 
     pub(crate) fn adapter(path: &Path, reason: impl Into<String>) -> Self {
-        Self::Adapter {
-            path: path.to_owned(),
-            reason: reason.into(),
-        }
+        Self::Adapter { path: path.to_owned(), reason: reason.into() }
     }
 }

@@ -26,9 +26,8 @@ impl TensorFile {
     pub(crate) fn open(path: &Path, hint: &'static str) -> Result<Self, Error> {
         let (mut file, length) = read::open(path, hint)?;
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).map_err(|_| {
-            Error::safetensors(path, "it is shorter than the 8 bytes of its header length")
-        })?;
+        file.read_exact(&mut prefix)
+            .map_err(|_| Error::safetensors(path, "it is shorter than the 8 bytes of its header length"))?;
         let header_length = u64::from_le_bytes(prefix);
         if header_length > MAX_HEADER_BYTES {
             return Err(Error::safetensors(
@@ -43,10 +42,7 @@ impl TensorFile {
             return Err(Error::safetensors(path, "it ends within its header"));
         };
         let mut text = Vec::new();
-        (&file)
-            .take(header_length)
-            .read_to_end(&mut text)
-            .map_err(|source| Error::io(path, source))?;
+        (&file).take(header_length).read_to_end(&mut text).map_err(|source| Error::io(path, source))?;
         // Checks that the tensors lie one behind the other and that each has the bytes its shape and type ask for.
         let header: Metadata =
             serde_json::from_slice(&text).map_err(|error| Error::safetensors(path, error))?;
@@ -59,12 +55,7 @@ impl TensorFile {
                 ),
             ));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            file: Mutex::new(file),
-            data_start,
-            header,
-        })
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), data_start, header })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,11 +75,7 @@ impl TensorFile {
     pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
         let info = self.info(name)?;
         if info.shape != shape {
-            return Err(self.tensor_error(
-                name,
-                format!("shape {shape:?}"),
-                format!("{:?}", info.shape),
-            ));
+            return Err(self.tensor_error(name, format!("shape {shape:?}"), format!("{:?}", info.shape)));
         }
         if !matches!(info.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
             return Err(self.tensor_error(name, "F32, F16 or BF16", info.dtype.to_string()));
@@ -102,11 +89,7 @@ impl TensorFile {
 
     /// Hands the tensor's values to `each`, widened to float32, in row-major order, a bounded number at a time. Refuses
     /// values that are not finite.
-    pub(crate) fn for_each_chunk(
-        &self,
-        name: &str,
-        mut each: impl FnMut(&[f32]),
-    ) -> Result<(), Error> {
+    pub(crate) fn for_each_chunk(&self, name: &str, mut each: impl FnMut(&[f32])) -> Result<(), Error> {
         let info = self.info(name)?;
         let (width, widen): (usize, fn(&[u8]) -> f32) = match info.dtype {
             Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
@@ -120,15 +103,12 @@ impl TensorFile {
         let mut values = Zeroizing::new(Vec::with_capacity(bytes.len() / width));
 
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(
-            self.data_start + info.data_offsets.0 as u64,
-        ))
-        .map_err(|source| Error::io(&self.path, source))?;
+        file.seek(SeekFrom::Start(self.data_start + info.data_offsets.0 as u64))
+            .map_err(|source| Error::io(&self.path, source))?;
         while left > 0 {
             // A multiple of every width: CHUNK_BYTES is one, and so is what Metadata has checked.
             let chunk = &mut bytes[..left.min(CHUNK_BYTES)];
-            file.read_exact(chunk)
-                .map_err(|source| Error::io(&self.path, source))?;
+            file.read_exact(chunk).map_err(|source| Error::io(&self.path, source))?;
             values.clear();
             values.extend(chunk.chunks_exact(width).map(widen));
             if !values.iter().all(|value| value.is_finite()) {
@@ -141,25 +121,18 @@ impl TensorFile {
     }
 
     /// All values of a tensor, widened to float32, in row-major order.
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
+    pub(crate) fn read(&self, name: &str) -> Result<Zeroizing<Vec<f32>>, Error> {
         // Metadata has compared this product with the size of the file.
-        let mut values = Vec::with_capacity(self.info(name)?.shape.iter().product());
+        let mut values = Zeroizing::new(Vec::with_capacity(self.info(name)?.shape.iter().product()));
         self.for_each_chunk(name, |chunk| values.extend_from_slice(chunk))?;
         Ok(values)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, Error> {
-        self.header
-            .info(name)
-            .ok_or_else(|| self.tensor_error(name, "a tensor of this name", "none"))
+        self.header.info(name).ok_or_else(|| self.tensor_error(name, "a tensor of this name", "none"))
     }
 
-    fn tensor_error(
-        &self,
-        name: &str,
-        expected: impl Into<String>,
-        found: impl Into<String>,
-    ) -> Error {
+    fn tensor_error(&self, name: &str, expected: impl Into<String>, found: impl Into<String>) -> Error {
         Error::Tensor {
             path: self.path.clone(),
             tensor: name.to_owned(),
@@ -206,7 +179,7 @@ mod tests {
         );
         let file = TensorFile::open(&path, "").unwrap();
         for name in ["single", "half", "brain"] {
-            assert_eq!(file.read(name).unwrap(), values, "{name}");
+            assert_eq!(*file.read(name).unwrap(), values, "{name}");
         }
     }
 
@@ -216,10 +189,7 @@ mod tests {
         let path = folder.path().join("t.safetensors");
         let values: Vec<f32> = (0..CHUNK_BYTES / 4 * 2 + 3).map(|i| i as f32).collect();
         write_tensors(&path, &[TestTensor::f32("long", &[values.len()], &values)]);
-        assert_eq!(
-            TensorFile::open(&path, "").unwrap().read("long").unwrap(),
-            values
-        );
+        assert_eq!(*TensorFile::open(&path, "").unwrap().read("long").unwrap(), values);
     }
 
     #[test]
@@ -238,33 +208,12 @@ mod tests {
             (1000u64.to_le_bytes().to_vec(), "ends within its header"),
             (with_header("{", 0), "EOF"),
             (
-                with_header(
-                    r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#,
-                    12,
-                ),
+                with_header(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#, 12),
                 "incomplete download",
             ),
-            (
-                with_header(
-                    r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#,
-                    20,
-                ),
-                "20 are there",
-            ),
-            (
-                with_header(
-                    r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[4,20]}}"#,
-                    20,
-                ),
-                "invalid offset",
-            ),
-            (
-                with_header(
-                    r#"{"a":{"dtype":"F32","shape":[5],"data_offsets":[0,16]}}"#,
-                    16,
-                ),
-                "invalid shape",
-            ),
+            (with_header(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}"#, 20), "20 are there"),
+            (with_header(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[4,20]}}"#, 20), "invalid offset"),
+            (with_header(r#"{"a":{"dtype":"F32","shape":[5],"data_offsets":[0,16]}}"#, 16), "invalid shape"),
             (
                 with_header(
                     r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#,
@@ -284,14 +233,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         write_tensors(&path, &[TestTensor::f32("w", &[2], &[1.0, f32::NAN])]);
-        let message = TensorFile::open(&path, "")
-            .unwrap()
-            .read("w")
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("tensor w: expected finite values"),
-            "{message}"
-        );
+        let message = TensorFile::open(&path, "").unwrap().read("w").unwrap_err().to_string();
+        assert!(message.contains("tensor w: expected finite values"), "{message}");
     }
 }

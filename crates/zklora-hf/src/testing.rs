@@ -44,9 +44,8 @@ pub(crate) fn gpt2_tensors(prefix: &str) -> Vec<TestTensor> {
         .into_iter()
         .enumerate()
         .map(|(i, (name, shape))| {
-            let values: Vec<f32> = (0..shape.iter().product())
-                .map(|j: usize| i as f32 + j as f32 / 64.0)
-                .collect();
+            let values: Vec<f32> =
+                (0..shape.iter().product()).map(|j: usize| i as f32 + j as f32 / 64.0).collect();
             TestTensor::f32(&format!("{prefix}{name}"), &shape, &values)
         })
         .collect()
@@ -64,12 +63,7 @@ pub(crate) fn write_json(path: &Path, value: &Value) {
 pub(crate) fn write_tensors(path: &Path, tensors: &[TestTensor]) {
     let views: BTreeMap<&str, TensorView<'_>> = tensors
         .iter()
-        .map(|t| {
-            (
-                t.name.as_str(),
-                TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap(),
-            )
-        })
+        .map(|t| (t.name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).unwrap()))
         .collect();
     assert_eq!(views.len(), tensors.len(), "names must differ");
     std::fs::write(path, serialize(views, None).unwrap()).unwrap();
@@ -90,11 +84,6 @@ impl TestTensor {
     }
 
     pub(crate) fn raw(name: &str, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
-        Self {
-            name: name.to_owned(),
-            dtype,
-            shape: shape.to_vec(),
-            bytes,
-        }
+        Self { name: name.to_owned(), dtype, shape: shape.to_vec(), bytes }
     }
 }

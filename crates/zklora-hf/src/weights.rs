@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -33,14 +34,8 @@ impl Weights {
         let mut found: BTreeMap<String, Location> = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for stored in file.names() {
-                let name = stored
-                    .strip_prefix("transformer.")
-                    .unwrap_or(&stored)
-                    .to_owned();
-                let location = Location {
-                    file: index,
-                    stored,
-                };
+                let name = stored.strip_prefix("transformer.").unwrap_or(&stored).to_owned();
+                let location = Location { file: index, stored };
                 if let Some(other) = found.insert(name.clone(), location) {
                     return Err(Error::Tensor {
                         path: file.path().to_owned(),
@@ -70,10 +65,7 @@ impl Weights {
     /// Reads a tensor of [`Gpt2Config::tensors`], widened to float32.
     pub fn tensor(&self, name: &str) -> Result<HostTensor, Error> {
         let (file, stored) = self.locate(name)?;
-        Ok(HostTensor {
-            shape: file.shape(stored)?.to_vec(),
-            data: file.read(stored)?,
-        })
+        Ok(HostTensor { shape: file.shape(stored)?.to_vec(), data: mem::take(&mut *file.read(stored)?) })
     }
 
     /// The needed tensors' names, in order of their bytes.
@@ -108,10 +100,7 @@ fn open_files(folder: &Path) -> Result<Vec<TensorFile>, Error> {
         return Ok(vec![TensorFile::open(&single, hint)?]);
     }
 
-    let index: ShardIndex = read::json(
-        &index_path,
-        "it lists the shards of the base model's weights",
-    )?;
+    let index: ShardIndex = read::json(&index_path, "it lists the shards of the base model's weights")?;
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     if names.is_empty() || names.len() > MAX_SHARDS {
         return Err(Error::Setting {
@@ -125,10 +114,7 @@ fn open_files(folder: &Path) -> Result<Vec<TensorFile>, Error> {
         .into_iter()
         .map(|name| {
             // A shard lies beside its index: the index must not make us open files elsewhere.
-            if !matches!(
-                Path::new(name).components().collect::<Vec<_>>()[..],
-                [Component::Normal(_)]
-            ) {
+            if !matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]) {
                 return Err(Error::Setting {
                     path: index_path.clone(),
                     field: "weight_map".to_owned(),
@@ -136,10 +122,7 @@ fn open_files(folder: &Path) -> Result<Vec<TensorFile>, Error> {
                     found: format!("{name:?}"),
                 });
             }
-            TensorFile::open(
-                &folder.join(name),
-                "it is a shard of the base model's weights",
-            )
+            TensorFile::open(&folder.join(name), "it is a shard of the base model's weights")
         })
         .collect()
 }
@@ -165,9 +148,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::testing::{
-        TestTensor, gpt2_config, gpt2_tensors, write_base, write_json, write_tensors,
-    };
+    use crate::testing::{TestTensor, gpt2_config, gpt2_tensors, write_base, write_json, write_tensors};
 
     #[test]
     fn names_may_have_the_prefix_and_buffers_are_ignored() {
@@ -185,10 +166,7 @@ mod tests {
             let weights = open(&folder).unwrap();
             let bias = weights.tensor("ln_f.bias").unwrap();
             assert_eq!(bias.shape, [4]);
-            assert_eq!(
-                bias.data,
-                [3.0, 3.0 + 1.0 / 64.0, 3.0 + 2.0 / 64.0, 3.0 + 3.0 / 64.0]
-            );
+            assert_eq!(bias.data, [3.0, 3.0 + 1.0 / 64.0, 3.0 + 2.0 / 64.0, 3.0 + 3.0 / 64.0]);
             assert!(weights.tensor("h.0.attn.bias").is_err());
         }
     }
@@ -205,19 +183,13 @@ mod tests {
         }
         let index = folder.path().join("model.safetensors.index.json");
         write_json(&folder.path().join("config.json"), &gpt2_config());
-        write_json(
-            &index,
-            &json!({ "metadata": { "total_size": 1 }, "weight_map": map }),
-        );
+        write_json(&index, &json!({ "metadata": { "total_size": 1 }, "weight_map": map }));
         assert_eq!(open(&folder).unwrap().files.len(), 2);
 
         for name in ["../model-0.safetensors", "/etc/passwd", "a/b", ".."] {
             write_json(&index, &json!({ "weight_map": { "wte.weight": name } }));
             let message = open(&folder).unwrap_err().to_string();
-            assert!(
-                message.contains("names of files in the same folder"),
-                "{message}"
-            );
+            assert!(message.contains("names of files in the same folder"), "{message}");
         }
     }
 
@@ -231,53 +203,31 @@ mod tests {
             open(&folder).unwrap_err().to_string()
         };
         let missing = refusal(&|tensors| tensors.retain(|t| t.name != "h.1.ln_2.bias"));
-        assert!(
-            missing.contains("tensor h.1.ln_2.bias: expected a tensor of shape [4]"),
-            "{missing}"
-        );
+        assert!(missing.contains("tensor h.1.ln_2.bias: expected a tensor of shape [4]"), "{missing}");
 
         let shape = refusal(&|tensors| tensors[0].shape = vec![4, 16]);
-        assert!(
-            shape.contains("tensor wte.weight: expected shape [16, 4], found [4, 16]"),
-            "{shape}"
-        );
+        assert!(shape.contains("tensor wte.weight: expected shape [16, 4], found [4, 16]"), "{shape}");
 
         let dtype = refusal(&|tensors| {
             tensors[3].dtype = safetensors::Dtype::I32;
         });
-        assert!(
-            dtype.contains("tensor ln_f.bias: expected F32, F16 or BF16, found I32"),
-            "{dtype}"
-        );
+        assert!(dtype.contains("tensor ln_f.bias: expected F32, F16 or BF16, found I32"), "{dtype}");
 
         let twice = refusal(&|tensors| {
             let mut copy = tensors[0].clone();
             copy.name.insert_str(0, "transformer.");
             tensors.push(copy);
         });
-        assert!(
-            twice.contains("tensor wte.weight: expected one tensor of this name"),
-            "{twice}"
-        );
+        assert!(twice.contains("tensor wte.weight: expected one tensor of this name"), "{twice}");
     }
 
     #[test]
     fn missing_weights_say_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         write_json(&folder.path().join("config.json"), &gpt2_config());
-        assert!(
-            open(&folder)
-                .unwrap_err()
-                .to_string()
-                .contains("model.safetensors is missing")
-        );
+        assert!(open(&folder).unwrap_err().to_string().contains("model.safetensors is missing"));
         std::fs::write(folder.path().join("pytorch_model.bin"), b"").unwrap();
-        assert!(
-            open(&folder)
-                .unwrap_err()
-                .to_string()
-                .contains("convert it to safetensors")
-        );
+        assert!(open(&folder).unwrap_err().to_string().contains("convert it to safetensors"));
     }
 
     fn open(folder: &TempDir) -> Result<Weights, Error> {
