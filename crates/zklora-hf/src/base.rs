@@ -1,6 +1,9 @@
 use std::path::{Path, PathBuf};
 
-use crate::{BaseDigest, Error, Gpt2Config, Projection, Weights, read};
+use zklora_proto::BaseModelDigest;
+
+use crate::digest::base_model_digest;
+use crate::{Error, Gpt2Config, Projection, Weights, read};
 
 /// A base model in a folder in Hugging Face layout, checked and identified.
 #[derive(Debug)]
@@ -8,7 +11,7 @@ pub struct BaseModel {
     folder: PathBuf,
     config: Gpt2Config,
     weights: Weights,
-    digest: BaseDigest,
+    digest: BaseModelDigest,
 }
 
 impl BaseModel {
@@ -21,12 +24,7 @@ impl BaseModel {
         read::folder(folder)?;
         let config = Gpt2Config::open(&folder.join("config.json"))?;
         let weights = Weights::open(folder, &config)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            digest: BaseDigest::compute(&config, &weights)?,
-            config,
-            weights,
-        })
+        Ok(Self { folder: folder.to_owned(), digest: base_model_digest(&config, &weights)?, config, weights })
     }
 
     /// Where the model lies; its tokenizer is there too.
@@ -45,7 +43,7 @@ impl BaseModel {
     }
 
     /// Which model this is.
-    pub fn digest(&self) -> BaseDigest {
+    pub fn digest(&self) -> BaseModelDigest {
         self.digest
     }
 

@@ -1,7 +1,4 @@
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
+use zklora_proto::BaseModelDigest;
 
 use crate::{Error, Gpt2Config, Weights};
 
@@ -29,104 +26,38 @@ use crate::{Error, Gpt2Config, Weights};
 /// | `u64` each | dimensions |
 /// | `f32` each | values in row-major order, widened to float32 if they are stored in 16 bits; none is a NaN or an infinity |
 ///
-/// As text it is 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct BaseDigest([u8; 32]);
+///
+/// Reads the whole model, a bounded part of it at a time.
+pub(crate) fn base_model_digest(config: &Gpt2Config, weights: &Weights) -> Result<BaseModelDigest, Error> {
+    let mut hasher = blake3::Hasher::new_derive_key("zklora v1 base model");
+    absorb_string(&mut hasher, "gpt2");
+    for dimension in
+        [config.n_layer, config.n_head, config.n_embd, config.n_inner, config.n_positions, config.vocab_size]
+    {
+        absorb_usize(&mut hasher, dimension);
+    }
+    hasher.update(&config.layer_norm_epsilon.to_le_bytes());
+    absorb_string(&mut hasher, "gelu_new");
 
-impl BaseDigest {
-    /// Reads the whole model, a bounded part of it at a time.
-    pub(crate) fn compute(config: &Gpt2Config, weights: &Weights) -> Result<Self, Error> {
-        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 base model");
-        absorb_string(&mut hasher, "gpt2");
-        for dimension in [
-            config.n_layer,
-            config.n_head,
-            config.n_embd,
-            config.n_inner,
-            config.n_positions,
-            config.vocab_size,
-        ] {
+    absorb_usize(&mut hasher, weights.names().len());
+    let mut bytes = Vec::new();
+    for name in weights.names() {
+        let (file, stored) = weights.locate(name)?;
+        let shape = file.shape(stored)?;
+        absorb_string(&mut hasher, name);
+        // At most two dimensions: Weights::open has compared the shape with the architecture's.
+        hasher.update(&[FLOAT32, shape.len() as u8]);
+        for &dimension in shape {
             absorb_usize(&mut hasher, dimension);
         }
-        hasher.update(&config.layer_norm_epsilon.to_le_bytes());
-        absorb_string(&mut hasher, "gelu_new");
-
-        absorb_usize(&mut hasher, weights.names().len());
-        let mut bytes = Vec::new();
-        for name in weights.names() {
-            let (file, stored) = weights.locate(name)?;
-            let shape = file.shape(stored)?;
-            absorb_string(&mut hasher, name);
-            // At most two dimensions: Weights::open has compared the shape with the architecture's.
-            hasher.update(&[FLOAT32, shape.len() as u8]);
-            for &dimension in shape {
-                absorb_usize(&mut hasher, dimension);
-            }
-            file.for_each_chunk(stored, |values| {
-                bytes.clear();
-                bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-                hasher.update(&bytes);
-            })?;
-        }
-        Ok(Self(*hasher.finalize().as_bytes()))
+        file.for_each_chunk(stored, |values| {
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hasher.update(&bytes);
+        })?;
     }
-
-    /// The digest with these bytes, as received from elsewhere.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// The digest's bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
+    Ok(BaseModelDigest::from_bytes(*hasher.finalize().as_bytes()))
 }
-
-impl fmt::Display for BaseDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for BaseDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BaseDigest({self})")
-    }
-}
-
-impl FromStr for BaseDigest {
-    type Err = ParseDigestError;
-
-    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
-        let mut bytes = [0; 32];
-        // One digest has one text, so upper-case digits are refused.
-        if text.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(ParseDigestError);
-        }
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseDigestError)?;
-        Ok(Self(bytes))
-    }
-}
-
-impl TryFrom<String> for BaseDigest {
-    type Error = ParseDigestError;
-
-    fn try_from(text: String) -> Result<Self, ParseDigestError> {
-        text.parse()
-    }
-}
-
-impl From<BaseDigest> for String {
-    fn from(digest: BaseDigest) -> Self {
-        digest.to_string()
-    }
-}
-
-/// A text is not a [`BaseDigest`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a base-model digest is 64 lower-case hexadecimal digits")]
-pub struct ParseDigestError;
 
 fn absorb_string(hasher: &mut blake3::Hasher, text: &str) {
     // Only names of the architecture's tensors, far below 2^32 bytes.
@@ -210,19 +141,7 @@ mod tests {
         );
     }
 
-    #[test]
-    fn text_form_round_trips() {
-        let digest = BaseDigest::from_bytes([0xab; 32]);
-        assert_eq!(digest.to_string().parse(), Ok(digest));
-        let json = serde_json::to_string(&digest).unwrap();
-        assert_eq!(json, format!("\"{digest}\""));
-        assert_eq!(serde_json::from_str::<BaseDigest>(&json).unwrap(), digest);
-        for wrong in ["", "ab", &"AB".repeat(32), &"zz".repeat(32), &"ab".repeat(33)] {
-            assert_eq!(wrong.parse::<BaseDigest>(), Err(ParseDigestError));
-        }
-    }
-
-    fn digest(config: &serde_json::Value, tensors: &[TestTensor]) -> BaseDigest {
+    fn digest(config: &serde_json::Value, tensors: &[TestTensor]) -> BaseModelDigest {
         let folder = tempfile::tempdir().unwrap();
         write_base(folder.path(), config, tensors);
         BaseModel::open(folder.path()).unwrap().digest()

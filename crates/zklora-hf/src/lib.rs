@@ -1,7 +1,7 @@
 //! Base models and LoRA adapters in Hugging Face layout, without libtorch.
 //!
 //! [`BaseModel::open`] reads a folder with `config.json` and `model.safetensors` (one file or sharded), checks every
-//! tensor the architecture needs, and computes the [`BaseDigest`] by which owner A and user B make sure that they mean
+//! tensor the architecture needs, and computes the [`BaseModelDigest`](zklora_proto::BaseModelDigest) by which owner A and user B make sure that they mean
 //! the same base model. [`LoraAdapter::open`] reads a PEFT adapter folder and checks each module against the base
 //! model's [`Projection`]s.
 //!
@@ -24,7 +24,6 @@ mod weights;
 pub use adapter::{LoraAdapter, LoraModule};
 pub use base::BaseModel;
 pub use config::{Gpt2Config, Projection};
-pub use digest::{BaseDigest, ParseDigestError};
 pub use error::Error;
 pub use weights::{HostTensor, Weights};
 
