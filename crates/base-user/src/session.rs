@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use zklora_net::{Connection, DialError, FrameError};
 use zklora_proto::identity::Purpose;
+use zklora_proto::limits::MAX_CALL_ROWS;
 use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
@@ -117,7 +118,15 @@ impl Session {
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key.public(), &address.key, &adapter);
         let transcript = Mutex::new(TranscriptHasher::new(manifest.manifest().modules().len()));
-        Ok(Self { runtime, connection, key, id, manifest, max_rows: max_rows.max(1), transcript })
+        Ok(Self {
+            runtime,
+            connection,
+            key,
+            id,
+            manifest,
+            max_rows: max_rows.clamp(1, MAX_CALL_ROWS),
+            transcript,
+        })
     }
 
     /// The session's name.

@@ -107,6 +107,11 @@ pub fn prove_session(
     let total = plan.batches.len();
     let done = AtomicUsize::new(0);
     progress(0, total);
+    // Built one after another, each in parallel by itself: building inside the parallel loop below would hold the lock of
+    // `circuits` while a worker may steal another batch, which wants it too.
+    for modules in &plan.batches {
+        circuits.get(security, &shapes(manifest.manifest(), modules), BatchCircuit::build)?;
+    }
     let prove_batch = |(batch, modules): (usize, &Vec<usize>)| {
         let circuit = circuits.get(security, &shapes(manifest.manifest(), modules), BatchCircuit::build)?;
         let proof = prove(
@@ -173,6 +178,9 @@ pub enum VerifySessionError {
     /// The file is no valid bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// A session without rows.
+    #[error("the session has no rows, so that nothing is proved")]
+    Empty,
     /// Proofs of parameters that this verifier does not know.
     #[error(transparent)]
     Security(#[from] UnknownSecurity),
@@ -222,6 +230,9 @@ pub fn verify_session<R: Read + Seek>(
     for (batch, modules) in plan.batches.iter().enumerate() {
         BatchCircuit::check_size(security, &shapes(manifest.manifest(), modules))
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+    }
+    if plan.batches.is_empty() {
+        return Err(VerifySessionError::Empty);
     }
     let ids = circuit_ids(manifest.manifest(), &plan, security);
     let challenges = Challenges::derive(&receipt, &plan, &ids);

@@ -35,14 +35,29 @@ impl Logging {
     }
 }
 
+/// A text without control characters: an error may carry words of a peer or a file, and these go to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Starts logging, runs a command and turns its error into a line on stderr and exit code 1.
 pub fn run(logging: &Logging, command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
     logging.init();
     match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_escape_sequence_reaches_the_terminal() {
+        assert_eq!(printable("a\u{1b}[31mb\r\nc\u{9b}"), "a\u{fffd}[31mb\u{fffd}\nc\u{fffd}");
     }
 }

@@ -28,6 +28,9 @@ pub enum FrameError {
     /// The peer stopped in the middle.
     #[error("the peer hung up in the middle of a frame")]
     CutOff,
+    /// The peer does not answer.
+    #[error("the peer has not answered within {0:?}")]
+    NoAnswer(std::time::Duration),
     /// The peer went on after the end.
     #[error("the peer sent bytes after the end of the frame")]
     Excess,
