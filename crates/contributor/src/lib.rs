@@ -4,6 +4,7 @@
 //! integers; [`delta`] multiplies in libtorch; [`service`] answers requests and keeps sessions; [`server`] puts it on QUIC;
 //! [`prover`] proves finished sessions, one after another, and writes their bundles.
 
+pub mod budget;
 pub mod delta;
 pub mod prover;
 pub mod quantise;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::json;
 use tracing::info;
 use zklora_circuit::security::Security;
@@ -82,6 +83,10 @@ struct Serve {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A core file would hold the weights and the private key.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("warning: core files cannot be switched off: {error}");
+    }
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Init(args) => init(&args),
         Command::Serve(args) => {

@@ -1,10 +1,11 @@
 //! Proving finished sessions, one after another, in a thread and with a thread pool of its own, so that answering deltas
 //! goes on meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -17,7 +18,11 @@ use zklora_proto::bundle::{self, BundleParts};
 use zklora_proto::message::ProofState;
 use zklora_proto::{Call, PublicKey, SessionId, SignedReceipt};
 
+use crate::budget::Reservation;
 use crate::state::State;
+
+/// Sessions that are over and whose outcome is still told.
+const REMEMBERED: usize = 4096;
 
 /// A session whose receipt both have signed.
 pub struct Job {
@@ -25,6 +30,8 @@ pub struct Job {
     pub receipt: SignedReceipt,
     /// Its transcript.
     pub calls: Vec<Call>,
+    /// The memory that the transcript takes.
+    pub memory: Reservation,
 }
 
 /// The queue of sessions to be proved.
@@ -35,8 +42,15 @@ pub struct Prover {
 
 #[derive(Default)]
 struct States {
-    sessions: Mutex<HashMap<SessionId, (PublicKey, ProofState)>>,
+    sessions: Mutex<Sessions>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Sessions {
+    states: HashMap<SessionId, (PublicKey, ProofState)>,
+    /// Those that are over, oldest first.
+    over: VecDeque<SessionId>,
 }
 
 impl Prover {
@@ -67,11 +81,18 @@ impl Prover {
                     info!(session = %id, "proving: {done} of {total} batches");
                     worker_states.set(&job.receipt, ProofState::Proving { done, total });
                 };
-                let proved = pool.install(|| prove(&state, &job, &out_dir, security, &circuits, &progress));
+                // A panic in one session, of plonky2 for example, must not end the proving of all others.
+                let proved = catch_unwind(AssertUnwindSafe(|| {
+                    pool.install(|| prove(&state, &job, &out_dir, security, &circuits, &progress))
+                }));
                 let result = match proved {
-                    Ok(bytes) => ProofState::Proved { bytes },
-                    Err(error) => {
+                    Ok(Ok(bytes)) => ProofState::Proved { bytes },
+                    Ok(Err(error)) => {
                         error!(session = %id, "proving failed: {error:#}");
+                        ProofState::Failed
+                    }
+                    Err(_) => {
+                        error!(session = %id, "proving panicked; this is a bug");
                         ProofState::Failed
                     }
                 };
@@ -93,13 +114,14 @@ impl Prover {
 
     /// Whose a session is and how far it is; `None` if it was never submitted.
     pub fn status(&self, session: &SessionId) -> Option<(PublicKey, ProofState)> {
-        self.states.lock().get(session).cloned()
+        self.states.lock().states.get(session).cloned()
     }
 
     /// Waits until the queue is empty.
     pub fn drain(&self) {
         let mut sessions = self.states.lock();
         while sessions
+            .states
             .values()
             .any(|(_, state)| matches!(state, ProofState::Queued | ProofState::Proving { .. }))
         {
@@ -109,12 +131,21 @@ impl Prover {
 }
 
 impl States {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, (PublicKey, ProofState)>> {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, receipt: &SignedReceipt, state: ProofState) {
-        self.lock().insert(receipt.receipt().session, (receipt.receipt().client, state));
+        let receipt = receipt.receipt();
+        let mut sessions = self.lock();
+        if matches!(state, ProofState::Proved { .. } | ProofState::Failed) {
+            sessions.over.push_back(receipt.session);
+            if sessions.over.len() > REMEMBERED {
+                let oldest = sessions.over.pop_front();
+                oldest.map(|session| sessions.states.remove(&session));
+            }
+        }
+        sessions.states.insert(receipt.session, (receipt.client, state));
         self.changed.notify_all();
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::task::{JoinSet, spawn_blocking};
 use tracing::{Instrument, debug, info, info_span, warn};
-use zklora_net::{Connection, FrameError, Listener, read_frame, write_frame};
+use zklora_net::{Connection, FrameError, Listener, read_header, read_payload, write_frame};
 use zklora_proto::PublicKey;
 use zklora_proto::message::{ErrorCode, Request, Response};
 
@@ -75,9 +75,8 @@ async fn serve_request(
     client: PublicKey,
     service: Arc<Service>,
 ) {
-    let max_payload = service.max_payload();
     let received =
-        tokio::time::timeout(TRANSFER_TIMEOUT, read_frame::<Request>(&mut receive, max_payload)).await;
+        tokio::time::timeout(TRANSFER_TIMEOUT, receive_request(&mut receive, client, &service)).await;
     let answer = match received {
         Err(_) => {
             info!("a request took longer than {TRANSFER_TIMEOUT:?} to arrive");
@@ -89,7 +88,8 @@ async fn serve_request(
             return;
         }
         Ok(Err(error)) => Err(Refusal { code: ErrorCode::BadRequest, message: error.to_string() }),
-        Ok(Ok((request, payload))) => {
+        Ok(Ok(Err(refusal))) => Err(refusal),
+        Ok(Ok(Ok((request, payload)))) => {
             spawn_blocking(move || service.answer(client, request, payload)).await.unwrap_or_else(|_| {
                 warn!("answering a request panicked; this is a bug");
                 Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
@@ -106,4 +106,18 @@ async fn serve_request(
         // Dropping the stream finishes it.
         Ok(Ok(())) => {}
     }
+}
+
+/// Reads a request, and its payload only if it is one that may have any.
+async fn receive_request(
+    receive: &mut (impl tokio::io::AsyncRead + Unpin),
+    client: PublicKey,
+    service: &Service,
+) -> Result<Result<(Request, Vec<u8>), Refusal>, FrameError> {
+    let request: Request = read_header(receive).await?;
+    if let Err(refusal) = service.admit(client, &request) {
+        return Ok(Err(refusal));
+    }
+    let payload = read_payload(receive, service.max_payload()).await?;
+    Ok(Ok((request, payload)))
 }

@@ -15,6 +15,7 @@ use zklora_proto::{
     SignedReceipt, TranscriptDigest, TranscriptHasher,
 };
 
+use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaEngine, DeltaError};
 use crate::prover::{Job, Prover};
 use crate::state::{State, unix_time};
@@ -28,6 +29,8 @@ pub struct Limits {
     pub sessions: usize,
     /// Memory for the transcript of one session, in bytes.
     pub session_bytes: usize,
+    /// Memory for the transcripts of all sessions, those that wait for their proof included, in bytes.
+    pub total_bytes: usize,
     /// A session without a request for this long is forgotten.
     pub idle: Duration,
 }
@@ -38,6 +41,7 @@ impl Default for Limits {
             sessions_per_client: 16,
             sessions: 256,
             session_bytes: 2 << 30,
+            total_bytes: 8 << 30,
             idle: Duration::from_secs(600),
         }
     }
@@ -62,18 +66,24 @@ pub struct Service {
     adapter: AdapterId,
     engines: Vec<DeltaEngine>,
     limits: Limits,
-    sessions: Mutex<HashMap<SessionId, Arc<Mutex<Session>>>>,
+    sessions: Mutex<HashMap<SessionId, Entry>>,
+    budget: Arc<Budget>,
     prover: Prover,
+}
+
+/// A session and whose it is. The owner stands outside the lock, so that a session in use holds up nobody else.
+struct Entry {
+    client: PublicKey,
+    session: Arc<Mutex<Session>>,
 }
 
 /// A session until its receipt is signed by both.
 struct Session {
-    client: PublicKey,
     started: u64,
     last_used: Instant,
     hasher: TranscriptHasher,
     calls: Vec<Call>,
-    bytes: usize,
+    memory: Reservation,
     stage: Stage,
 }
 
@@ -93,6 +103,7 @@ impl Service {
             adapter: state.manifest.adapter_id(),
             engines: state.openings.iter().map(DeltaEngine::new).collect::<Result<_, _>>()?,
             state,
+            budget: Budget::new(limits.total_bytes),
             limits,
             sessions: Mutex::default(),
             prover,
@@ -103,6 +114,14 @@ impl Service {
     pub fn max_payload(&self) -> u64 {
         let widest = self.state.manifest.manifest().modules().iter().map(|m| m.shape().d_in()).max();
         (widest.unwrap_or(0) * 2 * self.max_rows()) as u64
+    }
+
+    /// Refuses a request for a session that is not the client's, before its payload is read.
+    pub fn admit(&self, client: PublicKey, request: &Request) -> Result<(), Refusal> {
+        match request {
+            Request::Forward { session, .. } => self.session(client, *session).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Answers a request of the client that holds this key.
@@ -171,27 +190,26 @@ impl Service {
         let modules = self.state.manifest.manifest().modules().len();
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let mut of_client = 0;
-        sessions.retain(|_, session| {
+        sessions.retain(|_, entry| {
             // A session that is locked is in use.
-            let Ok(session) = session.try_lock() else { return true };
-            let keep =
-                session.last_used.elapsed() < self.limits.idle && !matches!(session.stage, Stage::Done);
-            of_client += usize::from(keep && session.client == client);
+            let keep = entry.session.try_lock().map_or(true, |session| {
+                session.last_used.elapsed() < self.limits.idle && !matches!(session.stage, Stage::Done)
+            });
+            of_client += usize::from(keep && entry.client == client);
             keep
         });
         if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
         }
         let session = Session {
-            client,
             started: unix_time(),
             last_used: Instant::now(),
             hasher: TranscriptHasher::new(modules),
             calls: Vec::new(),
-            bytes: 0,
+            memory: Reservation::none(self.budget.clone()),
             stage: Stage::Open,
         };
-        sessions.insert(id, Arc::new(Mutex::new(session)));
+        sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
         info!(session = %id, %client, "session opened");
         let welcome = Response::Welcome {
             nonce: mine,
@@ -232,13 +250,19 @@ impl Service {
         let outputs: usize =
             shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
         let bytes = 2 * entries + 8 * outputs;
-        if session.bytes + bytes > self.limits.session_bytes {
+        if session.memory.bytes() + bytes > self.limits.session_bytes {
             return refuse(
                 ErrorCode::Limit,
                 format!(
                     "the session has reached its limit of {} MiB; finish it and open another",
                     self.limits.session_bytes >> 20
                 ),
+            );
+        }
+        if !session.memory.grow(bytes) {
+            return refuse(
+                ErrorCode::Limit,
+                "this contributor holds as many transcripts as it can; finish the session, or try again later",
             );
         }
         let mut deltas = Vec::with_capacity(shape.modules().len());
@@ -264,7 +288,6 @@ impl Service {
             return refuse(ErrorCode::Limit, "the session has as many calls as it may have; finish it");
         }
         session.calls.push(call);
-        session.bytes += bytes;
         session.last_used = Instant::now();
         Ok((Response::Deltas { widths }, answer))
     }
@@ -337,7 +360,9 @@ impl Service {
             .map_err(|e| Refusal { code: ErrorCode::Signature, message: e.to_string() })?;
         info!(session = %id, calls = receipt.receipt().calls, "receipt signed by both");
         session.stage = Stage::Done;
-        self.prover.submit(Job { receipt, calls: std::mem::take(&mut session.calls) });
+        let calls = std::mem::take(&mut session.calls);
+        let memory = std::mem::replace(&mut session.memory, Reservation::none(self.budget.clone()));
+        self.prover.submit(Job { receipt, calls, memory });
         Ok((Response::Accepted, vec![]))
     }
 
@@ -357,9 +382,7 @@ impl Service {
     fn session(&self, client: PublicKey, id: SessionId) -> Result<Arc<Mutex<Session>>, Refusal> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         match sessions.get(&id) {
-            Some(session) if session.lock().unwrap_or_else(PoisonError::into_inner).client == client => {
-                Ok(session.clone())
-            }
+            Some(entry) if entry.client == client => Ok(entry.session.clone()),
             _ => unknown_session(),
         }
     }

@@ -17,6 +17,8 @@ use rand::rngs::StdRng;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use zeroize::Zeroizing;
 use zklora_circuit::commitment::{Opening, Salt};
+use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
+use zklora_circuit::security::Security;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::limits::MAX_MANIFEST_BYTES;
 use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, SignedManifest, secret_file};
@@ -78,6 +80,14 @@ impl State {
             openings.push(opening);
         }
         let manifest = Manifest::new(key.public(), base.digest(), unix_time(), entries)?.sign(&key);
+        // Better known before anything is served than after it.
+        plan(
+            Security::default(),
+            manifest.manifest(),
+            &vec![1; manifest.manifest().modules().len()],
+            DEFAULT_DEGREE_BITS,
+        )
+        .context("this adapter cannot be proved")?;
 
         secret_file::create(&folder.join(OPENINGS), &encode(&openings)?)?;
         write(&folder.join(MANIFEST), manifest.bytes())?;
