@@ -1,1 +1,24 @@
-//! placeholder
+//! Says of a `.pf` bundle whether it is true, to somebody who was not there.
+//!
+//! A bundle claims: these deltas are exactly X·A·B of the adapter that the manifest commits to, and both parties signed for
+//! them. [`Verifier`] believes none of it. It checks the file's layout and digests, all signatures, that the transcript is
+//! the one of the receipt, and every proof, with circuits that it builds itself from the modules' shapes. What no bundle
+//! can say about itself is whether it is the *right* adapter of the *right* contributor: that is what [`Pins`] are for, and
+//! the [`BundleReport`] says in words which of the two were given.
+//!
+//! 1. [`find`]: which files are meant.
+//! 2. [`Verifier::check_file`]: one file, one [`Verdict`]. Neither a bundle nor a panic in a dependency stops the others.
+//! 3. [`report`]: the verdict in words and as JSON.
+//! 4. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
+//!
+//! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
+
+mod check;
+pub mod cli;
+mod escape;
+pub mod find;
+pub mod report;
+mod slow;
+
+pub use check::{Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier};
+pub use report::{BundleReport, Report};

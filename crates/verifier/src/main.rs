@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The command `zklora-verifier`.
+
+fn main() -> std::process::ExitCode {
+    zklora_verifier::cli::main()
+}

@@ -3,145 +3,26 @@
 use std::io::Cursor;
 
 use proptest::prelude::*;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use zklora_circuit::circuit::{BatchCircuit, rows};
-use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, degree_bits, plan};
 use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, VerifySessionError, prove_session, verify_session};
-use zklora_proto::bundle::{self, Bundle, BundleParts};
-use zklora_proto::identity::Purpose;
-use zklora_proto::{
-    BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey, SessionId,
-    SignedManifest, SignedReceipt, TranscriptHasher,
-};
-
-/// A contributor and a client with an adapter between them.
-struct World {
-    contributor: SecretKey,
-    client: SecretKey,
-    openings: Vec<Opening>,
-    manifest: SignedManifest,
-}
-
-impl World {
-    fn new(shapes: &[ModuleShape], seed: u64) -> Self {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut weights = |n: usize| (0..n).map(|_| rng.random_range(-2048..2048)).collect::<Vec<i16>>();
-        let openings: Vec<Opening> = shapes
-            .iter()
-            .map(|s| {
-                let (a, b) = (weights(s.d_in() * s.rank()), weights(s.rank() * s.d_out()));
-                Opening::new(*s, a, b, Salt::random(&mut rand::make_rng::<StdRng>())).unwrap()
-            })
-            .collect();
-        let contributor = SecretKey::generate();
-        let modules = openings
-            .iter()
-            .enumerate()
-            .map(|(i, o)| ModuleEntry::new(format!("m.{i}"), o.shape(), 1e-6, o.commitment()).unwrap())
-            .collect();
-        let manifest = Manifest::new(contributor.public(), BaseModelDigest::from_bytes([9; 32]), 0, modules)
-            .unwrap()
-            .sign(&contributor);
-        Self { contributor, client: SecretKey::generate(), openings, manifest }
-    }
-
-    /// A call with random activations and true deltas.
-    fn call(&self, rows: usize, modules: &[usize], rng: &mut StdRng) -> Call {
-        let d_in = self.openings[modules[0]].shape().d_in();
-        let activations: Vec<i16> = (0..rows * d_in).map(|_| rng.random_range(-32767..=32767)).collect();
-        let deltas = modules
-            .iter()
-            .map(|&module| Delta { module, values: delta(&self.openings[module], &activations) })
-            .collect();
-        Call { rows, activations, deltas }
-    }
-
-    fn receipt(&self, calls: &[Call]) -> SignedReceipt {
-        let mut hasher = TranscriptHasher::new(self.openings.len());
-        assert!(calls.iter().all(|call| hasher.add(call)));
-        let receipt = Receipt::new(
-            SessionId::from_bytes([1; 32]),
-            self.manifest.adapter_id(),
-            *self.manifest.manifest().base_model(),
-            self.contributor.public(),
-            self.client.public(),
-            hasher.calls(),
-            hasher.rows().to_vec(),
-            hasher.digest(),
-            1,
-            2,
-        );
-        let bytes = receipt.to_bytes();
-        let contributor = self.contributor.sign(Purpose::ReceiptContributor, &bytes);
-        let client = self.client.sign(Purpose::ReceiptClient, &bytes);
-        SignedReceipt::parse(bytes, contributor, client).unwrap()
-    }
-
-    /// Proves the session and gives the bundle's bytes.
-    fn bundle(&self, calls: &[Call], max_bits: usize) -> Vec<u8> {
-        let receipt = self.receipt(calls);
-        let (plan, proofs) = prove_session(
-            &self.manifest,
-            &receipt,
-            calls,
-            &self.openings,
-            Security::Standard,
-            max_bits,
-            &Circuits::default(),
-            &|_, _| {},
-        )
-        .unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("session.pf");
-        let parts =
-            BundleParts { manifest: &self.manifest, receipt: &receipt, calls, plan: &plan, proofs: &proofs };
-        bundle::write(&path, &parts).unwrap();
-        std::fs::read(path).unwrap()
-    }
-}
-
-/// X·A·B over the integers.
-fn delta(opening: &Opening, x: &[i16]) -> Vec<i64> {
-    let (d_in, rank, d_out) = (opening.shape().d_in(), opening.shape().rank(), opening.shape().d_out());
-    x.chunks_exact(d_in)
-        .flat_map(|row| {
-            let xa: Vec<i64> = (0..rank)
-                .map(|k| {
-                    row.iter()
-                        .zip(opening.a().chunks_exact(rank))
-                        .map(|(&x, a)| i64::from(x) * i64::from(a[k]))
-                        .sum()
-                })
-                .collect();
-            (0..d_out)
-                .map(|j| {
-                    xa.iter().enumerate().map(|(k, xa)| xa * i64::from(opening.b()[k * d_out + j])).sum()
-                })
-                .collect::<Vec<i64>>()
-        })
-        .collect()
-}
+use zklora_proto::bundle::Bundle;
+use zklora_testing::{PROOFS, World, rng, shape};
 
 fn verify(bytes: &[u8]) -> Result<usize, VerifySessionError> {
     let mut bundle = Bundle::from_reader(Cursor::new(bytes))?;
     Ok(verify_session(&mut bundle, &Circuits::default())?.batches.len())
 }
 
-fn shape(d_in: usize, rank: usize, d_out: usize) -> ModuleShape {
-    ModuleShape::new(d_in, rank, d_out).unwrap()
-}
-
 #[test]
 fn several_calls_of_different_lengths_make_one_bundle() {
     let world = World::new(&[shape(16, 4, 48), shape(16, 2, 16), shape(40, 4, 8)], 1);
-    let mut rng = StdRng::seed_from_u64(2);
+    let mut rng = rng(2);
     // Module 1 is never called, so that no proof need cover it.
     let calls =
         vec![world.call(3, &[0], &mut rng), world.call(70, &[2], &mut rng), world.call(1, &[0], &mut rng)];
-    let bytes = world.bundle(&calls, DEFAULT_DEGREE_BITS);
+    let bytes = world.bundle(&calls).to_bytes();
     let mut bundle = Bundle::from_reader(Cursor::new(&bytes)).unwrap();
     assert_eq!(bundle.receipt().receipt().rows, [4, 0, 70]);
     let verified = verify_session(&mut bundle, &Circuits::default()).unwrap();
@@ -153,54 +34,29 @@ fn several_calls_of_different_lengths_make_one_bundle() {
 #[test]
 fn modules_that_share_an_input_and_equal_batches() {
     let world = World::new(&[shape(16, 4, 16); 4], 1);
-    let mut rng = StdRng::seed_from_u64(3);
+    let mut rng = rng(3);
     let calls = vec![world.call(2, &[0, 1], &mut rng), world.call(2, &[3, 2], &mut rng)];
-    assert!(verify(&world.bundle(&calls, DEFAULT_DEGREE_BITS)).is_ok());
+    assert!(verify(&world.bundle(&calls).to_bytes()).is_ok());
 }
 
 #[test]
 fn a_prover_that_swaps_the_proof_of_another_session_is_caught() {
     let world = World::new(&[shape(8, 2, 8)], 1);
-    let mut rng = StdRng::seed_from_u64(4);
+    let mut rng = rng(4);
     let (first, second) = (vec![world.call(2, &[0], &mut rng)], vec![world.call(2, &[0], &mut rng)]);
-    let proof_of = |bytes: &[u8]| Bundle::from_reader(Cursor::new(bytes)).unwrap().proof(0).unwrap();
-    let (bundle_of_first, bundle_of_second) =
-        (world.bundle(&first, DEFAULT_DEGREE_BITS), world.bundle(&second, DEFAULT_DEGREE_BITS));
-    let foreign = proof_of(&bundle_of_second);
-    let receipt = world.receipt(&first);
-    let plan = Bundle::from_reader(Cursor::new(&bundle_of_first)).unwrap().plan().clone();
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.pf");
-    let parts = BundleParts {
-        manifest: &world.manifest,
-        receipt: &receipt,
-        calls: &first,
-        plan: &plan,
-        proofs: &[foreign],
-    };
-    bundle::write(&path, &parts).unwrap();
-    let error = verify(&std::fs::read(path).unwrap()).unwrap_err();
+    let swapped = world.bundle(&first).with_blob(PROOFS, world.bundle(&second).blobs[PROOFS].clone());
+    let error = verify(&swapped.to_bytes()).unwrap_err();
     assert!(matches!(error, VerifySessionError::Proof { batch: 0, .. }), "{error}");
 }
 
 #[test]
 fn an_honest_prover_refuses_a_false_delta() {
     let world = World::new(&[shape(8, 2, 8)], 1);
-    let mut call = world.call(2, &[0], &mut StdRng::seed_from_u64(5));
+    let mut call = world.call(2, &[0], &mut rng(5));
     call.deltas[0].values[3] += 1;
     let calls = [call];
-    let receipt = world.receipt(&calls);
-    let error = prove_session(
-        &world.manifest,
-        &receipt,
-        &calls,
-        &world.openings,
-        Security::Standard,
-        DEFAULT_DEGREE_BITS,
-        &Circuits::default(),
-        &|_, _| {},
-    )
-    .unwrap_err();
+    let receipt = world.sign(&world.receipt(&calls));
+    let error = world.prove(&receipt, &calls).unwrap_err();
     assert!(error.to_string().contains("not X·A·B"), "{error}");
 }
 
@@ -213,13 +69,13 @@ fn the_planner_covers_every_module_with_rows_once_and_stays_within_its_bound() {
             rows[1] = 0;
         }
         for max_bits in [11, 12, 16] {
-            let plan = plan(Security::Standard, world.manifest.manifest(), &rows, max_bits).unwrap();
+            let plan = plan(Security::Standard, world.manifest().manifest(), &rows, max_bits).unwrap();
             plan.check(&rows).unwrap();
             for batch in &plan.batches {
                 assert!(degree_bits(Security::Standard, &vec![shape(64, 8, 192); batch.len()]) <= max_bits);
             }
         }
-        assert!(plan(Security::Standard, world.manifest.manifest(), &rows, 8).is_err());
+        assert!(plan(Security::Standard, world.manifest().manifest(), &rows, 8).is_err());
     }
 }
 
@@ -230,15 +86,15 @@ fn proving_does_not_depend_on_the_number_of_rows() {
     let mut sizes = Vec::new();
     // The first run builds the circuit, the others do not.
     for rows in [1, 15, 1500] {
-        let mut rng = StdRng::seed_from_u64(6);
+        let mut rng = rng(6);
         let calls = [world.call(rows, &[0, 1], &mut rng)];
-        let receipt = world.receipt(&calls);
+        let receipt = world.sign(&world.receipt(&calls));
         let started = std::time::Instant::now();
         let (_, proofs) = prove_session(
-            &world.manifest,
+            world.manifest(),
             &receipt,
             &calls,
-            &world.openings,
+            world.openings(),
             Security::Standard,
             DEFAULT_DEGREE_BITS,
             &circuits,
@@ -310,7 +166,7 @@ proptest! {
     #[test]
     fn any_shape_proves_and_verifies(d_in in 1usize..50, rank in 1usize..5, d_out in 1usize..50, rows in 1usize..5, seed: u64) {
         let world = World::new(&[shape(d_in, rank, d_out)], seed);
-        let calls = [world.call(rows, &[0], &mut StdRng::seed_from_u64(seed))];
-        prop_assert_eq!(verify(&world.bundle(&calls, DEFAULT_DEGREE_BITS)).unwrap(), 1);
+        let calls = [world.call(rows, &[0], &mut rng(seed))];
+        prop_assert_eq!(verify(&world.bundle(&calls).to_bytes()).unwrap(), 1);
     }
 }

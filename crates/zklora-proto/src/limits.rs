@@ -22,6 +22,9 @@ pub const MAX_CALL_ROWS: usize = 1 << 17;
 pub const MAX_TENSOR_ENTRIES: usize = 1 << 26;
 /// Most modules that one call may address, all with the same input.
 pub const MAX_CALL_MODULES: usize = 64;
+/// Most deltas of one call, in all its modules together: at eight bytes each they still fit [`MAX_PAYLOAD_BYTES`].
+/// Whoever reads a call, from a peer or from a bundle, holds no more than this many at a time.
+pub const MAX_CALL_DELTAS: usize = (MAX_PAYLOAD_BYTES / 8) as usize;
 /// Most calls of one session.
 pub const MAX_CALLS: u64 = 1 << 24;
 /// Most rows of one module in one session.

@@ -1,7 +1,7 @@
 //! The transcript: every activation that went out and every delta that came back, and the digest that binds them.
 
 use crate::TranscriptDigest;
-use crate::limits::{MAX_CALL_MODULES, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
+use crate::limits::{MAX_CALL_DELTAS, MAX_CALL_MODULES, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
 use crate::manifest::Manifest;
 
 /// One forward call: the rows of one projection input and the deltas of every module that reads it.
@@ -55,6 +55,9 @@ pub enum CallError {
         /// Its columns.
         columns: usize,
     },
+    /// Deltas that would not fit a message, and that a reader of a bundle must not be made to hold.
+    #[error("the call asks for {0} deltas in all modules together, expected at most {MAX_CALL_DELTAS}")]
+    TooManyDeltas(usize),
 }
 
 /// What a call may be before its tensors are there: rows and modules, checked against a manifest.
@@ -76,6 +79,7 @@ impl CallShape {
         }
         let entries = manifest.modules();
         let mut d_in = None;
+        let mut deltas = 0;
         for (i, &module) in modules.iter().enumerate() {
             let shape = entries
                 .get(module)
@@ -94,6 +98,11 @@ impl CallShape {
                     return Err(CallError::TooLarge { rows, columns });
                 }
             }
+            // At most MAX_CALL_MODULES times MAX_TENSOR_ENTRIES.
+            deltas += rows * shape.d_out();
+        }
+        if deltas > MAX_CALL_DELTAS {
+            return Err(CallError::TooManyDeltas(deltas));
         }
         // At least one module was seen.
         Ok(Self { rows, d_in: d_in.unwrap_or_default(), modules })
@@ -243,6 +252,24 @@ mod tests {
             assert_ne!(digest(&variant), reference);
         }
         assert_eq!(digest(&honest), reference);
+    }
+
+    #[test]
+    fn the_deltas_of_a_call_are_bounded_in_all_modules_together() {
+        let shape = crate::ModuleShape::new(1, 1, 1 << 13).unwrap();
+        let entry = |i: usize| {
+            let commitment = crate::Commitment::from_elements([0; 4]).unwrap();
+            crate::ModuleEntry::new(format!("m.{i}"), shape, 1.0, commitment).unwrap()
+        };
+        let key = crate::SecretKey::generate().public();
+        let base = crate::BaseModelDigest::from_bytes([0; 32]);
+        let manifest = Manifest::new(key, base, 0, (0..4).map(entry).collect()).unwrap();
+        let rows = MAX_TENSOR_ENTRIES / shape.d_out();
+        assert!(CallShape::new(&manifest, rows, vec![0, 1]).is_ok());
+        assert_eq!(
+            CallShape::new(&manifest, rows, vec![0, 1, 2]),
+            Err(CallError::TooManyDeltas(3 * MAX_TENSOR_ENTRIES))
+        );
     }
 
     #[test]

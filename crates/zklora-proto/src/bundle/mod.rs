@@ -103,6 +103,9 @@ pub enum BundleError {
     /// The receipt is not valid.
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
+    /// Manifest and receipt are each valid, but do not belong together.
+    #[error("the receipt names another {0} than the manifest beside it: one of the two was exchanged")]
+    Foreign(&'static str),
     /// A call is none that the manifest allows.
     #[error("transcript, call {call}: {error}")]
     Call {

@@ -147,8 +147,7 @@ fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), Bund
 /// Checks that the receipt is about this manifest.
 fn check_receipt(manifest: &SignedManifest, receipt: &SignedReceipt) -> Result<(), BundleError> {
     let (receipt, inner): (_, &Manifest) = (receipt.receipt(), manifest.manifest());
-    let mismatch =
-        |what: &str| Err(BundleError::Table(format!("the receipt names another {what} than the manifest")));
+    let mismatch = |what| Err(BundleError::Foreign(what));
     if receipt.adapter != manifest.adapter_id() {
         return mismatch("adapter");
     }

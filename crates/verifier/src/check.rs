@@ -1,0 +1,319 @@
+//! One bundle, one verdict.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use zklora_circuit::circuit::BatchVerifier;
+use zklora_circuit::plan::degree_bits;
+use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security};
+use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session};
+use zklora_proto::bundle::{Bundle, BundleError, Plan};
+use zklora_proto::{AdapterId, Manifest, ModuleEntry, ModuleShape, PublicKey, SignedManifest, SignedReceipt};
+
+use crate::slow::say_if_slow;
+
+/// What the caller knows from elsewhere and every bundle has to agree with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// The adapter that was agreed on.
+    pub adapter: Option<AdapterId>,
+    /// The key of the contributor that was agreed on.
+    pub contributor: Option<PublicKey>,
+}
+
+/// Checks bundles, one after another or from several threads; a circuit that one needed is there for the next.
+#[derive(Default)]
+pub struct Verifier {
+    pins: Pins,
+    circuits: Circuits<BatchVerifier>,
+    /// What `circuits` has, to foresee what a bundle will cost.
+    built: Mutex<HashSet<CircuitId>>,
+}
+
+impl Verifier {
+    /// A verifier that accepts only bundles that agree with `pins`.
+    pub fn new(pins: Pins) -> Self {
+        Self { pins, ..Self::default() }
+    }
+
+    /// What every bundle has to agree with.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Checks a file. Whatever is in it, this returns.
+    pub fn check_file(&self, path: &Path) -> Verdict {
+        let started = Instant::now();
+        match open(path) {
+            Ok(file) => self.check(BufReader::new(file)),
+            Err(refusal) => Verdict { declared: None, outcome: Err(refusal), time: started.elapsed() },
+        }
+    }
+
+    /// Checks a bundle that is read from anywhere.
+    pub fn check(&self, reader: impl Read + Seek) -> Verdict {
+        let started = Instant::now();
+        let mut declared = None;
+        // What a panic leaves behind is not used: the reader is dropped, a circuit is kept only once it is whole, and
+        // `declared` is set in one go.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(reader, &mut declared)))
+            .unwrap_or(Err(Refusal::Internal));
+        Verdict { declared, outcome, time: started.elapsed() }
+    }
+
+    fn outcome(
+        &self,
+        reader: impl Read + Seek,
+        declared: &mut Option<Declared>,
+    ) -> Result<VerifiedSession, Refusal> {
+        let mut bundle = Bundle::from_reader(reader).map_err(VerifySessionError::from)?;
+        let declared = declared.insert(Declared {
+            manifest: bundle.manifest().clone(),
+            receipt: bundle.receipt().clone(),
+            plan: bundle.plan().clone(),
+        });
+        let (found, contributor) = (declared.manifest.adapter_id(), *declared.manifest().contributor());
+        if let Some(pinned) = self.pins.adapter.filter(|pinned| *pinned != found) {
+            return Err(Refusal::Adapter { pinned, found });
+        }
+        if let Some(pinned) = self.pins.contributor.filter(|pinned| *pinned != contributor) {
+            return Err(Refusal::Contributor { pinned, found: contributor });
+        }
+
+        let fold_bytes = fold_bytes(declared.manifest());
+        if fold_bytes > MAX_FOLD_BYTES {
+            return Err(Refusal::FoldBytes(fold_bytes));
+        }
+        let new = self.new_circuits(declared)?;
+        let new_rows: u64 = new.values().map(|bits| 1 << bits).sum();
+        if new_rows > MAX_NEW_ROWS {
+            return Err(Refusal::NewRows(new_rows));
+        }
+        let session = say_if_slow(
+            Duration::from_secs(1),
+            || match new.values().max() {
+                Some(bits) => tracing::info!(
+                    "building the circuit for {} (up to 2^{bits} rows) and folding {} rows of transcript; circuits are \
+                     built once and serve all bundles of this run",
+                    declared.module_names(),
+                    declared.total_rows(),
+                ),
+                None => tracing::info!("folding {} rows of transcript", declared.total_rows()),
+            },
+            || verify_session(&mut bundle, &self.circuits),
+        )?;
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).extend(new.into_keys());
+        Ok(session)
+    }
+
+    /// The circuits that the plan needs and that are not built yet, each with the logarithm of its rows. One that is too
+    /// large is left out: [`verify_session`] refuses it, and says which.
+    fn new_circuits(&self, declared: &Declared) -> Result<HashMap<CircuitId, usize>, Refusal> {
+        let security: Security = declared.plan.security.parse().map_err(VerifySessionError::from)?;
+        let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = declared.manifest().modules();
+        Ok(declared
+            .plan
+            .batches
+            .iter()
+            .map(|batch| batch.iter().filter_map(|&m| entries.get(m).map(ModuleEntry::shape)).collect())
+            .map(|shapes: Vec<ModuleShape>| {
+                (CircuitId::new(security, &shapes), degree_bits(security, &shapes))
+            })
+            .filter(|(id, bits)| *bits <= MAX_DEGREE_BITS && !built.contains(id))
+            .collect())
+    }
+}
+
+/// What came of checking one bundle.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What the bundle says of itself, if it could be read so far. Its signatures are valid; that is all.
+    pub declared: Option<Declared>,
+    /// What was shown, or the first thing found wrong.
+    pub outcome: Result<VerifiedSession, Refusal>,
+    /// How long it took.
+    pub time: Duration,
+}
+
+/// What a bundle says of itself.
+#[derive(Debug, Clone)]
+pub struct Declared {
+    /// The adapter.
+    pub manifest: SignedManifest,
+    /// The session; for this manifest.
+    pub receipt: SignedReceipt,
+    /// Which proof covers which modules: every module with rows exactly once.
+    pub plan: Plan,
+}
+
+impl Declared {
+    /// What the manifest says.
+    pub fn manifest(&self) -> &Manifest {
+        self.manifest.manifest()
+    }
+
+    /// Every module with its rows in the session and the proof that covers it, if it has rows.
+    pub fn modules(&self) -> impl Iterator<Item = (&ModuleEntry, u64, Option<usize>)> {
+        let batches: HashMap<usize, usize> = (self.plan.batches.iter().enumerate())
+            .flat_map(|(batch, modules)| modules.iter().map(move |&module| (module, batch)))
+            .collect();
+        // As many as modules: no bundle opens otherwise.
+        let rows = self.receipt.receipt().rows.iter();
+        let modules = self.manifest().modules().iter().zip(rows).enumerate();
+        modules.map(move |(index, (entry, &rows))| (entry, rows, batches.get(&index).copied()))
+    }
+
+    /// Rows of all modules together.
+    pub fn total_rows(&self) -> u64 {
+        // At most MAX_MODULES times MAX_SESSION_ROWS.
+        self.receipt.receipt().rows.iter().sum()
+    }
+
+    /// The names of the modules with rows, the first few of them.
+    fn module_names(&self) -> String {
+        const SHOWN: usize = 3;
+        let names: Vec<&str> =
+            self.modules().filter(|(_, rows, _)| *rows > 0).map(|(entry, ..)| entry.name()).collect();
+        let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+        match names.len().saturating_sub(SHOWN) {
+            0 => shown,
+            more => format!("{shown} and {more} more modules"),
+        }
+    }
+}
+
+/// Why a bundle is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The file could not be opened.
+    #[error("the file cannot be opened: {0}")]
+    Open(#[from] io::Error),
+    /// A folder, a pipe or a device under the name of a bundle.
+    #[error("this is not a regular file, expected a .pf bundle")]
+    NotAFile,
+    /// The manifest is not the one that the caller knows.
+    #[error(
+        "the manifest in this bundle is not the pinned one: its adapter id is {found}, --adapter says {pinned}; it is \
+         another adapter, or the manifest was changed"
+    )]
+    Adapter {
+        /// What the caller gave.
+        pinned: AdapterId,
+        /// What the bundle has.
+        found: AdapterId,
+    },
+    /// The contributor is not the one that the caller knows.
+    #[error(
+        "the contributor of this bundle is not the pinned one: its key is {found}, --contributor says {pinned}; somebody \
+         else made it"
+    )]
+    Contributor {
+        /// What the caller gave.
+        pinned: PublicKey,
+        /// What the bundle has.
+        found: PublicKey,
+    },
+    /// Checking would take too much memory.
+    #[error("folding this manifest's modules takes {0} bytes of memory, expected at most {MAX_FOLD_BYTES}")]
+    FoldBytes(u64),
+    /// Checking would take too long.
+    #[error(
+        "the plan asks for different circuits of {0} rows in all, expected at most {MAX_NEW_ROWS}: plan equal batches, \
+         which share a circuit"
+    )]
+    NewRows(u64),
+    /// The bundle or a proof in it does not hold.
+    #[error(transparent)]
+    Session(#[from] VerifySessionError),
+    /// Something panicked.
+    #[error(
+        "internal error: the verifier failed on this bundle, which an honest bundle does not make it do; please report it \
+         together with the file"
+    )]
+    Internal,
+}
+
+impl Refusal {
+    /// What kind of thing is wrong, in one stable word for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Open(_) | Self::NotAFile => "file",
+            Self::Adapter { .. } => "adapter-pin",
+            Self::Contributor { .. } => "contributor-pin",
+            Self::FoldBytes(_) => "manifest",
+            Self::NewRows(_) => "circuit",
+            Self::Internal => "internal",
+            Self::Session(error) => match error {
+                VerifySessionError::Security(_) => "security",
+                VerifySessionError::Transcript { .. } => "transcript",
+                VerifySessionError::Circuit { .. } => "circuit",
+                VerifySessionError::Proof { .. } => "proof",
+                VerifySessionError::Bundle(error) => match error {
+                    BundleError::Manifest(_) => "manifest",
+                    BundleError::Receipt(_) | BundleError::Foreign(_) => "receipt",
+                    BundleError::Plan(_) => "plan",
+                    BundleError::Call { .. } | BundleError::Transcript { .. } => "transcript",
+                    BundleError::Io(_)
+                    | BundleError::HeaderLength { .. }
+                    | BundleError::HeaderJson(_)
+                    | BundleError::Format(_)
+                    | BundleError::Table(_)
+                    | BundleError::Length { .. }
+                    | BundleError::Digest(_) => "format",
+                },
+            },
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Refusal> {
+    // Before opening: to open a pipe would wait for a writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(Refusal::NotAFile);
+    }
+    Ok(File::open(path)?)
+}
+
+/// Memory that folding takes whatever the number of rows: for each input four sums and an element of the extension field,
+/// for each output a power of β.
+fn fold_bytes(manifest: &Manifest) -> u64 {
+    let bytes = |shape: ModuleShape| 48 * shape.d_in() as u64 + 16 * shape.d_out() as u64;
+    manifest.modules().iter().map(|module| bytes(module.shape())).sum()
+}
+
+/// Most memory that folding a bundle may take: 2 GiB, which is about 3,000 modules of 8192 x 8192.
+pub const MAX_FOLD_BYTES: u64 = 2 << 30;
+/// Most rows of circuits that are built for one bundle: a few minutes' work. Equal batches share one circuit, so that an
+/// honest plan stays far below.
+pub const MAX_NEW_ROWS: u64 = 1 << 21;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, SeekFrom};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_verdict() {
+        struct Panics;
+        impl Read for Panics {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                panic!("as plonky2 might");
+            }
+        }
+        impl Seek for Panics {
+            fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+                Ok(100)
+            }
+        }
+        let verdict = Verifier::default().check(Panics);
+        assert!(matches!(verdict.outcome, Err(Refusal::Internal)));
+        assert_eq!(verdict.outcome.unwrap_err().kind(), "internal");
+    }
+}

@@ -1,0 +1,170 @@
+//! The command `zklora-verifier`.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+use zklora_proto::{AdapterId, PublicKey};
+
+use crate::check::{Pins, Verifier};
+use crate::escape::Escaped;
+use crate::find::bundles;
+use crate::report::{BundleReport, Report};
+
+/// Verifies ZKLoRA .pf bundles, offline.
+#[derive(Debug, Parser)]
+#[command(name = "zklora-verifier", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Form of the log on stderr; RUST_LOG says how much of it there is
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Says of every bundle whether it is valid, and what that means
+    #[command(after_help = EXIT_CODES)]
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Folder whose *.pf files are verified, in the order of their names; may be repeated
+    #[arg(long = "proof-dir", value_name = "DIR", required_unless_present = "paths")]
+    pub proof_dirs: Vec<PathBuf>,
+
+    /// Bundles, or folders of bundles
+    #[arg(value_name = "FILE|DIR")]
+    pub paths: Vec<PathBuf>,
+
+    /// Adapter id that every bundle must be about, known from elsewhere
+    #[arg(long, value_name = "ID")]
+    pub adapter: Option<AdapterId>,
+
+    /// Public key of the contributor that every bundle must come from, known from elsewhere
+    #[arg(long, value_name = "KEY")]
+    pub contributor: Option<PublicKey>,
+
+    /// Print session, client and the size and time of every proof, too
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Print one JSON document on stdout instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs the command with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(cli.log_format);
+    let Command::Verify(args) = cli.command;
+    match verify(&args, &mut io::stdout().lock()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("stdout: {error}");
+            ExitCode::from(UNUSABLE)
+        }
+    }
+}
+
+/// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
+pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
+    let started = Instant::now();
+    let verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor });
+    let mut report = Report {
+        format: Report::FORMAT,
+        valid: false,
+        problems: Vec::new(),
+        bundles: Vec::new(),
+        proofs: 0,
+        seconds: 0.0,
+    };
+    for place in args.proof_dirs.iter().chain(&args.paths) {
+        let found = bundles(place).unwrap_or_else(|error| {
+            let problem = Escaped(&error.to_string()).to_string();
+            tracing::error!("{problem}");
+            report.problems.push(problem);
+            Vec::new()
+        });
+        for path in found {
+            tracing::debug!("checking {}", Escaped(&path.to_string_lossy()));
+            let bundle = BundleReport::new(&path, verifier.pins(), &verifier.check_file(&path));
+            if !args.json {
+                bundle.write_text(out, args.verbose)?;
+                out.flush()?;
+            }
+            report.proofs += bundle.batches.len();
+            report.bundles.push(bundle);
+        }
+    }
+
+    let invalid = report.bundles.iter().filter(|bundle| !bundle.valid).count();
+    let code = match (invalid, report.problems.is_empty() && !report.bundles.is_empty()) {
+        (0, true) => VALID,
+        (0, false) => UNUSABLE,
+        (_, _) => INVALID,
+    };
+    report.valid = code == VALID;
+    report.seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        let total = report.bundles.len();
+        writeln!(out, "{total} bundles: {} valid, {invalid} INVALID", total - invalid)?;
+        writeln!(out, "Done verifying {} proofs. Total time: {:.2} s", report.proofs, report.seconds)?;
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+fn init_log(format: LogFormat) {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    // A panic becomes a verdict; what it said is for a bug report.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("internal error: {}", Escaped(&panic.to_string()));
+    }));
+}
+
+/// Every bundle is valid, and there was at least one.
+const VALID: u8 = 0;
+/// At least one bundle is not valid.
+const INVALID: u8 = 1;
+/// The arguments are wrong or lead to no bundle; also what clap exits with.
+const UNUSABLE: u8 = 2;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  every bundle is valid, and at least one was found
+  1  a bundle is not valid
+  2  wrong usage, a folder without bundles, or a path that cannot be read (and no bundle that is not valid)
+
+Without --adapter and --contributor a bundle is only held against itself: it may be a perfect proof about another adapter.";

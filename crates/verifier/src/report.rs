@@ -1,0 +1,284 @@
+//! Verdicts in words and as JSON.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
+
+use crate::check::{Declared, Pins, Verdict};
+use crate::escape::Escaped;
+
+/// All that `verify --json` prints. Fields are only ever added under the same `format`.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// `zklora-verify/1`.
+    pub format: &'static str,
+    /// Whether there was at least one bundle and every bundle is valid.
+    pub valid: bool,
+    /// Paths that led to no bundle.
+    pub problems: Vec<String>,
+    /// One entry for each bundle, in the order in which they were checked.
+    pub bundles: Vec<BundleReport>,
+    /// Proofs in the valid bundles.
+    pub proofs: usize,
+    /// Wall-clock time of the whole run.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// The name of this layout.
+    pub const FORMAT: &'static str = "zklora-verify/1";
+}
+
+/// One bundle: its verdict, what was shown, and by whose word the rest holds.
+#[derive(Debug, Serialize)]
+pub struct BundleReport {
+    /// The file.
+    pub path: String,
+    /// The verdict.
+    pub valid: bool,
+    /// Why not, if it is not.
+    pub error: Option<ErrorReport>,
+    /// The adapter id. This and what follows is null where the bundle could not be read so far.
+    pub adapter: Option<AdapterId>,
+    /// The contributor's key.
+    pub contributor: Option<PublicKey>,
+    /// Which of these the caller had pinned, and found in the bundle.
+    pub pinned: Pinned,
+    /// The base model that both parties name.
+    pub base_model: Option<BaseModelDigest>,
+    /// The session.
+    pub session: Option<SessionId>,
+    /// The key of the base-model user, by the receipt's word.
+    pub client: Option<PublicKey>,
+    /// Name of the parameter set of the proofs; null unless they hold.
+    pub security: Option<&'static str>,
+    /// Forward calls.
+    pub calls: Option<u64>,
+    /// Every module of the manifest.
+    pub modules: Vec<ModuleReport>,
+    /// Every proof, if all hold.
+    pub batches: Vec<BatchReport>,
+    /// Reading, hashing and folding the transcript.
+    pub fold_seconds: Option<f64>,
+    /// All of it.
+    pub seconds: f64,
+}
+
+/// Why a bundle is not valid.
+#[derive(Debug, Serialize)]
+pub struct ErrorReport {
+    /// One stable word for what is wrong.
+    pub kind: &'static str,
+    /// The same for people, with control characters escaped.
+    pub what: String,
+}
+
+/// What the caller had pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Pinned {
+    /// The adapter id was given, and is the bundle's.
+    pub adapter: bool,
+    /// The contributor's key was given, and is the bundle's.
+    pub contributor: bool,
+}
+
+/// One module.
+#[derive(Debug, Serialize)]
+pub struct ModuleReport {
+    /// Its name.
+    pub name: String,
+    /// Input dimension.
+    pub d_in: usize,
+    /// Rank.
+    pub rank: usize,
+    /// Output dimension.
+    pub d_out: usize,
+    /// Rows of the session, by the receipt; shown by a proof only if `ok`.
+    pub rows: u64,
+    /// The proof that covers it; null if it has no rows.
+    pub batch: Option<usize>,
+    /// Whether all its rows are proved.
+    pub ok: bool,
+}
+
+/// One valid proof.
+#[derive(Debug, Serialize)]
+pub struct BatchReport {
+    /// The modules it covers.
+    pub modules: Vec<String>,
+    /// Logarithm of the circuit's rows.
+    pub degree_bits: usize,
+    /// Size of the proof.
+    pub proof_bytes: usize,
+    /// Building the circuit; next to nothing if an earlier proof of this run needed the same.
+    pub build_seconds: f64,
+    /// Checking the proof.
+    pub verify_seconds: f64,
+}
+
+impl BundleReport {
+    /// The report of a verdict on the file at `path`, where the caller had given `pins`.
+    pub fn new(path: &Path, pins: &Pins, verdict: &Verdict) -> Self {
+        let (declared, shown) = (verdict.declared.as_ref(), verdict.outcome.as_ref().ok());
+        let receipt = declared.map(|d| d.receipt.receipt());
+        let adapter = declared.map(|d| d.manifest.adapter_id());
+        let contributor = declared.map(|d| *d.manifest().contributor());
+        let name_of = |module: &usize| {
+            let entry = declared.and_then(|d| d.manifest().modules().get(*module));
+            entry.map(|entry| entry.name().to_owned())
+        };
+        Self {
+            path: path.to_string_lossy().into_owned(),
+            valid: shown.is_some(),
+            error: verdict
+                .outcome
+                .as_ref()
+                .err()
+                .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
+            adapter,
+            contributor,
+            pinned: Pinned {
+                adapter: pins.adapter.is_some() && pins.adapter == adapter,
+                contributor: pins.contributor.is_some() && pins.contributor == contributor,
+            },
+            base_model: declared.map(|d| *d.manifest().base_model()),
+            session: receipt.map(|r| r.session),
+            client: receipt.map(|r| r.client),
+            security: shown.map(|s| s.security.name()),
+            calls: receipt.map(|r| r.calls),
+            modules: declared.map(|d| modules(d, shown.is_some())).unwrap_or_default(),
+            batches: shown
+                .iter()
+                .flat_map(|s| &s.batches)
+                .map(|batch| BatchReport {
+                    modules: batch.modules.iter().filter_map(name_of).collect(),
+                    degree_bits: batch.degree_bits,
+                    proof_bytes: batch.proof_bytes,
+                    build_seconds: seconds(batch.build_time),
+                    verify_seconds: seconds(batch.verify_time),
+                })
+                .collect(),
+            fold_seconds: shown.map(|s| seconds(s.fold_time)),
+            seconds: seconds(verdict.time),
+        }
+    }
+
+    /// Rows of all modules.
+    pub fn rows(&self) -> u64 {
+        self.modules.iter().map(|module| module.rows).sum()
+    }
+
+    /// Writes the verdict for people: a line for the bundle, one for each module, and what it means.
+    pub fn write_text(&self, out: &mut dyn Write, verbose: bool) -> io::Result<()> {
+        let verdict = if self.valid { "VALID" } else { "INVALID" };
+        writeln!(out, "{}: {verdict} ({:.3} s)", Escaped(&self.path), self.seconds)?;
+        if let Some(error) = &self.error {
+            writeln!(out, "  reason: {}", error.what)?;
+        }
+        for module in &self.modules {
+            let (name, rows) = (&module.name, module.rows);
+            match (module.batch, module.ok) {
+                (Some(batch), true) => writeln!(out, "  {name}: {rows} rows, proof {batch}, ok")?,
+                (Some(batch), false) => writeln!(out, "  {name}: {rows} rows, proof {batch}, NOT PROVED")?,
+                (None, _) => writeln!(out, "  {name}: 0 rows, not called")?,
+            }
+        }
+        writeln!(out, "  means: {}", self.meaning())?;
+        if let (Some(adapter), Some(contributor), Some(base)) =
+            (self.adapter, self.contributor, self.base_model)
+        {
+            writeln!(out, "  adapter: {adapter}\n    {}", self.word_on_adapter())?;
+            writeln!(out, "  contributor: {contributor}\n    {}", self.word_on_contributor())?;
+            writeln!(
+                out,
+                "  base model: {base}\n    both parties name it; that the client ran it is not proved"
+            )?;
+        }
+        if let Some(security) = self.security {
+            writeln!(out, "  security: parameter set {security:?}")?;
+        }
+        if verbose {
+            self.write_details(out)?;
+        }
+        Ok(())
+    }
+
+    fn meaning(&self) -> String {
+        if !self.valid {
+            return "nothing in this file can be relied on".into();
+        }
+        match self.rows() {
+            0 => "both parties signed that nothing was sent in this session: it proves nothing about the adapter"
+                .into(),
+            rows => format!(
+                "both parties signed for these {rows} rows, and every delta in them is exactly X·A·B of the adapter below"
+            ),
+        }
+    }
+
+    fn word_on_adapter(&self) -> &'static str {
+        match (self.error.as_ref().map(|e| e.kind), self.pinned.adapter) {
+            (Some("adapter-pin"), _) => "NOT the one you pinned with --adapter",
+            (_, true) => "pinned: it is the one you gave with --adapter",
+            (_, false) => {
+                "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter"
+            }
+        }
+    }
+
+    fn word_on_contributor(&self) -> &'static str {
+        match (self.error.as_ref().map(|e| e.kind), self.pinned.contributor, self.pinned.adapter) {
+            (Some("contributor-pin"), ..) => "NOT the one you pinned with --contributor",
+            (_, true, _) => "pinned: it is the one you gave with --contributor",
+            (_, false, true) => "not given with --contributor, but the pinned adapter names this key",
+            (_, false, false) => {
+                "NOT PINNED: only this bundle says so; anyone can make a bundle under a key of their own, so give the key \
+                 that you know with --contributor"
+            }
+        }
+    }
+
+    fn write_details(&self, out: &mut dyn Write) -> io::Result<()> {
+        if let (Some(session), Some(client), Some(calls)) = (self.session, self.client, self.calls) {
+            writeln!(out, "  session: {session}, {calls} calls")?;
+            writeln!(out, "  client: {client}\n    by the receipt, which this key signed")?;
+        }
+        if let Some(seconds) = self.fold_seconds {
+            writeln!(out, "  transcript: read and folded in {seconds:.3} s")?;
+        }
+        for (index, batch) in self.batches.iter().enumerate() {
+            writeln!(
+                out,
+                "  proof {index}: {} modules, circuit of 2^{} rows built in {:.3} s, {} bytes checked in {:.4} s",
+                batch.modules.len(),
+                batch.degree_bits,
+                batch.build_seconds,
+                batch.proof_bytes,
+                batch.verify_seconds
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn modules(declared: &Declared, valid: bool) -> Vec<ModuleReport> {
+    declared
+        .modules()
+        .map(|(entry, rows, batch)| ModuleReport {
+            name: entry.name().into(),
+            d_in: entry.shape().d_in(),
+            rank: entry.shape().rank(),
+            d_out: entry.shape().d_out(),
+            rows,
+            batch,
+            ok: valid && batch.is_some(),
+        })
+        .collect()
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}

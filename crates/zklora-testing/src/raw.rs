@@ -1,0 +1,131 @@
+//! A bundle in its parts, valid or not.
+
+use serde::{Deserialize, Serialize};
+use zklora_proto::bundle::{BundleParts, Plan, write};
+use zklora_proto::{BundleDigest, Call, SignedManifest, SignedReceipt};
+
+/// Index of the manifest's bytes among a bundle's blobs.
+pub const MANIFEST: usize = 0;
+/// Index of the contributor's signature over the manifest.
+pub const MANIFEST_SIGNATURE: usize = 1;
+/// Index of the receipt's bytes.
+pub const RECEIPT: usize = 2;
+/// Index of the contributor's signature over the receipt.
+pub const CONTRIBUTOR_SIGNATURE: usize = 3;
+/// Index of the client's signature over the receipt.
+pub const CLIENT_SIGNATURE: usize = 4;
+/// Index of the transcript.
+pub const TRANSCRIPT: usize = 5;
+/// Index of the first proof.
+pub const PROOFS: usize = 6;
+
+/// A bundle as anyone can take it apart and put it together again: blobs and plan, with nothing checked.
+///
+/// Written independently of the format's own reader and writer, so that it can also be wrong in ways that they never are.
+#[derive(Debug, Clone)]
+pub struct RawBundle {
+    /// The header's plan.
+    pub plan: Plan,
+    /// All blobs, in the order of the constants of this module.
+    pub blobs: Vec<Vec<u8>>,
+}
+
+/// One entry of the header's table of blobs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TableEntry {
+    /// The blob's name.
+    pub name: String,
+    /// Where it begins, counted from the end of the header.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// Its BLAKE3 digest.
+    pub digest: BundleDigest,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    plan: Plan,
+    blobs: Vec<TableEntry>,
+}
+
+impl RawBundle {
+    /// The parts of a bundle that the real writer makes of these.
+    pub fn new(
+        manifest: &SignedManifest,
+        receipt: &SignedReceipt,
+        calls: &[Call],
+        plan: &Plan,
+        proofs: &[Vec<u8>],
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("session.pf");
+        write(&path, &BundleParts { manifest, receipt, calls, plan, proofs }).unwrap();
+        Self::parse(&std::fs::read(path).unwrap())
+    }
+
+    /// The parts of a well-formed bundle.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let (length, rest) = bytes.split_at(8);
+        let (header, blobs) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+        let header: Header = serde_json::from_slice(header).unwrap();
+        let blobs = header
+            .blobs
+            .iter()
+            .map(|b| blobs[b.offset as usize..(b.offset + b.length) as usize].to_vec())
+            .collect();
+        Self { plan: header.plan, blobs }
+    }
+
+    /// The bundle's bytes, with a table and digests that fit its blobs.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_bytes_with_table(|_| {})
+    }
+
+    /// The bundle's bytes, with a table that fits its blobs but for what `edit` does to it.
+    pub fn to_bytes_with_table(&self, edit: impl FnOnce(&mut Vec<TableEntry>)) -> Vec<u8> {
+        const NAMES: [&str; PROOFS] = [
+            "manifest",
+            "manifest.signature",
+            "receipt",
+            "receipt.contributor",
+            "receipt.client",
+            "transcript",
+        ];
+        let mut offset = 0;
+        let mut table = Vec::with_capacity(self.blobs.len());
+        for (index, blob) in self.blobs.iter().enumerate() {
+            let name = match NAMES.get(index) {
+                Some(name) => (*name).into(),
+                None => format!("proof.{}", index - PROOFS),
+            };
+            let length = blob.len() as u64;
+            table.push(TableEntry { name, offset, length, digest: BundleDigest::of_blob(blob) });
+            offset += length;
+        }
+        edit(&mut table);
+        let header = Header { format: "zklora-pf/1".into(), plan: self.plan.clone(), blobs: table };
+        let header = serde_json::to_vec(&header).unwrap();
+        [&(header.len() as u64).to_le_bytes()[..], &header, &self.blobs.concat()].concat()
+    }
+
+    /// The same bundle with another blob in one place.
+    pub fn with_blob(&self, index: usize, blob: Vec<u8>) -> Self {
+        let mut changed = self.clone();
+        changed.blobs[index] = blob;
+        changed
+    }
+
+    /// The same bundle with another plan.
+    pub fn with_plan(&self, batches: &[&[usize]]) -> Self {
+        let mut changed = self.clone();
+        changed.plan.batches = batches.iter().map(|batch| batch.to_vec()).collect();
+        changed
+    }
+
+    /// The proofs.
+    pub fn proofs(&self) -> &[Vec<u8>] {
+        &self.blobs[PROOFS..]
+    }
+}

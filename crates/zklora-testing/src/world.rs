@@ -1,0 +1,261 @@
+//! A contributor, a client and an adapter between them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use zklora_circuit::challenge::Challenges;
+use zklora_circuit::circuit::BatchCircuit;
+use zklora_circuit::commitment::{Opening, Salt};
+use zklora_circuit::fold::Folder;
+use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
+use zklora_circuit::prove::prove;
+use zklora_circuit::security::{CircuitId, Security};
+use zklora_circuit::session::{Circuits, ProveSessionError, prove_session};
+use zklora_proto::bundle::Plan;
+use zklora_proto::identity::Purpose;
+use zklora_proto::{
+    BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey, SessionId,
+    SignedManifest, SignedReceipt, TranscriptHasher,
+};
+
+use crate::RawBundle;
+
+/// Circuits of honest provers, shared by all tests of a process.
+static CIRCUITS: LazyLock<Circuits<BatchCircuit>> = LazyLock::new(Circuits::default);
+
+/// Everything that two parties know, secrets included.
+#[derive(Clone)]
+pub struct World {
+    contributor: Arc<SecretKey>,
+    client: Arc<SecretKey>,
+    openings: Arc<Vec<Opening>>,
+    manifest: SignedManifest,
+    max_bits: usize,
+}
+
+impl World {
+    /// Two parties and an adapter of these shapes, with modules `m.0`, `m.1`, ... and weights that follow from the seed.
+    /// Keys and salts are random.
+    pub fn new(shapes: &[ModuleShape], seed: u64) -> Self {
+        Self::with_people(Arc::new(SecretKey::generate()), Arc::new(SecretKey::generate()), shapes, seed)
+    }
+
+    /// The same two parties with another adapter of the same shapes.
+    pub fn another_adapter(&self, seed: u64) -> Self {
+        let shapes: Vec<_> = self.openings.iter().map(Opening::shape).collect();
+        Self::with_people(self.contributor.clone(), self.client.clone(), &shapes, seed)
+    }
+
+    /// The same manifest, whose contributor serves and proves the weights of another adapter instead.
+    pub fn serving(&self, other: &Self) -> Self {
+        Self { openings: other.openings.clone(), ..self.clone() }
+    }
+
+    /// The same weights under a manifest whose text was edited and then signed by the contributor.
+    pub fn with_manifest(&self, edit: impl FnOnce(&str) -> String) -> Self {
+        let text = std::str::from_utf8(self.manifest.bytes()).unwrap();
+        let edited = edit(text);
+        assert_ne!(edited, text, "the edit changes the manifest");
+        let signature = self.contributor.sign(Purpose::Manifest, edited.as_bytes());
+        Self { manifest: SignedManifest::parse(edited.into_bytes(), signature).unwrap(), ..self.clone() }
+    }
+
+    fn with_people(
+        contributor: Arc<SecretKey>,
+        client: Arc<SecretKey>,
+        shapes: &[ModuleShape],
+        seed: u64,
+    ) -> Self {
+        let mut rng = rng(seed);
+        let mut weights = |n: usize| (0..n).map(|_| rng.random_range(-2048..2048)).collect::<Vec<i16>>();
+        let openings: Vec<Opening> = shapes
+            .iter()
+            .map(|s| {
+                let (a, b) = (weights(s.d_in() * s.rank()), weights(s.rank() * s.d_out()));
+                Opening::new(*s, a, b, Salt::random(&mut rand::make_rng::<StdRng>())).unwrap()
+            })
+            .collect();
+        let modules = openings
+            .iter()
+            .enumerate()
+            .map(|(i, o)| ModuleEntry::new(format!("m.{i}"), o.shape(), 1e-6, o.commitment()).unwrap())
+            .collect();
+        let manifest = Manifest::new(contributor.public(), BaseModelDigest::from_bytes([9; 32]), 0, modules)
+            .unwrap()
+            .sign(&contributor);
+        Self { contributor, client, openings: Arc::new(openings), manifest, max_bits: DEFAULT_DEGREE_BITS }
+    }
+
+    /// The contributor's key.
+    pub fn contributor(&self) -> &SecretKey {
+        &self.contributor
+    }
+
+    /// The client's key.
+    pub fn client(&self) -> &SecretKey {
+        &self.client
+    }
+
+    /// The weights and salts that the contributor serves and proves, in the manifest's order.
+    pub fn openings(&self) -> &[Opening] {
+        &self.openings
+    }
+
+    /// The adapter's manifest.
+    pub fn manifest(&self) -> &SignedManifest {
+        &self.manifest
+    }
+
+    /// A call with random activations and true deltas.
+    pub fn call(&self, rows: usize, modules: &[usize], rng: &mut StdRng) -> Call {
+        let d_in = self.openings[modules[0]].shape().d_in();
+        let activations: Vec<i16> = (0..rows * d_in).map(|_| rng.random_range(-32767..=32767)).collect();
+        self.answer(rows, activations, modules)
+    }
+
+    /// The call that an honest contributor makes of these activations.
+    pub fn answer(&self, rows: usize, activations: Vec<i16>, modules: &[usize]) -> Call {
+        let deltas = modules
+            .iter()
+            .map(|&module| Delta { module, values: delta(&self.openings[module], &activations) })
+            .collect();
+        Call { rows, activations, deltas }
+    }
+
+    /// The receipt of these calls, true or not, with no signature yet.
+    pub fn receipt(&self, calls: &[Call]) -> Receipt {
+        let mut hasher = TranscriptHasher::new(self.openings.len());
+        assert!(calls.iter().all(|call| hasher.add(call)));
+        Receipt::new(
+            SessionId::from_bytes([1; 32]),
+            self.manifest.adapter_id(),
+            *self.manifest.manifest().base_model(),
+            self.contributor.public(),
+            self.client.public(),
+            hasher.calls(),
+            hasher.rows().to_vec(),
+            hasher.digest(),
+            1,
+            2,
+        )
+    }
+
+    /// The receipt with both parties' signatures.
+    pub fn sign(&self, receipt: &Receipt) -> SignedReceipt {
+        let bytes = receipt.to_bytes();
+        let contributor = self.contributor.sign(Purpose::ReceiptContributor, &bytes);
+        let client = self.client.sign(Purpose::ReceiptClient, &bytes);
+        SignedReceipt::parse(bytes, contributor, client).unwrap()
+    }
+
+    /// The same world, whose contributor plans circuits of at most `2^max_bits` rows, for proofs of many batches.
+    pub fn with_max_bits(self, max_bits: usize) -> Self {
+        Self { max_bits, ..self }
+    }
+
+    /// Proves as the contributor's daemon does.
+    pub fn prove(
+        &self,
+        receipt: &SignedReceipt,
+        calls: &[Call],
+    ) -> Result<(Plan, Vec<Vec<u8>>), ProveSessionError> {
+        prove_session(
+            &self.manifest,
+            receipt,
+            calls,
+            &self.openings,
+            Security::Standard,
+            self.max_bits,
+            &CIRCUITS,
+            &|_, _| {},
+        )
+    }
+
+    /// An honest bundle of a session with these calls.
+    pub fn bundle(&self, calls: &[Call]) -> RawBundle {
+        let receipt = self.sign(&self.receipt(calls));
+        let (plan, proofs) = self.prove(&receipt, calls).unwrap();
+        RawBundle::new(&self.manifest, &receipt, calls, &plan, &proofs)
+    }
+
+    /// The best bundle that a contributor can make of a false transcript that the client signs too: the proofs are real
+    /// ones, under the false receipt's challenges, for the claimed activations. They differ from what a verifier wants only
+    /// where truth does: in the deltas, which are those that the weights at hand give, or in the commitments of other
+    /// weights than the manifest's.
+    pub fn forge(&self, claimed: &[Call]) -> RawBundle {
+        let receipt = self.sign(&self.receipt(claimed));
+        let manifest = self.manifest.manifest();
+        let plan = plan(Security::Standard, manifest, &receipt.receipt().rows, self.max_bits).unwrap();
+        let shapes = |batch: &[usize]| -> Vec<ModuleShape> {
+            batch.iter().map(|&m| manifest.modules()[m].shape()).collect()
+        };
+        let ids: Vec<_> =
+            plan.batches.iter().map(|batch| CircuitId::new(Security::Standard, &shapes(batch))).collect();
+        let challenges = Challenges::derive(&receipt, &plan, &ids);
+        let mut folder = Folder::new(manifest, challenges);
+        for call in claimed {
+            let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
+            folder.add(&self.answer(call.rows, call.activations.clone(), &modules));
+        }
+        let folds = folder.finish();
+        let proofs: Vec<_> = plan
+            .batches
+            .iter()
+            .map(|batch| {
+                prove(
+                    &circuit(&shapes(batch)),
+                    &batch.iter().map(|&m| &self.openings[m]).collect::<Vec<_>>(),
+                    &batch.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
+                    challenges.beta,
+                    &mut rand::make_rng::<StdRng>(),
+                )
+                .unwrap()
+            })
+            .collect();
+        RawBundle::new(&self.manifest, &receipt, claimed, &plan, &proofs)
+    }
+}
+
+/// A shape that is known to be within its bounds.
+pub fn shape(d_in: usize, rank: usize, d_out: usize) -> ModuleShape {
+    ModuleShape::new(d_in, rank, d_out).unwrap()
+}
+
+/// A generator whose values follow from the seed.
+pub fn rng(seed: u64) -> StdRng {
+    StdRng::seed_from_u64(seed)
+}
+
+/// The circuit of a forger's batch, built once in a process.
+fn circuit(shapes: &[ModuleShape]) -> Arc<BatchCircuit> {
+    static BUILT: LazyLock<Mutex<HashMap<CircuitId, Arc<BatchCircuit>>>> = LazyLock::new(Mutex::default);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built
+        .entry(CircuitId::new(Security::Standard, shapes))
+        .or_insert_with(|| Arc::new(BatchCircuit::build(Security::Standard, shapes).unwrap()))
+        .clone()
+}
+
+/// X·A·B over the integers.
+fn delta(opening: &Opening, x: &[i16]) -> Vec<i64> {
+    let (d_in, rank, d_out) = (opening.shape().d_in(), opening.shape().rank(), opening.shape().d_out());
+    x.chunks_exact(d_in)
+        .flat_map(|row| {
+            let xa: Vec<i64> = (0..rank)
+                .map(|k| {
+                    row.iter()
+                        .zip(opening.a().chunks_exact(rank))
+                        .map(|(&x, a)| i64::from(x) * i64::from(a[k]))
+                        .sum()
+                })
+                .collect();
+            (0..d_out)
+                .map(|j| {
+                    xa.iter().enumerate().map(|(k, xa)| xa * i64::from(opening.b()[k * d_out + j])).sum()
+                })
+                .collect::<Vec<i64>>()
+        })
+        .collect()
+}
