@@ -3,7 +3,6 @@
 mod common;
 
 use common::World;
-use tokio::io::AsyncWriteExt;
 use zklora_contributor::service::Limits;
 use zklora_net::{Connection, read_frame};
 use zklora_proto::identity::Purpose;
