@@ -69,7 +69,7 @@ fn an_honest_folder_is_valid() {
             &SESSION.world.contributor().public().to_string(),
             &SESSION.world.manifest().manifest().base_model().to_string(),
             "security: parameter set \"standard\"",
-            "2 bundles: 2 valid, 0 INVALID",
+            "bundles: 2 valid, 0 INVALID",
         ],
     );
     assert!(out.find("a.pf").unwrap() < out.find("b.pf").unwrap());
@@ -91,7 +91,7 @@ fn pins_are_named_in_words() {
             "pinned: it is the one you gave with --adapter",
             "pinned: it is the one you gave with --contributor",
             "session: 0101",
-            "proof 1: 1 modules, circuit of 2^9 rows",
+            "proof 1: of m.2; circuit of 2^9 rows",
         ],
     );
     assert!(!out.contains("NOT PINNED"), "{out}");
@@ -125,7 +125,7 @@ fn one_bad_bundle_does_not_hide_the_others() {
             "4-folder.pf: INVALID",
             "this is not a regular file",
             "nothing in this file can be relied on",
-            "4 bundles: 1 valid, 3 INVALID",
+            "bundles: 1 valid, 3 INVALID",
             "Done verifying 2 proofs.",
         ],
     );
