@@ -183,7 +183,7 @@ impl Declared {
         let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
         match names.len().saturating_sub(SHOWN) {
             0 => shown,
-            more => format!("{shown} and {more} more modules"),
+            more => format!("{shown} and {more} more"),
         }
     }
 }

@@ -130,8 +130,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else {
-        let total = report.bundles.len();
-        writeln!(out, "{total} bundles: {} valid, {invalid} INVALID", total - invalid)?;
+        writeln!(out, "bundles: {} valid, {invalid} INVALID", report.bundles.len() - invalid)?;
         writeln!(out, "Done verifying {} proofs. Total time: {:.2} s", report.proofs, report.seconds)?;
     }
     out.flush()?;

@@ -252,8 +252,8 @@ impl BundleReport {
         for (index, batch) in self.batches.iter().enumerate() {
             writeln!(
                 out,
-                "  proof {index}: {} modules, circuit of 2^{} rows built in {:.3} s, {} bytes checked in {:.4} s",
-                batch.modules.len(),
+                "  proof {index}: of {}; circuit of 2^{} rows built in {:.3} s, {} bytes checked in {:.4} s",
+                batch.modules.join(", "),
                 batch.degree_bits,
                 batch.build_seconds,
                 batch.proof_bytes,

@@ -39,14 +39,15 @@ impl<T> Circuits<T> {
         build: impl FnOnce(Security, &[ModuleShape]) -> Result<T, CircuitError>,
     ) -> Result<Arc<T>, CircuitError> {
         let id = CircuitId::new(security, shapes);
-        // The lock is held while building: two threads that want the same circuit must not both build it.
-        let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(circuit) = circuits.get(&id) {
+        let built = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(circuit) = built().get(&id) {
             return Ok(circuit.clone());
         }
+        // The lock is not held while building, and nobody waits for another's circuit: building runs on rayon's threads,
+        // which would wait for ever for a lock whose holder waits for them. Two sessions that want the same circuit at the
+        // same time build it twice, and keep the first.
         let circuit = Arc::new(build(security, shapes)?);
-        circuits.insert(id, circuit.clone());
-        Ok(circuit)
+        Ok(built().entry(id).or_insert(circuit).clone())
     }
 }
 
@@ -107,21 +108,15 @@ pub fn prove_session(
     let total = plan.batches.len();
     let done = AtomicUsize::new(0);
     progress(0, total);
-    // Built one after another, each in parallel by itself: building inside the parallel loop below would hold the lock of
-    // `circuits` while a worker may steal another batch, which wants it too.
-    for modules in &plan.batches {
-        circuits.get(security, &shapes(manifest.manifest(), modules), BatchCircuit::build)?;
-    }
-    let prove_batch = |(batch, modules): (usize, &Vec<usize>)| {
-        let circuit = circuits.get(security, &shapes(manifest.manifest(), modules), BatchCircuit::build)?;
+    let prove_batch = |(batch, modules, circuit): &(usize, &Vec<usize>, Arc<BatchCircuit>)| {
         let proof = prove(
-            &circuit,
+            circuit,
             &modules.iter().map(|&m| &openings[m]).collect::<Vec<_>>(),
             &modules.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
             challenges.beta,
             &mut rand::make_rng::<StdRng>(),
         )
-        .map_err(|error| ProveSessionError::Prove { batch, error })?;
+        .map_err(|error| ProveSessionError::Prove { batch: *batch, error })?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         Ok(proof)
     };
@@ -137,9 +132,16 @@ pub fn prove_session(
     let mut proofs = Vec::with_capacity(total);
     let batches: Vec<_> = plan.batches.iter().enumerate().collect();
     for group in batches.chunks(at_once) {
-        let group: Vec<Result<_, ProveSessionError>> =
-            group.par_iter().map(|&batch| prove_batch(batch)).collect();
-        for proof in group {
+        // One after another, so that equal batches build one circuit.
+        let group = group
+            .iter()
+            .map(|&(batch, modules)| {
+                let shapes = shapes(manifest.manifest(), modules);
+                Ok((batch, modules, circuits.get(security, &shapes, BatchCircuit::build)?))
+            })
+            .collect::<Result<Vec<_>, CircuitError>>()?;
+        let proofs_of_group: Vec<Result<_, ProveSessionError>> = group.par_iter().map(prove_batch).collect();
+        for proof in proofs_of_group {
             proofs.push(proof?);
         }
     }

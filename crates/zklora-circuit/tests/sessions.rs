@@ -61,6 +61,37 @@ fn an_honest_prover_refuses_a_false_delta() {
 }
 
 #[test]
+fn sessions_of_many_batches_are_proved_side_by_side() {
+    // Five different circuits, wanted by three sessions at once on rayon's few threads: nobody may wait for a circuit
+    // while holding what its builder needs.
+    let shapes = [shape(60, 10, 60), shape(60, 9, 60), shape(60, 8, 60), shape(60, 7, 60), shape(60, 6, 60)];
+    let world = World::new(&shapes, 1);
+    let circuits = Circuits::default();
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (world, circuits) = (&world, &circuits);
+            scope.spawn(move || {
+                let calls = [world.call(1, &[0, 1, 2, 3, 4], &mut rng(seed))];
+                let receipt = world.sign(&world.receipt(&calls));
+                let (manifest, openings) = (world.manifest(), world.openings());
+                let (plan, proofs) = prove_session(
+                    manifest,
+                    &receipt,
+                    &calls,
+                    openings,
+                    Security::Standard,
+                    9,
+                    circuits,
+                    &|_, _| {},
+                )
+                .unwrap();
+                assert!(plan.batches.len() > 2 && proofs.len() == plan.batches.len());
+            });
+        }
+    });
+}
+
+#[test]
 fn the_planner_covers_every_module_with_rows_once_and_stays_within_its_bound() {
     for count in [1, 2, 5, 24] {
         let world = World::new(&vec![shape(64, 8, 192); count], 1);

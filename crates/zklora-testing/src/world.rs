@@ -48,9 +48,9 @@ impl World {
         Self::with_people(self.contributor.clone(), self.client.clone(), &shapes, seed)
     }
 
-    /// The same manifest, whose contributor serves and proves the weights of another adapter instead.
-    pub fn serving(&self, other: &Self) -> Self {
-        Self { openings: other.openings.clone(), ..self.clone() }
+    /// The same manifest, whose contributor serves and proves these weights instead of those it committed to.
+    pub fn serving(&self, openings: Vec<Opening>) -> Self {
+        Self { openings: Arc::new(openings), ..self.clone() }
     }
 
     /// The same weights under a manifest whose text was edited and then signed by the contributor.
@@ -96,6 +96,12 @@ impl World {
     /// The client's key.
     pub fn client(&self) -> &SecretKey {
         &self.client
+    }
+
+    /// A copy of [`World::openings`].
+    pub fn copy_openings(&self) -> Vec<Opening> {
+        let copy = |o: &Opening| Opening::new(o.shape(), o.a().to_vec(), o.b().to_vec(), o.salt().clone());
+        self.openings.iter().map(|opening| copy(opening).unwrap()).collect()
     }
 
     /// The weights and salts that the contributor serves and proves, in the manifest's order.

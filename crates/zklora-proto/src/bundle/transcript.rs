@@ -62,7 +62,7 @@ pub(super) fn decode<E: From<BundleError>>(
     manifest: &Manifest,
     mut visit: impl FnMut(Call) -> Result<(), E>,
 ) -> Result<(), E> {
-    let calls = u64::from_le_bytes(read_array(&mut blob).map_err(BundleError::from)?);
+    let calls = u64::from_le_bytes(read_array(&mut blob)?);
     if calls > MAX_CALLS {
         return Err(transcript_error(0, format!("{calls} calls, expected at most {MAX_CALLS}")).into());
     }

@@ -1,0 +1,275 @@
+//! The command `zklora-verifier`, as people and scripts run it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::SESSION;
+use serde_json::Value;
+use tempfile::TempDir;
+use zklora_testing::{RawBundle, World, shape};
+
+fn run<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap()
+}
+
+fn verify(folder: &TempDir, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let folder = folder.path().to_str().unwrap();
+    let output = run(&[&["verify", "--proof-dir", folder][..], arguments].concat());
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap()
+}
+
+fn folder(bundles: &[(&str, &RawBundle)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bundle) in bundles {
+        fs::write(folder.path().join(name), bundle.to_bytes()).unwrap();
+    }
+    folder
+}
+
+/// The session's bundle with a byte of its second proof changed and the digest made to fit.
+fn bad() -> RawBundle {
+    let mut bad = SESSION.bundle.clone();
+    bad.blobs.last_mut().unwrap()[5000] ^= 1;
+    bad
+}
+
+fn contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+}
+
+#[test]
+fn an_honest_folder_is_valid() {
+    let folder = folder(&[("b.pf", &SESSION.bundle), ("a.pf", &SESSION.bundle)]);
+    fs::write(folder.path().join("notes.txt"), "not a bundle").unwrap();
+    let (code, out, _) = verify(&folder, &[]);
+    assert_eq!(code, Some(0), "{out}");
+    contains(
+        &out,
+        &[
+            "a.pf: VALID",
+            "m.0: 4 rows, proof 0, ok",
+            "m.2: 2 rows, proof 1, ok",
+            "both parties signed for these 9 rows",
+            "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter",
+            "NOT PINNED: only this bundle says so; anyone can make a bundle",
+            &SESSION.world.manifest().adapter_id().to_string(),
+            &SESSION.world.contributor().public().to_string(),
+            &SESSION.world.manifest().manifest().base_model().to_string(),
+            "security: parameter set \"standard\"",
+            "bundles: 2 valid, 0 INVALID",
+        ],
+    );
+    assert!(out.find("a.pf").unwrap() < out.find("b.pf").unwrap());
+    let last = out.lines().last().unwrap();
+    assert!(last.starts_with("Done verifying 4 proofs. Total time: ") && last.ends_with(" s"), "{last}");
+}
+
+#[test]
+fn pins_are_named_in_words() {
+    let folder = folder(&[("a.pf", &SESSION.bundle)]);
+    let adapter = SESSION.world.manifest().adapter_id().to_string();
+    let contributor = SESSION.world.contributor().public().to_string();
+    let (code, out, _) =
+        verify(&folder, &["--adapter", &adapter, "--contributor", &contributor, "--verbose"]);
+    assert_eq!(code, Some(0));
+    contains(
+        &out,
+        &[
+            "pinned: it is the one you gave with --adapter",
+            "pinned: it is the one you gave with --contributor",
+            "session: 0101",
+            "proof 1: of m.2; circuit of 2^9 rows",
+        ],
+    );
+    assert!(!out.contains("NOT PINNED"), "{out}");
+    let (_, out, _) = verify(&folder, &["--adapter", &adapter]);
+    contains(&out, &["not given with --contributor, but the pinned adapter names this key"]);
+
+    let other = "ab".repeat(32);
+    let (code, out, _) = verify(&folder, &["--adapter", &other]);
+    assert_eq!(code, Some(1));
+    contains(&out, &["INVALID", "is not the pinned one", &other, "NOT the one you pinned with --adapter"]);
+    let (code, out, _) = verify(&folder, &["--contributor", &other]);
+    assert_eq!(code, Some(1));
+    contains(&out, &["INVALID", "the contributor of this bundle is not the pinned one", &other]);
+}
+
+#[test]
+fn one_bad_bundle_does_not_hide_the_others() {
+    let folder = folder(&[("1-bad.pf", &bad()), ("2-good.pf", &SESSION.bundle)]);
+    fs::write(folder.path().join("3-junk.pf"), "junk").unwrap();
+    fs::create_dir(folder.path().join("4-folder.pf")).unwrap();
+    let (code, out, _) = verify(&folder, &[]);
+    assert_eq!(code, Some(1));
+    contains(
+        &out,
+        &[
+            "1-bad.pf: INVALID",
+            "reason: proof 1 (of m.2)",
+            "m.2: 2 rows, proof 1, NOT PROVED",
+            "2-good.pf: VALID",
+            "3-junk.pf: INVALID",
+            "4-folder.pf: INVALID",
+            "this is not a regular file",
+            "nothing in this file can be relied on",
+            "bundles: 1 valid, 3 INVALID",
+            "Done verifying 2 proofs.",
+        ],
+    );
+}
+
+#[test]
+fn files_and_folders_may_be_named_directly() {
+    let folder = folder(&[("a.pf", &SESSION.bundle), ("b.pf", &bad())]);
+    let good = folder.path().join("a.pf");
+    assert_eq!(run(&["verify".as_ref(), good.as_os_str()]).status.code(), Some(0));
+    assert_eq!(run(&["verify".as_ref(), folder.path().as_os_str()]).status.code(), Some(1));
+}
+
+#[test]
+fn what_leads_to_no_bundle_is_exit_2() {
+    let empty = tempfile::tempdir().unwrap();
+    let (code, out, err) = verify(&empty, &[]);
+    assert_eq!(code, Some(2));
+    contains(&err, &["no bundle found, expected files named *.pf"]);
+    contains(&out, &["Done verifying 0 proofs."]);
+
+    let missing = empty.path().join("missing");
+    let output = run(&["verify".as_ref(), "--proof-dir".as_ref(), missing.as_os_str()]);
+    assert_eq!(output.status.code(), Some(2));
+    contains(&text(output.stderr), &["missing: No such file"]);
+
+    for wrong in
+        [&["verify"][..], &["verify", "--adapter", "12", "x"], &["verify", "--no-such-flag", "x"], &[]]
+    {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    contains(&text(run(&["verify", "--adapter", "12", "x"]).stderr), &["64 hexadecimal digits"]);
+
+    // A good bundle beside a folder without any: something that was asked for was not verified.
+    let good = folder(&[("a.pf", &SESSION.bundle)]);
+    let (code, out, _) = verify(&good, &["--proof-dir", empty.path().to_str().unwrap()]);
+    assert_eq!(code, Some(2));
+    contains(&out, &["a.pf: VALID"]);
+}
+
+#[test]
+fn json_is_one_document_and_nothing_else() {
+    let folder = folder(&[("a.pf", &SESSION.bundle), ("b.pf", &bad())]);
+    let adapter = SESSION.world.manifest().adapter_id().to_string();
+    let (code, out, _) = verify(&folder, &["--json", "--adapter", &adapter, "--verbose"]);
+    assert_eq!(code, Some(1));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["format"], "zklora-verify/1");
+    assert_eq!(report["valid"], false);
+    assert_eq!(report["proofs"], 2);
+    assert!(report["seconds"].as_f64().unwrap() > 0.0);
+    let good = &report["bundles"][0];
+    assert!(good["path"].as_str().unwrap().ends_with("a.pf"));
+    assert_eq!((&good["valid"], &good["error"]), (&Value::Bool(true), &Value::Null));
+    assert_eq!(good["adapter"], adapter);
+    assert_eq!(good["contributor"], SESSION.world.contributor().public().to_string());
+    assert_eq!(good["client"], SESSION.world.client().public().to_string());
+    assert_eq!(good["session"], "01".repeat(32));
+    assert_eq!(good["base_model"], "09".repeat(32));
+    assert_eq!(good["pinned"], serde_json::json!({"adapter": true, "contributor": false}));
+    assert_eq!(good["security"], "standard");
+    assert_eq!(
+        good["modules"][2],
+        serde_json::json!({"name": "m.2", "d_in": 40, "rank": 10, "d_out": 48, "rows": 2, "batch": 1, "ok": true})
+    );
+    let batch = &good["batches"][0];
+    assert_eq!(batch["modules"], serde_json::json!(["m.0", "m.1"]));
+    assert_eq!(batch["degree_bits"], 9);
+    assert_eq!(batch["proof_bytes"], SESSION.bundle.proofs()[0].len());
+    assert!(batch["build_seconds"].is_f64() && batch["verify_seconds"].is_f64());
+    let bad = &report["bundles"][1];
+    assert_eq!((&bad["valid"], &bad["error"]["kind"]), (&Value::Bool(false), &"proof".into()));
+    contains(bad["error"]["what"].as_str().unwrap(), &["proof 1 (of m.2)"]);
+    assert_eq!(bad["modules"][0]["ok"], false);
+
+    let empty = tempfile::tempdir().unwrap();
+    let (code, out, _) = verify(&empty, &["--json"]);
+    assert_eq!(code, Some(2));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["valid"], &report["bundles"]), (&Value::Bool(false), &serde_json::json!([])));
+    contains(report["problems"][0].as_str().unwrap(), &["no bundle found"]);
+}
+
+#[test]
+fn the_log_goes_to_stderr_in_either_form() {
+    let folder = folder(&[("a.pf", &SESSION.bundle)]);
+    let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
+        .args(["verify", "--log-format", "json", "--json"])
+        .arg(folder.path())
+        .env("RUST_LOG", "zklora_verifier=debug")
+        .output()
+        .unwrap();
+    serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let log = text(output.stderr);
+    assert!(!log.is_empty());
+    for line in log.lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["level"], "DEBUG", "{line}");
+    }
+}
+
+#[test]
+fn help_says_what_the_exit_codes_mean() {
+    for arguments in [&["--help"][..], &["verify", "--help"]] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        contains(
+            &text(output.stdout),
+            &[
+                "0  every bundle is valid, and at least one was found",
+                "1  a bundle is not valid",
+                "2  wrong usage",
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_session_without_rows_proves_nothing_and_says_so() {
+    let world = World::new(&[shape(8, 2, 8)], 1);
+    let (code, out, _) = verify(&folder(&[("a.pf", &world.bundle(&[]))]), &[]);
+    assert_eq!(code, Some(0));
+    contains(&out, &["m.0: 0 rows, not called", "it proves nothing about the adapter", "verifying 0 proofs"]);
+}
+
+#[test]
+fn names_of_files_do_not_act_on_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("\x1b[2Jx.pf"), "junk").unwrap();
+    let (code, out, _) = verify(&folder, &[]);
+    assert_eq!(code, Some(1));
+    contains(&out, &["\\u{1b}[2Jx.pf: INVALID"]);
+    assert!(!out.contains('\x1b'));
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let folder = folder(&[("b.pf", &SESSION.bundle)]);
+    let pipe = folder.path().join("a.pf");
+    let made = Command::new("mkfifo").arg(Path::new(&pipe)).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no mkfifo here");
+        return;
+    }
+    let (code, out, _) = verify(&folder, &[]);
+    assert_eq!(code, Some(1));
+    contains(&out, &["a.pf: INVALID", "this is not a regular file", "b.pf: VALID"]);
+}

@@ -1,0 +1,62 @@
+//! What the verifier's tests share: an honest session and the assertion that a bundle is refused for the right reason.
+
+#![allow(dead_code, reason = "each test binary uses a part of this")]
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use zklora_proto::Call;
+use zklora_testing::{RawBundle, World, rng, shape};
+use zklora_verifier::{BundleReport, Pins, Verdict, Verifier};
+
+/// An honest session: three modules, three calls, two proofs.
+pub struct Session {
+    pub world: World,
+    pub calls: Vec<Call>,
+    pub bundle: RawBundle,
+}
+
+pub static SESSION: LazyLock<Session> = LazyLock::new(|| {
+    // Together too many rows for a circuit of 2^9, so that the plan has two batches: m.0 with m.1, and m.2.
+    let world = World::new(&[shape(60, 10, 60), shape(60, 10, 60), shape(40, 10, 48)], 1).with_max_bits(9);
+    let mut rng = rng(2);
+    let calls =
+        vec![world.call(3, &[0, 1], &mut rng), world.call(2, &[2], &mut rng), world.call(1, &[0], &mut rng)];
+    let bundle = world.bundle(&calls);
+    assert_eq!(bundle.plan.batches, [vec![0, 1], vec![2]]);
+    Session { world, calls, bundle }
+});
+
+/// A verifier without pins, which keeps its circuits for all tests of a process.
+pub static VERIFIER: LazyLock<Verifier> = LazyLock::new(Verifier::default);
+
+pub fn verdict(bundle: &[u8]) -> Verdict {
+    VERIFIER.check(Cursor::new(bundle))
+}
+
+pub fn accepted(bundle: &[u8]) {
+    let verdict = verdict(bundle);
+    assert!(verdict.outcome.is_ok(), "{}", verdict.outcome.unwrap_err());
+}
+
+/// Asserts that the bundle is refused, for this kind of reason and in these words.
+pub fn refused(case: &str, bundle: &[u8], kind: &str, words: &[&str]) {
+    refused_by(&VERIFIER, case, bundle, kind, words);
+}
+
+/// Asserts the same of a verifier with pins.
+pub fn refused_pinned(pins: Pins, case: &str, bundle: &[u8], kind: &str, words: &[&str]) {
+    refused_by(&Verifier::new(pins), case, bundle, kind, words);
+}
+
+fn refused_by(verifier: &Verifier, case: &str, bundle: &[u8], kind: &str, words: &[&str]) {
+    let report = BundleReport::new(Path::new("x.pf"), verifier.pins(), &verifier.check(Cursor::new(bundle)));
+    assert!(!report.valid, "{case}: accepted");
+    let error = report.error.unwrap();
+    assert_eq!(error.kind, kind, "{case}: {}", error.what);
+    for word in words {
+        assert!(error.what.contains(word), "{case}: {:?} does not say {word:?}", error.what);
+    }
+    assert!(report.modules.iter().all(|module| !module.ok), "{case}: a module is ok");
+}
