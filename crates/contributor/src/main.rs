@@ -1,2 +1,164 @@
-//! placeholder
-fn main() {}
+//! `zklora-contributor`: see the library's documentation.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use serde_json::json;
+use tracing::info;
+use zklora_circuit::security::Security;
+use zklora_cli::Logging;
+use zklora_contributor::prover::Prover;
+use zklora_contributor::server::serve;
+use zklora_contributor::service::{Limits, Service};
+use zklora_contributor::state::State;
+use zklora_net::Listener;
+use zklora_proto::Address;
+
+/// Serves a private LoRA adapter's deltas and proves them.
+#[derive(Parser)]
+#[command(version, after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Init(Init),
+    Serve(Serve),
+}
+
+/// Makes the state of an adapter: identity key, salts, commitments and the signed manifest.
+#[derive(Args)]
+#[command(
+    after_help = "Example: zklora-contributor init --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --state a-state"
+)]
+struct Init {
+    /// Folder of the base model, in Hugging Face layout.
+    #[arg(long, value_name = "DIR")]
+    base_model: PathBuf,
+    /// Folder of the adapter, as PEFT writes it.
+    #[arg(long, value_name = "DIR")]
+    lora: PathBuf,
+    /// Folder for the state; it holds secrets and is made with access for its owner only.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM), then finishes its proofs.
+#[derive(Args)]
+#[command(
+    after_help = "Example: zklora-contributor serve --state a-state --listen 127.0.0.1:30000 --out-dir a-out"
+)]
+struct Serve {
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// UDP address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:30000")]
+    listen: SocketAddr,
+    /// Folder for the bundles.
+    #[arg(long, value_name = "DIR")]
+    out_dir: PathBuf,
+    /// Parameter set of the proofs.
+    #[arg(long, default_value_t = String::from(Security::default().name()))]
+    security: String,
+    /// Threads for proving; 0 takes one for each core.
+    #[arg(long, default_value_t = 0)]
+    proving_threads: usize,
+    /// Print the address as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // A core file would hold the weights and the private key.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("warning: core files cannot be switched off: {error}");
+    }
+    zklora_cli::run(&cli.logging, || match cli.command {
+        Command::Init(args) => init(&args),
+        Command::Serve(args) => {
+            tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(run(&args))
+        }
+    })
+}
+
+fn init(args: &Init) -> anyhow::Result<()> {
+    let state = State::create(&args.state, &args.base_model, &args.lora)?;
+    let manifest = state.manifest.manifest();
+    if args.json {
+        let summary = json!({
+            "adapter": state.manifest.adapter_id(),
+            "contributor": manifest.contributor(),
+            "base_model": manifest.base_model(),
+            "modules": manifest.modules().iter().map(|m| m.name()).collect::<Vec<_>>(),
+        });
+        println!("{summary}");
+    } else {
+        println!("adapter      {}", state.manifest.adapter_id());
+        println!("contributor  {}", manifest.contributor());
+        println!("base model   {}", manifest.base_model());
+        println!("modules      {}", manifest.modules().len());
+        println!(
+            "Give the adapter id and the contributor's key to your buyers; keep {} to yourself.",
+            args.state.display()
+        );
+    }
+    Ok(())
+}
+
+async fn run(args: &Serve) -> anyhow::Result<()> {
+    let security: Security = args.security.parse()?;
+    let state = Arc::new(State::open(&args.state)?);
+    let listener = Listener::bind(&state.key, args.listen)?;
+    let local = listener.local_address().context("asking for the listening address")?;
+    let prover = Prover::start(state.clone(), args.out_dir.clone(), security, args.proving_threads)?;
+    let service = Arc::new(Service::new(state.clone(), Limits::default(), prover)?);
+    let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
+    if args.json {
+        println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
+    } else {
+        println!("{address}");
+    }
+    info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
+
+    serve(&listener, service.clone(), shutdown()).await;
+    info!("stopping: finishing the proofs of finished sessions; stop again to give them up");
+    tokio::select! {
+        drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs")?,
+        () = shutdown() => anyhow::bail!("stopped before all finished sessions were proved"),
+    }
+    Ok(())
+}
+
+/// The host part of an address: an IPv6 address in brackets.
+fn host_of(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}
+
+/// Completes at the next Ctrl-C or SIGTERM.
+async fn shutdown() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

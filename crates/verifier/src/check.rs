@@ -250,6 +250,7 @@ impl Refusal {
             Self::NewRows(_) => "circuit",
             Self::Internal => "internal",
             Self::Session(error) => match error {
+                VerifySessionError::Empty => "transcript",
                 VerifySessionError::Security(_) => "security",
                 VerifySessionError::Transcript { .. } => "transcript",
                 VerifySessionError::Circuit { .. } => "circuit",

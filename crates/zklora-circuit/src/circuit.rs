@@ -3,6 +3,8 @@
 //! Public inputs, in this order: β¹ to β²⁰; then for each module `C_m` (4 elements), `a_m` (2·d_in) and `s_m` (2). The
 //! verifier computes all of them itself, so that none is taken from the prover. Witness: A, B and the salt of each module.
 
+use std::collections::BTreeSet;
+
 use plonky2::field::types::Field;
 use plonky2::hash::poseidon::PoseidonHash;
 use plonky2::iop::target::Target;
@@ -130,16 +132,19 @@ impl BatchVerifier {
 pub fn rows(security: Security, shapes: &[ModuleShape]) -> usize {
     /// Absorbed by one Poseidon row.
     const RATE: usize = 8;
-    /// Public-input gate and constants.
-    const FIXED: usize = 3;
+    const PUBLIC_INPUT_GATE: usize = 1;
+    /// Constants of one constant row.
+    const CONSTANTS: usize = 2;
     let mut public_inputs = 2 * WEIGHTS;
-    let mut rows = masking::rows(security) + FIXED;
+    let mut rows = masking::rows(security) + PUBLIC_INPUT_GATE;
+    let mut constants = BTreeSet::from([0, 1]);
     for shape in shapes {
         let weight_rows = weight_rows(*shape);
+        constants.extend(header(*shape));
         rows += weight_rows + (2 * RATE / 2 + WORDS * weight_rows).div_ceil(RATE);
         public_inputs += 4 + 2 * shape.d_in() + 2;
     }
-    rows + public_inputs.div_ceil(RATE)
+    rows + public_inputs.div_ceil(RATE) + constants.len().div_ceil(CONSTANTS)
 }
 
 /// Rows of [`WeightGate`] that a module takes.

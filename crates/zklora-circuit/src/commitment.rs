@@ -14,7 +14,7 @@ use zklora_proto::limits::WEIGHT_BITS;
 use zklora_proto::{Commitment, ModuleShape};
 
 use crate::F;
-use crate::gate::{BIAS, WEIGHTS, WEIGHTS_PER_WORD};
+use crate::gate::{BIAS, WEIGHTS, WEIGHTS_PER_WORD, WORDS};
 
 /// The first element of every commitment's input: ASCII "zkloraC1".
 pub const DOMAIN: u64 = u64::from_be_bytes(*b"zkloraC1");
@@ -85,7 +85,10 @@ impl Opening {
 
     /// The commitment that this opens.
     pub fn commitment(&self) -> Commitment {
-        let mut input = Zeroizing::new(header(self.shape).to_vec());
+        // With room for all of it, so that growing leaves no copies behind.
+        let words = 2 * 4 + WORDS * crate::circuit::weight_rows(self.shape);
+        let mut input = Zeroizing::new(Vec::with_capacity(words));
+        input.extend(header(self.shape));
         input.extend(self.salt.0);
         for row in self.rows() {
             input.extend(pack(&row));

@@ -8,8 +8,9 @@
 //!    each leaf of the wires tree with 128 bits.
 //! 2. [`free_rows`] rows without a gate are random in every other column: for the values of wire columns that are opened
 //!    directly, one for each query and D at ζ, with a margin that leaves entropy for the quotient.
-//! 3. [`pairs`] pairs of rows are tied, wire by wire, by copy constraints and random: for the openings of Z and its partial
-//!    products, one for each query and D each at ζ and gζ.
+//! 3. [`pairs`] pairs of rows are tied, wire by wire, by copy constraints and random: for what is revealed of Z and its
+//!    partial products. A pair randomises one value of each Z. Each query opens Z(x), and the opened quotient gives
+//!    Z(gx) away (three equations for the three Zs); D values each are opened at ζ and gζ.
 //!
 //! `docs/zero-knowledge.md` gives the argument and says what of it is heuristic.
 
@@ -34,7 +35,7 @@ pub const fn free_rows(security: Security) -> usize {
 
 /// Number of tied pairs of rows.
 pub const fn pairs(security: Security) -> usize {
-    security.queries() + 2 * D
+    2 * (security.queries() + D)
 }
 
 /// Rows of a circuit that masking takes.

@@ -9,6 +9,7 @@ use plonky2::plonk::prover::prove_with_partition_witness;
 use plonky2::util::serialization::Write;
 use plonky2::util::timing::TimingTree;
 use rand::CryptoRng;
+use zeroize::Zeroize;
 
 use crate::circuit::{BatchCircuit, ModuleLayout};
 use crate::commitment::{Opening, pack};
@@ -86,6 +87,13 @@ pub(crate) struct Row {
     pub(crate) words: Vec<u64>,
     pub(crate) digits: Vec<u64>,
     pub(crate) acc_out: E,
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.words.zeroize();
+        self.digits.zeroize();
+    }
 }
 
 impl ModuleRows {

@@ -180,6 +180,9 @@ pub enum VerifySessionError {
     /// The file is no valid bundle.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// A session without rows.
+    #[error("the session has no rows, so that nothing is proved")]
+    Empty,
     /// Proofs of parameters that this verifier does not know.
     #[error(transparent)]
     Security(#[from] UnknownSecurity),
@@ -229,6 +232,9 @@ pub fn verify_session<R: Read + Seek>(
     for (batch, modules) in plan.batches.iter().enumerate() {
         BatchCircuit::check_size(security, &shapes(manifest.manifest(), modules))
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+    }
+    if plan.batches.is_empty() {
+        return Err(VerifySessionError::Empty);
     }
     let ids = circuit_ids(manifest.manifest(), &plan, security);
     let challenges = Challenges::derive(&receipt, &plan, &ids);

@@ -163,6 +163,18 @@ fn two_processes_build_the_same_circuit() {
 }
 
 #[test]
+fn rows_are_counted_exactly_at_the_edge_of_a_power_of_two() {
+    let counted = |d_out| rows(Security::Standard, &[shape(100, 4, d_out)]);
+    // The largest output that still fits 2^11 rows, and the next.
+    let last = (1..).step_by(20).take_while(|&d_out| counted(d_out) <= 1 << 11).last().unwrap();
+    assert!(counted(last) + 12 > 1 << 11, "{} is not near the edge", counted(last));
+    for (d_out, bits) in [(last, 11), (last + 20, 12)] {
+        let circuit = BatchCircuit::build(Security::Standard, &[shape(100, 4, d_out)]).unwrap();
+        assert_eq!(circuit.degree_bits(), bits, "{} rows", counted(d_out));
+    }
+}
+
+#[test]
 fn rows_are_counted_as_they_are_built() {
     for shapes in
         [vec![shape(1, 1, 1)], vec![shape(768, 8, 2304)], vec![shape(64, 8, 192), shape(256, 8, 64)]]

@@ -19,6 +19,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Dialling gives up after this long.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A request that has no answer after this long has failed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests that a peer may have under way at once.
 const MAX_STREAMS: u32 = 64;
 /// Bytes that a peer may send ahead of their being read, for each stream and for the connection.
@@ -153,13 +155,23 @@ impl Connection {
     pub async fn dial(key: &SecretKey, to: &Address) -> Result<Self, DialError> {
         let host = to.host.trim_start_matches('[').trim_end_matches(']');
         let resolve = |reason: String| DialError::Resolve { host: to.host.clone(), reason };
-        let address = tokio::net::lookup_host((host, to.port))
-            .await
-            .map_err(|e| resolve(e.to_string()))?
-            .next()
-            .ok_or_else(|| resolve("it has no address".into()))?;
+        let mut addresses: Vec<SocketAddr> =
+            tokio::net::lookup_host((host, to.port)).await.map_err(|e| resolve(e.to_string()))?.collect();
+        // `localhost` is both, and contributors listen on 127.0.0.1 unless told otherwise.
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        let mut last = resolve("it has no address".into());
+        for address in addresses {
+            match Self::dial_at(key, to.key, address).await {
+                // Someone who holds another key may not be the only one at this name.
+                Err(error) => last = error,
+                connected => return connected,
+            }
+        }
+        Err(last)
+    }
 
-        let (tls, verifier) = tls::client(key, to.key).map_err(|e| DialError::Local(e.to_string()))?;
+    async fn dial_at(key: &SecretKey, pinned: PublicKey, address: SocketAddr) -> Result<Self, DialError> {
+        let (tls, verifier) = tls::client(key, pinned).map_err(|e| DialError::Local(e.to_string()))?;
         let crypto = QuicClientConfig::try_from(tls).map_err(|e| DialError::Local(e.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(crypto));
         let mut transport = transport();
@@ -171,7 +183,7 @@ impl Connection {
         };
         let endpoint = quinn::Endpoint::client(any).map_err(|e| DialError::Local(e.to_string()))?;
         let failed = |reason: String| match verifier.foreign() {
-            Some(found) => DialError::ForeignKey { address, found, expected: to.key },
+            Some(found) => DialError::ForeignKey { address, found, expected: pinned },
             None => DialError::Failed { address, reason },
         };
         // The name is not used: keys are pinned, not names.
@@ -182,7 +194,7 @@ impl Connection {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Ok(Ok(connection)) => connection,
         };
-        Ok(Self { inner, peer: to.key, address, _endpoint: Some(endpoint) })
+        Ok(Self { inner, peer: pinned, address, _endpoint: Some(endpoint) })
     }
 
     /// The peer's key.
@@ -201,11 +213,21 @@ impl Connection {
         request: &Request,
         payload: &[u8],
     ) -> Result<(Response, Vec<u8>), FrameError> {
-        let (mut send, mut receive) = self.inner.open_bi().await.map_err(lost)?;
-        write_frame(&mut send, request, payload).await?;
-        // Cannot fail: the stream was not finished or reset before.
-        let _ = send.finish();
-        read_frame(&mut receive, MAX_PAYLOAD_BYTES).await
+        let exchange = async {
+            let (mut send, mut receive) = self.open().await?;
+            write_frame(&mut send, request, payload).await?;
+            // Cannot fail: the stream was not finished or reset before.
+            let _ = send.finish();
+            read_frame(&mut receive, MAX_PAYLOAD_BYTES).await
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, exchange)
+            .await
+            .unwrap_or(Err(FrameError::NoAnswer(REQUEST_TIMEOUT)))
+    }
+
+    /// Opens the streams of a request.
+    pub async fn open(&self) -> Result<(quinn::SendStream, quinn::RecvStream), FrameError> {
+        self.inner.open_bi().await.map_err(lost)
     }
 
     /// The next request's streams, from the peer that dialled; an error once the connection is closed.

@@ -28,6 +28,9 @@ pub enum FrameError {
     /// The peer stopped in the middle.
     #[error("the peer hung up in the middle of a frame")]
     CutOff,
+    /// The peer does not answer.
+    #[error("the peer has not answered within {0:?}")]
+    NoAnswer(std::time::Duration),
     /// The peer went on after the end.
     #[error("the peer sent bytes after the end of the frame")]
     Excess,
@@ -54,19 +57,34 @@ pub async fn write_frame(
     stream.flush().await.map_err(FrameError::Io)
 }
 
-/// Receives the one message of a stream, with a payload of at most `max_payload` bytes. Memory grows with what arrives, not
-/// with what is claimed.
+/// Receives the one message of a stream, with a payload of at most `max_payload` bytes.
 pub async fn read_frame<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     max_payload: u64,
 ) -> Result<(T, Vec<u8>), FrameError> {
+    let header = read_header(stream).await?;
+    Ok((header, read_payload(stream, max_payload).await?))
+}
+
+/// Receives the header of a message, so that it can be refused before its payload is read.
+pub async fn read_header<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<T, FrameError> {
     let length = stream.read_u32_le().await.map_err(cut_off)?;
     if length as usize > MAX_MESSAGE_HEADER_BYTES {
         return Err(FrameError::HeaderTooLarge { claimed: length.into() });
     }
     let mut header = vec![0; length as usize];
     stream.read_exact(&mut header).await.map_err(cut_off)?;
-    let header = serde_json::from_slice(&header).map_err(|e| FrameError::Header(e.to_string()))?;
+    serde_json::from_slice(&header).map_err(|e| FrameError::Header(e.to_string()))
+}
+
+/// Receives what follows the header: a payload of at most `max_payload` bytes and the end of the stream. Memory grows with
+/// what arrives, not with what is claimed.
+pub async fn read_payload(
+    stream: &mut (impl AsyncRead + Unpin),
+    max_payload: u64,
+) -> Result<Vec<u8>, FrameError> {
     let claimed = stream.read_u64_le().await.map_err(cut_off)?;
     if claimed > max_payload {
         return Err(FrameError::PayloadTooLarge { claimed, max: max_payload });
@@ -79,7 +97,7 @@ pub async fn read_frame<T: DeserializeOwned>(
     if stream.read(&mut [0]).await.map_err(FrameError::Io)? != 0 {
         return Err(FrameError::Excess);
     }
-    Ok((header, payload))
+    Ok(payload)
 }
 
 fn cut_off(error: std::io::Error) -> FrameError {

@@ -11,4 +11,4 @@ pub mod frame;
 mod tls;
 
 pub use endpoint::{Connection, DialError, ListenError, Listener};
-pub use frame::{FrameError, read_frame, write_frame};
+pub use frame::{FrameError, read_frame, read_header, read_payload, write_frame};

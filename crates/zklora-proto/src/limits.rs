@@ -4,8 +4,9 @@
 pub const WEIGHT_BITS: u32 = 12;
 /// Largest magnitude of a quantised activation: `|X| <= 2^15 - 1`.
 pub const MAX_ACTIVATION: i16 = i16::MAX;
-/// Largest input dimension of a module. With it, [`MAX_RANK`] and [`WEIGHT_BITS`], `|Y| < 2^59`, which fits an `i64` and
-/// stays below p/2 for the Goldilocks prime, so that equality mod p is equality over the integers.
+/// Largest input dimension of a module. With it, [`MAX_RANK`] and [`WEIGHT_BITS`], `|Y| < 2^59`, which fits an `i64`. A
+/// claimed delta is an `i64` too, and 2^63 + 2^59 is below the Goldilocks prime, so that equality mod p is equality over the
+/// integers.
 pub const MAX_D_IN: usize = 1 << 14;
 /// Largest output dimension of a module.
 pub const MAX_D_OUT: usize = 1 << 16;

@@ -56,8 +56,9 @@ pub fn write(path: &Path, parts: &BundleParts<'_>) -> std::io::Result<u64> {
     for blob in blobs {
         file.write_all(blob)?;
     }
-    // A bundle is made to be handed out, unlike the temporary file it grows in.
-    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    // A bundle is made to be handed out, unlike the temporary file it grows in; but not to everyone: prompts can mostly be
+    // read back from the activations in it.
+    file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(8 + header.len() as u64 + offset)

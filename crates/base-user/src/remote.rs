@@ -1,0 +1,64 @@
+//! The hook that gets a projection's delta from a contributor.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, ensure};
+use tch::Tensor;
+
+use crate::activations::Quantised;
+use crate::error::ModelError;
+use crate::gpt2::Gpt2;
+use crate::hooks::ProjectionHook;
+use crate::session::Session;
+
+/// What becomes of a projection's own output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum CombineMode {
+    /// The delta is added to it, as LoRA does.
+    #[default]
+    AddDelta,
+    /// The delta takes its place.
+    Replace,
+}
+
+/// Asks a contributor for the delta of every projection that it serves.
+pub struct RemoteHook {
+    session: Arc<Session>,
+    modules: HashMap<String, usize>,
+    mode: CombineMode,
+}
+
+impl RemoteHook {
+    /// Patches every projection that the session's manifest names. Fails if the model has no such projection.
+    pub fn patch(model: &mut Gpt2, session: &Arc<Session>, mode: CombineMode) -> Result<(), ModelError> {
+        let modules = session.manifest().modules().iter().enumerate();
+        let modules: HashMap<String, usize> =
+            modules.map(|(index, module)| (module.name().to_owned(), index)).collect();
+        let hook = Arc::new(Self { session: session.clone(), modules, mode });
+        for name in hook.modules.keys() {
+            model.patch(name, hook.clone())?;
+        }
+        Ok(())
+    }
+}
+
+impl ProjectionHook for RemoteHook {
+    fn apply(&self, projection: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
+        let module =
+            *self.modules.get(projection).context("the contributor does not serve this projection")?;
+        let entry = &self.session.manifest().modules()[module];
+        let (d_in, d_out) = (entry.shape().d_in() as i64, entry.shape().d_out() as i64);
+        ensure!(
+            input.size2()?.1 == d_in && base_output.size2()?.1 == d_out,
+            "the adapter is for a projection of {d_in} to {d_out}"
+        );
+        let quantised = Quantised::new(input)?;
+        let deltas = self.session.forward(&[module], &quantised.values)?;
+        let delta = quantised.restore(deltas.first().context("no delta")?, entry.scale())?;
+        Ok(match self.mode {
+            CombineMode::AddDelta => base_output.f_add(&delta)?,
+            CombineMode::Replace => delta,
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! One session with a contributor.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use zklora_net::{Connection, DialError, FrameError};
+use zklora_proto::identity::Purpose;
+use zklora_proto::limits::MAX_CALL_ROWS;
+use zklora_proto::manifest::ManifestError;
+use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
+use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
+use zklora_proto::receipt::ReceiptError;
+use zklora_proto::transcript::{CallError, CallShape};
+use zklora_proto::{
+    AdapterId, Address, BaseModelDigest, Call, Delta, Manifest, PROTOCOL_VERSION, Receipt, SecretKey,
+    SessionId, Signature, SignedManifest, SignedReceipt, TranscriptHasher,
+};
+
+/// How often a contributor that is still proving is asked again.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection broke, or the contributor speaks nonsense.
+    #[error("talking to the contributor: {0}")]
+    Frame(#[from] FrameError),
+    /// The contributor refuses.
+    #[error("the contributor refuses: {message}")]
+    Refused {
+        /// What kind of refusal.
+        code: ErrorCode,
+        /// Its words.
+        message: String,
+    },
+    /// The contributor answers another question.
+    #[error("the contributor answered {found}, expected {expected}")]
+    Unexpected {
+        /// What was expected.
+        expected: &'static str,
+        /// What came.
+        found: String,
+    },
+    /// Not a valid manifest.
+    #[error("the contributor's manifest: {0}")]
+    Manifest(#[from] ManifestError),
+    /// Not the pinned manifest, or not the pinned contributor's.
+    #[error("the contributor sent {what} {found}, expected the pinned {expected}")]
+    NotPinned {
+        /// What differs.
+        what: &'static str,
+        /// What came.
+        found: String,
+        /// What is pinned.
+        expected: String,
+    },
+    /// A call that the manifest does not allow.
+    #[error("this call cannot be made: {0}")]
+    Call(#[from] CallError),
+    /// Deltas that are no deltas.
+    #[error("the contributor's deltas: {0}")]
+    Deltas(#[from] PackingError),
+    /// A receipt that does not verify.
+    #[error("the contributor's receipt: {0}")]
+    Receipt(#[from] ReceiptError),
+    /// A receipt that says something else than what happened.
+    #[error("the contributor's receipt says {what} {found}, but it was {expected}; it is not signed")]
+    FalseReceipt {
+        /// What differs.
+        what: &'static str,
+        /// What the receipt says.
+        found: String,
+        /// What happened.
+        expected: String,
+    },
+    /// The contributor could not prove the session.
+    #[error("the contributor failed to prove the session")]
+    ProofFailed,
+}
+
+/// An open session. Calls are made one after another, whatever the number of threads that ask.
+pub struct Session {
+    runtime: Handle,
+    connection: Connection,
+    key: SecretKey,
+    id: SessionId,
+    manifest: SignedManifest,
+    max_rows: usize,
+    transcript: Mutex<TranscriptHasher>,
+}
+
+impl Session {
+    /// Connects to a contributor and opens a session with the pinned adapter, for the base model with this digest.
+    ///
+    /// Blocks, as all methods do; must not be called from a task of the runtime.
+    pub fn open(
+        runtime: Handle,
+        key: SecretKey,
+        address: &Address,
+        adapter: AdapterId,
+        base_model: BaseModelDigest,
+    ) -> Result<Self, SessionError> {
+        let connection = runtime.block_on(Connection::dial(&key, address))?;
+        let nonce = Nonce::random();
+        let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
+        let (response, bytes) = ask(&runtime, &connection, &hello, &[])?;
+        let Response::Welcome { nonce: theirs, signature, max_rows } = response else {
+            return Err(unexpected("welcome", &response));
+        };
+        let manifest = SignedManifest::parse(bytes, signature)?;
+        pinned("adapter", manifest.adapter_id(), adapter)?;
+        pinned("contributor", *manifest.manifest().contributor(), address.key)?;
+        pinned("base model", *manifest.manifest().base_model(), base_model)?;
+        let id =
+            SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key.public(), &address.key, &adapter);
+        let transcript = Mutex::new(TranscriptHasher::new(manifest.manifest().modules().len()));
+        Ok(Self {
+            runtime,
+            connection,
+            key,
+            id,
+            manifest,
+            max_rows: max_rows.clamp(1, MAX_CALL_ROWS),
+            transcript,
+        })
+    }
+
+    /// The session's name.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// What the contributor committed to; it has the pinned id.
+    pub fn manifest(&self) -> &Manifest {
+        self.manifest.manifest()
+    }
+
+    /// Calls and rows of each module so far.
+    pub fn counts(&self) -> (u64, Vec<u64>) {
+        let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        (transcript.calls(), transcript.rows().to_vec())
+    }
+
+    /// The deltas of row-major activations for these modules, which all read them: one `rows x d_out` for each module. Long
+    /// inputs are split into several calls as the contributor asks.
+    pub fn forward(&self, modules: &[usize], activations: &[i16]) -> Result<Vec<Vec<i64>>, SessionError> {
+        // One call after another: their order is part of the transcript.
+        let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let d_in = CallShape::new(self.manifest(), 1, modules.to_vec())?.d_in();
+        let mut deltas: Vec<Vec<i64>> = vec![Vec::new(); modules.len()];
+        for part in activations.chunks(d_in * self.max_rows) {
+            let call = self.call(transcript.calls(), modules, part, d_in)?;
+            if !transcript.add(&call) {
+                return Err(SessionError::Refused {
+                    code: ErrorCode::Limit,
+                    message: "the session has as many calls as it may have".into(),
+                });
+            }
+            for (all, delta) in deltas.iter_mut().zip(call.deltas) {
+                all.extend(delta.values);
+            }
+        }
+        Ok(deltas)
+    }
+
+    fn call(
+        &self,
+        number: u64,
+        modules: &[usize],
+        activations: &[i16],
+        d_in: usize,
+    ) -> Result<Call, SessionError> {
+        let rows = activations.len() / d_in;
+        let shape = CallShape::new(self.manifest(), rows, modules.to_vec())?;
+        let request = Request::Forward { session: self.id, call: number, rows, modules: modules.to_vec() };
+        let (response, payload) =
+            ask(&self.runtime, &self.connection, &request, &activations_to_bytes(activations))?;
+        let Response::Deltas { widths } = response else {
+            return Err(unexpected("deltas", &response));
+        };
+        if widths.len() != modules.len() {
+            return Err(unexpected("one width for each module", &widths));
+        }
+        let mut rest = payload.as_slice();
+        let mut deltas = Vec::with_capacity(modules.len());
+        for (&module, &width) in shape.modules().iter().zip(&widths) {
+            let entries = rows * self.manifest().modules()[module].shape().d_out();
+            let length = (entries * usize::from(width)).min(rest.len());
+            let (bytes, after) = rest.split_at(length);
+            deltas.push(Delta { module, values: unpack_deltas(width, bytes, entries)? });
+            rest = after;
+        }
+        if !rest.is_empty() {
+            return Err(
+                PackingError::Length { expected: payload.len() - rest.len(), found: payload.len() }.into()
+            );
+        }
+        Ok(Call { rows, activations: activations.to_vec(), deltas })
+    }
+
+    /// Ends the calls: gets the contributor's receipt, holds it against what happened, signs it and hands the signature
+    /// over. From then on the contributor proves.
+    pub fn finish(&self) -> Result<SignedReceipt, SessionError> {
+        let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let request =
+            Request::Finish { session: self.id, calls: transcript.calls(), transcript: transcript.digest() };
+        let (response, bytes) = ask(&self.runtime, &self.connection, &request, &[])?;
+        let Response::Receipt { signature } = response else {
+            return Err(unexpected("receipt", &response));
+        };
+        let receipt = Receipt::from_bytes(&bytes)?;
+        self.check(&receipt, &transcript)?;
+        let countersignature = self.key.sign(Purpose::ReceiptClient, &bytes);
+        let signed = SignedReceipt::parse(bytes, signature, countersignature)?;
+        self.countersign(countersignature)?;
+        Ok(signed)
+    }
+
+    /// Whether the receipt says what happened.
+    fn check(&self, receipt: &Receipt, transcript: &TranscriptHasher) -> Result<(), SessionError> {
+        let same = |what, found: &dyn ToString, expected: &dyn ToString| {
+            let (found, expected) = (found.to_string(), expected.to_string());
+            if found == expected { Ok(()) } else { Err(SessionError::FalseReceipt { what, found, expected }) }
+        };
+        same("session", &receipt.session, &self.id)?;
+        same("adapter", &receipt.adapter, &self.manifest.adapter_id())?;
+        same("base model", &receipt.base_model, self.manifest().base_model())?;
+        same("contributor", &receipt.contributor, self.manifest().contributor())?;
+        same("client", &receipt.client, &self.key.public())?;
+        same("calls", &receipt.calls, &transcript.calls())?;
+        same("transcript", &receipt.transcript, &transcript.digest())?;
+        same("rows", &format!("{:?}", receipt.rows), &format!("{:?}", transcript.rows()))
+    }
+
+    fn countersign(&self, signature: Signature) -> Result<(), SessionError> {
+        let request = Request::Countersign { session: self.id, signature };
+        match ask(&self.runtime, &self.connection, &request, &[])?.0 {
+            Response::Accepted => Ok(()),
+            other => Err(unexpected("accepted", &other)),
+        }
+    }
+
+    /// Waits until the contributor has proved the session; gives the size of its bundle. `progress` hears of every change.
+    pub fn wait_for_proof(&self, mut progress: impl FnMut(&ProofState)) -> Result<u64, SessionError> {
+        let mut last = None;
+        loop {
+            let request = Request::Status { session: self.id };
+            let (response, _) = ask(&self.runtime, &self.connection, &request, &[])?;
+            let Response::Status { state } = response else {
+                return Err(unexpected("status", &response));
+            };
+            if last.as_ref() != Some(&state) {
+                progress(&state);
+            }
+            match state {
+                ProofState::Proved { bytes } => return Ok(bytes),
+                ProofState::Failed => return Err(SessionError::ProofFailed),
+                _ => std::thread::sleep(POLL),
+            }
+            last = Some(state);
+        }
+    }
+
+    /// Closes the connection.
+    pub fn close(self) {
+        self.runtime.block_on(self.connection.close());
+    }
+}
+
+fn ask(
+    runtime: &Handle,
+    connection: &Connection,
+    request: &Request,
+    payload: &[u8],
+) -> Result<(Response, Vec<u8>), SessionError> {
+    match runtime.block_on(connection.request(request, payload))? {
+        (Response::Error { code, message }, _) => {
+            // The contributor's words go to a terminal: without control characters, and not at any length.
+            let message = message.chars().filter(|c| !c.is_control()).take(500).collect();
+            Err(SessionError::Refused { code, message })
+        }
+        answer => Ok(answer),
+    }
+}
+
+fn pinned<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) -> Result<(), SessionError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SessionError::NotPinned { what, found: found.to_string(), expected: expected.to_string() })
+}
+
+fn unexpected(expected: &'static str, found: &impl std::fmt::Debug) -> SessionError {
+    SessionError::Unexpected { expected, found: format!("{found:?}").chars().take(200).collect() }
+}

@@ -1,0 +1,139 @@
+//! What people get wrong, and what they are told.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{World, failure, fixtures, init, program, text};
+
+/// Asserts that a text says all of these.
+fn says(found: &str, expected: &[&str]) {
+    for part in expected {
+        assert!(found.contains(part), "{found:?} does not say {part:?}");
+    }
+}
+
+#[test]
+fn init_says_what_is_wrong_with_its_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
+    let refused = |base: &std::path::Path, lora: &std::path::Path, expected: &[&str]| {
+        let output = init(base, lora, &folder.path().join("state"));
+        assert_eq!(output.status.code(), Some(1));
+        says(&text(&output.stderr), expected);
+        assert!(!folder.path().join("state/manifest.json").exists());
+    };
+    refused(&folder.path().join("nowhere"), &lora, &["nowhere"]);
+    refused(&fixtures().join("text"), &lora, &["config.json"]);
+    refused(&base, &base, &["adapter_config.json"]);
+    refused(&base, &fixtures().join("unsupported/dora"), &["DoRA"]);
+    refused(&base, &fixtures().join("unsupported/bias"), &["bias"]);
+    refused(&base, &fixtures().join("unsupported/modules-to-save"), &["modules_to_save"]);
+
+    let state = folder.path().join("state");
+    assert!(init(&base, &lora, &state).status.success());
+    let again = init(&base, &lora, &state);
+    assert_eq!(again.status.code(), Some(1));
+    says(&text(&again.stderr), &["manifest.json is there already", "--state"]);
+}
+
+#[test]
+fn wrong_usage_has_a_code_of_its_own() {
+    for program_name in ["zklora-contributor", "zklora-base-user", "zklora-verifier"] {
+        assert_eq!(program(program_name).arg("--nonsense").output().unwrap().status.code(), Some(2));
+        assert_eq!(program(program_name).arg("--help").output().unwrap().status.code(), Some(0));
+    }
+}
+
+#[test]
+fn serve_says_what_is_wrong() {
+    let world = World::new();
+    let serve = |state: &str, listen: &str| -> Command {
+        let mut command = program("zklora-contributor");
+        command.args(["serve", "--listen", listen, "--state"]).arg(world.path(state));
+        command.arg("--out-dir").arg(world.path("out"));
+        command
+    };
+    says(&failure(&mut serve("nowhere", "127.0.0.1:0")), &["nowhere", "zklora-contributor init"]);
+
+    let server = world.serve();
+    let taken = server.address.rsplit_once('@').unwrap().1;
+    says(&failure(&mut serve("state", taken)), &["--listen", taken]);
+    drop(server);
+
+    fs::write(world.path("file"), "").unwrap();
+    let mut command = program("zklora-contributor");
+    command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(world.path("state"));
+    command.arg("--out-dir").arg(world.path("file/out"));
+    says(&failure(&mut command), &["making", "file/out"]);
+
+    // A secret that others may read, and weights that were damaged.
+    let openings = world.path("state/openings.safetensors");
+    let mode =
+        |mode| fs::set_permissions(&openings, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o640);
+    says(&failure(&mut serve("state", "127.0.0.1:0")), &["0640", "0600", "chmod"]);
+    mode(0o600);
+    let mut bytes = fs::read(&openings).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&openings, bytes).unwrap();
+    says(&failure(&mut serve("state", "127.0.0.1:0")), &["do not open the manifest's commitment"]);
+}
+
+#[test]
+fn loss_says_what_is_wrong() {
+    let world = World::new();
+    let server = world.serve();
+    let text = "Debian es libre.";
+    let other_key = "11".repeat(32);
+    let port = server.address.rsplit_once(':').unwrap().1;
+
+    let foreign = format!("zklora://{other_key}@127.0.0.1:{port}");
+    says(&failure(&mut world.loss(&foreign, text)), &["holds key", &world.contributor, &other_key]);
+
+    let mut other_adapter = program("zklora-base-user");
+    other_adapter
+        .args(["loss", "--text", text, "--contributor", &server.address, "--adapter", &other_key])
+        .arg("--base-model")
+        .arg(fixtures().join("gpt2-tiny"))
+        .arg("--identity")
+        .arg(world.path("client.key"));
+    says(&failure(&mut other_adapter), &["you pin adapter", &world.adapter]);
+
+    // Another base model: the same with one weight changed.
+    let other_base = world.path("other-base");
+    copy_folder(&fixtures().join("gpt2-tiny"), &other_base);
+    let weights = other_base.join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let mut command = program("zklora-base-user");
+    command
+        .args(["loss", "--text", text, "--contributor", &server.address, "--adapter", &world.adapter])
+        .arg("--base-model")
+        .arg(&other_base)
+        .arg("--identity")
+        .arg(world.path("client.key"));
+    says(&failure(&mut command), &["the adapter belongs to base model", "but you run base model"]);
+
+    says(&failure(&mut world.loss(&server.address, "a")), &["at least 2 tokens"]);
+    says(&failure(&mut world.loss(&server.address, &"palabra ".repeat(2000))), &["256"]);
+    says(
+        &failure(&mut world.loss(&format!("zklora://{}@no-such-host.invalid:1", world.contributor), text)),
+        &["no-such-host.invalid", "no such host"],
+    );
+    let usage = world.loss("http://127.0.0.1", text).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+    says(&common::text(&usage.stderr), &["zklora://"]);
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}

@@ -1,0 +1,156 @@
+//! Real processes of all three programs on the fixtures.
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// `fixtures/`, at the top of the workspace.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// One of the three programs, built in the profile of this test.
+pub fn program(name: &str) -> Command {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        // The other packages' binaries are not built for this package's tests by themselves.
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--release", "--quiet", "--bins", "--workspace"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+        Path::new(env!("CARGO_BIN_EXE_zklora-base-user")).parent().unwrap().to_owned()
+    });
+    let mut command = Command::new(folder.join(name));
+    command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// A contributor with a state of the fixture adapter.
+pub struct World {
+    pub folder: TempDir,
+    pub adapter: String,
+    pub contributor: String,
+}
+
+impl World {
+    /// Runs `init`.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let output =
+            init(&fixtures().join("gpt2-tiny"), &fixtures().join("lora-es"), &folder.path().join("state"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let field = |name: &str| summary[name].as_str().unwrap().to_owned();
+        Self { adapter: field("adapter"), contributor: field("contributor"), folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts `serve` on a free port.
+    pub fn serve(&self) -> Server {
+        let log = std::fs::File::create(self.path("contributor.log")).unwrap();
+        let mut child = program("zklora-contributor")
+            .args(["serve", "--listen", "127.0.0.1:0", "--state"])
+            .arg(self.path("state"))
+            .arg("--out-dir")
+            .arg(self.path("out"))
+            .env("RUST_LOG", "trace,quinn=info,quinn_proto=info,rustls=info")
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut address = String::new();
+        stdout.read_line(&mut address).unwrap();
+        Server { child, address: address.trim_end().to_owned(), stdout: Box::new(stdout) }
+    }
+
+    /// `zklora-base-user loss --json` against a server.
+    pub fn loss(&self, address: &str, text: &str) -> Command {
+        let mut command = program("zklora-base-user");
+        command
+            .args(["loss", "--json", "--contributor", address, "--adapter", &self.adapter, "--text", text])
+            .arg("--base-model")
+            .arg(fixtures().join("gpt2-tiny"))
+            .arg("--identity")
+            .arg(self.path("client.key"));
+        command
+    }
+
+    /// `zklora-verifier verify --json` over the out folder, with everything pinned.
+    pub fn verify(&self) -> (serde_json::Value, i32) {
+        let output = program("zklora-verifier")
+            .args(["verify", "--json", "--adapter", &self.adapter, "--contributor", &self.contributor])
+            .arg("--proof-dir")
+            .arg(self.path("out"))
+            .output()
+            .unwrap();
+        let code = output.status.code().unwrap();
+        (serde_json::from_slice(&output.stdout).unwrap_or_default(), code)
+    }
+}
+
+/// A running contributor; killed when dropped.
+pub struct Server {
+    child: Child,
+    pub address: String,
+    stdout: Box<dyn Read>,
+}
+
+impl Server {
+    /// Asks it to stop, waits, and gives the rest of its standard output.
+    pub fn stop(mut self) -> String {
+        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+        assert!(self.child.wait().unwrap().success());
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `zklora-contributor init --json`.
+pub fn init(base_model: &Path, lora: &Path, state: &Path) -> Output {
+    program("zklora-contributor")
+        .args(["init", "--json", "--base-model"])
+        .arg(base_model)
+        .arg("--lora")
+        .arg(lora)
+        .arg("--state")
+        .arg(state)
+        .output()
+        .unwrap()
+}
+
+/// Runs a command that must fail, and gives what it says.
+pub fn failure(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+/// Runs a command that must succeed, and gives the JSON it prints.
+pub fn success(command: &mut Command) -> serde_json::Value {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

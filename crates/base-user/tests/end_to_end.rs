@@ -1,0 +1,84 @@
+//! The main job, with all three programs.
+
+mod common;
+
+use common::{World, fixtures, program, success, text};
+
+/// The largest difference between a loss with remote, quantised deltas and peft's in float32.
+const TOLERANCE: f64 = 1e-3;
+
+#[test]
+fn losses_are_those_of_peft_and_every_bundle_verifies() {
+    let goldens: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixtures().join("goldens.json")).unwrap()).unwrap();
+    let world = World::new();
+    let server = world.serve();
+    let mut worst = 0f64;
+    let texts = goldens["texts"].as_array().unwrap();
+    for golden in texts {
+        // Each session is opened while the one before may still be being proved.
+        let found = success(&mut world.loss(&server.address, golden["text"].as_str().unwrap()));
+        for (field, golden) in
+            [("base_loss", &golden["base"]["loss"]), ("adapter_loss", &golden["adapter"]["loss"])]
+        {
+            let error = (found[field].as_f64().unwrap() - golden.as_f64().unwrap()).abs();
+            assert!(error <= TOLERANCE, "{field}: {error}");
+            worst = worst.max(error);
+        }
+        assert_eq!(found["tokens"].as_u64().unwrap() as usize, golden["token_ids"].as_array().unwrap().len());
+    }
+    println!("largest error of a loss against peft's: {worst:.1e} nats");
+    server.stop();
+
+    let (report, code) = world.verify();
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(report["bundles"].as_array().unwrap().len(), texts.len());
+}
+
+#[test]
+fn the_adapter_matters() {
+    let world = World::new();
+    let server = world.serve();
+    let spanish = std::fs::read_to_string(fixtures().join("text/es-heldout.txt")).unwrap();
+    let found = success(world.loss(&server.address, spanish.lines().nth(3).unwrap()).arg("--wait"));
+    let gain = found["base_loss"].as_f64().unwrap() - found["adapter_loss"].as_f64().unwrap();
+    assert!(gain > 0.5, "{gain}");
+    assert!(found["bundle_bytes"].as_u64().unwrap() > 100_000);
+    assert!(found["rows"].as_array().unwrap().iter().all(|rows| *rows == found["tokens"]));
+}
+
+#[test]
+fn the_delta_may_replace_the_output() {
+    let world = World::new();
+    let server = world.serve();
+    let text = "Debian is a free operating system.";
+    let added = success(&mut world.loss(&server.address, text));
+    let replaced = success(world.loss(&server.address, text).args(["--combine-mode", "replace"]));
+    assert_eq!(added["base_loss"], replaced["base_loss"]);
+    assert_ne!(added["adapter_loss"], replaced["adapter_loss"]);
+}
+
+#[test]
+fn people_get_sentences() {
+    let world = World::new();
+    let server = world.serve();
+    let output = program("zklora-base-user")
+        .args(["loss", "--wait", "--contributor", &server.address, "--adapter", &world.adapter])
+        .args(["--text", "Debian es un sistema operativo libre."])
+        .arg("--base-model")
+        .arg(fixtures().join("gpt2-tiny"))
+        .arg("--identity")
+        .arg(world.path("client.key"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let stdout = text(&output.stdout);
+    for expected in ["loss of the base model", "loss with the adapter", "signed by both"] {
+        assert!(stdout.contains(expected), "{stdout}");
+    }
+    server.stop();
+    let output =
+        program("zklora-verifier").arg("verify").arg("--proof-dir").arg(world.path("out")).output().unwrap();
+    let stdout = text(&output.stdout);
+    assert!(output.status.success() && stdout.contains("Done verifying"), "{stdout}");
+}

@@ -1,0 +1,191 @@
+//! Proving finished sessions, one after another, in a thread and with a thread pool of its own, so that answering deltas
+//! goes on meanwhile.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::Context;
+use tracing::{error, info};
+use zklora_circuit::circuit::BatchCircuit;
+use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
+use zklora_circuit::security::Security;
+use zklora_circuit::session::{Circuits, prove_session};
+use zklora_proto::bundle::{self, BundleParts};
+use zklora_proto::message::ProofState;
+use zklora_proto::{Call, PublicKey, SessionId, SignedReceipt};
+
+use crate::budget::Reservation;
+use crate::state::State;
+
+/// Sessions that are over and whose outcome is still told.
+const REMEMBERED: usize = 4096;
+
+/// A session whose receipt both have signed.
+pub struct Job {
+    /// The receipt.
+    pub receipt: SignedReceipt,
+    /// Its transcript.
+    pub calls: Vec<Call>,
+    /// The memory that the transcript takes.
+    pub memory: Reservation,
+}
+
+/// The queue of sessions to be proved.
+pub struct Prover {
+    queue: Sender<Job>,
+    states: Arc<States>,
+}
+
+#[derive(Default)]
+struct States {
+    sessions: Mutex<Sessions>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Sessions {
+    states: HashMap<SessionId, (PublicKey, ProofState)>,
+    /// Those that are over, oldest first.
+    over: VecDeque<SessionId>,
+}
+
+impl Prover {
+    /// Starts the prover. Bundles are written into `out_dir` as `<session>.pf`; `threads` is the size of its pool, 0 for one
+    /// for each core.
+    pub fn start(
+        state: Arc<State>,
+        out_dir: PathBuf,
+        security: Security,
+        threads: usize,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&out_dir).with_context(|| format!("making {}", out_dir.display()))?;
+        // Whether a bundle can be written there is better known before a session than after it.
+        tempfile::tempfile_in(&out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("prover-{i}"))
+            .build()
+            .context("starting the proving threads")?;
+        let (queue, jobs) = mpsc::channel::<Job>();
+        let states = Arc::new(States::default());
+        let worker_states = states.clone();
+        std::thread::Builder::new().name("prover".into()).spawn(move || {
+            let circuits = Circuits::default();
+            for job in jobs {
+                let id = job.receipt.receipt().session;
+                let progress = |done, total| {
+                    info!(session = %id, "proving: {done} of {total} batches");
+                    worker_states.set(&job.receipt, ProofState::Proving { done, total });
+                };
+                // A panic in one session, of plonky2 for example, must not end the proving of all others.
+                let proved = catch_unwind(AssertUnwindSafe(|| {
+                    pool.install(|| prove(&state, &job, &out_dir, security, &circuits, &progress))
+                }));
+                let result = match proved {
+                    Ok(Ok(bytes)) => ProofState::Proved { bytes },
+                    Ok(Err(error)) => {
+                        error!(session = %id, "proving failed: {error:#}");
+                        ProofState::Failed
+                    }
+                    Err(_) => {
+                        error!(session = %id, "proving panicked; this is a bug");
+                        ProofState::Failed
+                    }
+                };
+                worker_states.set(&job.receipt, result);
+            }
+        })?;
+        Ok(Self { queue, states })
+    }
+
+    /// Adds a session to the queue.
+    pub fn submit(&self, job: Job) {
+        self.states.set(&job.receipt, ProofState::Queued);
+        let receipt = job.receipt.clone();
+        if self.queue.send(job).is_err() {
+            error!(session = %receipt.receipt().session, "the proving thread has stopped");
+            self.states.set(&receipt, ProofState::Failed);
+        }
+    }
+
+    /// Whose a session is and how far it is; `None` if it was never submitted.
+    pub fn status(&self, session: &SessionId) -> Option<(PublicKey, ProofState)> {
+        self.states.lock().states.get(session).cloned()
+    }
+
+    /// Waits until the queue is empty.
+    pub fn drain(&self) {
+        let mut sessions = self.states.lock();
+        while sessions
+            .states
+            .values()
+            .any(|(_, state)| matches!(state, ProofState::Queued | ProofState::Proving { .. }))
+        {
+            sessions = self.states.changed.wait(sessions).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl States {
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, receipt: &SignedReceipt, state: ProofState) {
+        let receipt = receipt.receipt();
+        let mut sessions = self.lock();
+        if matches!(state, ProofState::Proved { .. } | ProofState::Failed) {
+            sessions.over.push_back(receipt.session);
+            if sessions.over.len() > REMEMBERED {
+                let oldest = sessions.over.pop_front();
+                oldest.map(|session| sessions.states.remove(&session));
+            }
+        }
+        sessions.states.insert(receipt.session, (receipt.client, state));
+        self.changed.notify_all();
+    }
+}
+
+fn prove(
+    state: &State,
+    job: &Job,
+    out_dir: &std::path::Path,
+    security: Security,
+    circuits: &Circuits<BatchCircuit>,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> anyhow::Result<u64> {
+    let started = Instant::now();
+    let (plan, proofs) = prove_session(
+        &state.manifest,
+        &job.receipt,
+        &job.calls,
+        &state.openings,
+        security,
+        DEFAULT_DEGREE_BITS,
+        circuits,
+        progress,
+    )?;
+    let proving = started.elapsed();
+    let path = out_dir.join(format!("{}.pf", job.receipt.receipt().session));
+    let parts = BundleParts {
+        manifest: &state.manifest,
+        receipt: &job.receipt,
+        calls: &job.calls,
+        plan: &plan,
+        proofs: &proofs,
+    };
+    let bytes = bundle::write(&path, &parts).with_context(|| format!("writing {}", path.display()))?;
+    info!(
+        session = %job.receipt.receipt().session,
+        proofs = proofs.len(),
+        bytes,
+        seconds = proving.as_secs_f64(),
+        "proved: {}",
+        path.display()
+    );
+    Ok(bytes)
+}

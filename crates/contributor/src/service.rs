@@ -1,0 +1,397 @@
+//! What the contributor answers, free of any transport.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info};
+use zklora_proto::identity::Purpose;
+use zklora_proto::limits::{MAX_CALL_ROWS, MAX_PAYLOAD_BYTES};
+use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
+use zklora_proto::packing::{activations_from_bytes, pack_deltas};
+use zklora_proto::transcript::CallShape;
+use zklora_proto::{
+    AdapterId, BaseModelDigest, Call, Delta, PROTOCOL_VERSION, PublicKey, Receipt, SessionId, Signature,
+    SignedReceipt, TranscriptDigest, TranscriptHasher,
+};
+
+use crate::budget::{Budget, Reservation};
+use crate::delta::{DeltaEngine, DeltaError};
+use crate::prover::{Job, Prover};
+use crate::state::{State, unix_time};
+
+/// What a contributor allows its clients.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open sessions of one client.
+    pub sessions_per_client: usize,
+    /// Open sessions of all clients.
+    pub sessions: usize,
+    /// Memory for the transcript of one session, in bytes.
+    pub session_bytes: usize,
+    /// Memory for the transcripts of all sessions, those that wait for their proof included, in bytes.
+    pub total_bytes: usize,
+    /// A session without a request for this long is forgotten.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions_per_client: 16,
+            sessions: 256,
+            session_bytes: 2 << 30,
+            total_bytes: 8 << 30,
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A request that was not granted, as the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind.
+    pub code: ErrorCode,
+    /// In words.
+    pub message: String,
+}
+
+fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, message: message.into() })
+}
+
+/// Serves one adapter.
+pub struct Service {
+    state: Arc<State>,
+    adapter: AdapterId,
+    engines: Vec<DeltaEngine>,
+    limits: Limits,
+    sessions: Mutex<HashMap<SessionId, Entry>>,
+    budget: Arc<Budget>,
+    prover: Prover,
+}
+
+/// A session and whose it is. The owner stands outside the lock, so that a session in use holds up nobody else.
+struct Entry {
+    client: PublicKey,
+    session: Arc<Mutex<Session>>,
+}
+
+/// A session until its receipt is signed by both.
+struct Session {
+    started: u64,
+    last_used: Instant,
+    hasher: TranscriptHasher,
+    calls: Vec<Call>,
+    memory: Reservation,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Forward calls may come.
+    Open,
+    /// The receipt waits for the client's signature.
+    Signed { receipt: Vec<u8>, signature: Signature },
+    /// Handed to the prover.
+    Done,
+}
+
+impl Service {
+    /// A service of this state, whose finished sessions go to `prover`.
+    pub fn new(state: Arc<State>, limits: Limits, prover: Prover) -> Result<Self, DeltaError> {
+        Ok(Self {
+            adapter: state.manifest.adapter_id(),
+            engines: state.openings.iter().map(DeltaEngine::new).collect::<Result<_, _>>()?,
+            state,
+            budget: Budget::new(limits.total_bytes),
+            limits,
+            sessions: Mutex::default(),
+            prover,
+        })
+    }
+
+    /// Largest payload that any request may have: the activations of a call.
+    pub fn max_payload(&self) -> u64 {
+        let widest = self.state.manifest.manifest().modules().iter().map(|m| m.shape().d_in()).max();
+        (widest.unwrap_or(0) * 2 * self.max_rows()) as u64
+    }
+
+    /// Refuses a request for a session that is not the client's, before its payload is read.
+    pub fn admit(&self, client: PublicKey, request: &Request) -> Result<(), Refusal> {
+        match request {
+            Request::Forward { session, .. } => self.session(client, *session).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers a request of the client that holds this key.
+    pub fn answer(
+        &self,
+        client: PublicKey,
+        request: Request,
+        payload: Vec<u8>,
+    ) -> Result<(Response, Vec<u8>), Refusal> {
+        if !payload.is_empty() && !matches!(request, Request::Forward { .. }) {
+            return refuse(ErrorCode::BadRequest, "only a forward request has a payload");
+        }
+        match request {
+            Request::Hello { version, adapter, base_model, nonce } => {
+                self.hello(client, version, adapter, base_model, nonce)
+            }
+            Request::Forward { session, call, rows, modules } => {
+                self.forward(client, session, call, rows, modules, &payload)
+            }
+            Request::Finish { session, calls, transcript } => self.finish(client, session, calls, transcript),
+            Request::Countersign { session, signature } => self.countersign(client, session, signature),
+            Request::Status { session } => self.status(client, session),
+        }
+    }
+
+    /// Waits until every finished session has been proved.
+    pub fn drain(&self) {
+        self.prover.drain();
+    }
+
+    fn hello(
+        &self,
+        client: PublicKey,
+        version: u32,
+        adapter: AdapterId,
+        base_model: BaseModelDigest,
+        nonce: Nonce,
+    ) -> Result<(Response, Vec<u8>), Refusal> {
+        if version != PROTOCOL_VERSION {
+            return refuse(
+                ErrorCode::Version,
+                format!("you speak version {version} of the protocol, this contributor {PROTOCOL_VERSION}"),
+            );
+        }
+        if adapter != self.adapter {
+            return refuse(
+                ErrorCode::Adapter,
+                format!("you pin adapter {adapter}, but adapter {} is served here", self.adapter),
+            );
+        }
+        let served = self.state.manifest.manifest().base_model();
+        if base_model != *served {
+            return refuse(
+                ErrorCode::BaseModel,
+                format!("the adapter belongs to base model {served}, but you run base model {base_model}"),
+            );
+        }
+        let mine = Nonce::random();
+        let id = SessionId::derive(
+            nonce.as_bytes(),
+            mine.as_bytes(),
+            &client,
+            &self.state.key.public(),
+            &self.adapter,
+        );
+        let modules = self.state.manifest.manifest().modules().len();
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of_client = 0;
+        sessions.retain(|_, entry| {
+            // A session that is locked is in use.
+            let keep = entry.session.try_lock().map_or(true, |session| {
+                session.last_used.elapsed() < self.limits.idle && !matches!(session.stage, Stage::Done)
+            });
+            of_client += usize::from(keep && entry.client == client);
+            keep
+        });
+        if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
+            return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
+        }
+        let session = Session {
+            started: unix_time(),
+            last_used: Instant::now(),
+            hasher: TranscriptHasher::new(modules),
+            calls: Vec::new(),
+            memory: Reservation::none(self.budget.clone()),
+            stage: Stage::Open,
+        };
+        sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
+        info!(session = %id, %client, "session opened");
+        let welcome = Response::Welcome {
+            nonce: mine,
+            signature: *self.state.manifest.signature(),
+            max_rows: self.max_rows(),
+        };
+        Ok((welcome, self.state.manifest.bytes().to_vec()))
+    }
+
+    fn forward(
+        &self,
+        client: PublicKey,
+        id: SessionId,
+        call: u64,
+        rows: usize,
+        modules: Vec<usize>,
+        payload: &[u8],
+    ) -> Result<(Response, Vec<u8>), Refusal> {
+        let session = self.session(client, id)?;
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(session.stage, Stage::Open) {
+            return refuse(ErrorCode::Session, "the session is finished; open another for more calls");
+        }
+        let expected = session.hasher.calls();
+        if call != expected {
+            return refuse(
+                ErrorCode::Session,
+                format!("this is call {call}, expected call {expected}: calls come in order, each once"),
+            );
+        }
+        let manifest = self.state.manifest.manifest();
+        let bad = |why: String| Refusal { code: ErrorCode::BadRequest, message: why };
+        let shape = CallShape::new(manifest, rows, modules).map_err(|e| bad(e.to_string()))?;
+        let entries = rows * shape.d_in();
+        let activations = activations_from_bytes(payload, entries).ok_or_else(|| {
+            bad(format!("expected {entries} activations as int16 above -2^15, found {} bytes", payload.len()))
+        })?;
+        let outputs: usize =
+            shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
+        let bytes = 2 * entries + 8 * outputs;
+        if session.memory.bytes() + bytes > self.limits.session_bytes {
+            return refuse(
+                ErrorCode::Limit,
+                format!(
+                    "the session has reached its limit of {} MiB; finish it and open another",
+                    self.limits.session_bytes >> 20
+                ),
+            );
+        }
+        if !session.memory.grow(bytes) {
+            return refuse(
+                ErrorCode::Limit,
+                "this contributor holds as many transcripts as it can; finish the session, or try again later",
+            );
+        }
+        let mut deltas = Vec::with_capacity(shape.modules().len());
+        let (mut widths, mut answer) = (Vec::new(), Vec::new());
+        for &module in shape.modules() {
+            let values = self.engines[module].delta(&activations).map_err(|e| {
+                error!(session = %id, module = manifest.modules()[module].name(), "delta: {e}");
+                Refusal {
+                    code: ErrorCode::Internal,
+                    message: "the contributor could not compute the delta".into(),
+                }
+            })?;
+            let packed = pack_deltas(&values);
+            widths.push(packed.width);
+            answer.extend_from_slice(&packed.bytes);
+            deltas.push(Delta { module, values });
+        }
+        if answer.len() as u64 > MAX_PAYLOAD_BYTES {
+            return refuse(ErrorCode::Limit, "the deltas of this call do not fit a message; send fewer rows");
+        }
+        let call = Call { rows, activations, deltas };
+        if !session.hasher.add(&call) {
+            return refuse(ErrorCode::Limit, "the session has as many calls as it may have; finish it");
+        }
+        session.calls.push(call);
+        session.last_used = Instant::now();
+        Ok((Response::Deltas { widths }, answer))
+    }
+
+    fn finish(
+        &self,
+        client: PublicKey,
+        id: SessionId,
+        calls: u64,
+        transcript: TranscriptDigest,
+    ) -> Result<(Response, Vec<u8>), Refusal> {
+        let session = self.session(client, id)?;
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        match &session.stage {
+            Stage::Open => {}
+            // Asked again: the same answer.
+            Stage::Signed { receipt, signature } => {
+                return Ok((Response::Receipt { signature: *signature }, receipt.clone()));
+            }
+            Stage::Done => return refuse(ErrorCode::Session, "the session is finished already"),
+        }
+        if calls != session.hasher.calls() || transcript != session.hasher.digest() {
+            return refuse(
+                ErrorCode::Transcript,
+                format!(
+                    "your transcript ({calls} calls, {transcript}) is not this contributor's ({} calls, {})",
+                    session.hasher.calls(),
+                    session.hasher.digest()
+                ),
+            );
+        }
+        if calls == 0 {
+            return refuse(ErrorCode::Session, "the session has no calls, so that there is nothing to prove");
+        }
+        let receipt = Receipt::new(
+            id,
+            self.adapter,
+            *self.state.manifest.manifest().base_model(),
+            self.state.key.public(),
+            client,
+            calls,
+            session.hasher.rows().to_vec(),
+            transcript,
+            session.started,
+            unix_time(),
+        )
+        .to_bytes();
+        let signature = self.state.key.sign(Purpose::ReceiptContributor, &receipt);
+        session.stage = Stage::Signed { receipt: receipt.clone(), signature };
+        session.last_used = Instant::now();
+        Ok((Response::Receipt { signature }, receipt))
+    }
+
+    fn countersign(
+        &self,
+        client: PublicKey,
+        id: SessionId,
+        by_client: Signature,
+    ) -> Result<(Response, Vec<u8>), Refusal> {
+        if self.prover.status(&id).is_some() {
+            // Asked again: it has been accepted.
+            return self.status(client, id).map(|_| (Response::Accepted, vec![]));
+        }
+        let session = self.session(client, id)?;
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        let Stage::Signed { receipt, signature } = &session.stage else {
+            return refuse(ErrorCode::Session, "the session has no receipt to sign yet; finish it first");
+        };
+        let receipt = SignedReceipt::parse(receipt.clone(), *signature, by_client)
+            .map_err(|e| Refusal { code: ErrorCode::Signature, message: e.to_string() })?;
+        info!(session = %id, calls = receipt.receipt().calls, "receipt signed by both");
+        session.stage = Stage::Done;
+        let calls = std::mem::take(&mut session.calls);
+        let memory = std::mem::replace(&mut session.memory, Reservation::none(self.budget.clone()));
+        self.prover.submit(Job { receipt, calls, memory });
+        Ok((Response::Accepted, vec![]))
+    }
+
+    fn status(&self, client: PublicKey, id: SessionId) -> Result<(Response, Vec<u8>), Refusal> {
+        let state = match self.prover.status(&id) {
+            Some((owner, state)) if owner == client => state,
+            // Whose session it is, is nobody else's business.
+            Some(_) => return unknown_session(),
+            None => {
+                self.session(client, id)?;
+                ProofState::Open
+            }
+        };
+        Ok((Response::Status { state }, vec![]))
+    }
+
+    fn session(&self, client: PublicKey, id: SessionId) -> Result<Arc<Mutex<Session>>, Refusal> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        match sessions.get(&id) {
+            Some(entry) if entry.client == client => Ok(entry.session.clone()),
+            _ => unknown_session(),
+        }
+    }
+
+    fn max_rows(&self) -> usize {
+        MAX_CALL_ROWS.min(1 << 14)
+    }
+}
+
+fn unknown_session<T>() -> Result<T, Refusal> {
+    refuse(ErrorCode::Session, "you have no such session here; it may have been idle for too long")
+}

@@ -1,0 +1,224 @@
+//! The contributor's state folder.
+//!
+//! | file | content | mode |
+//! |---|---|---|
+//! | `identity.key` | the Ed25519 private key | 0600 |
+//! | `openings.safetensors` | quantised A and B and the salt of each module | 0600 |
+//! | `manifest.json` | the adapter manifest, the exact bytes that are signed | 0644 |
+//! | `manifest.sig` | its signature, in hexadecimal | 0644 |
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use rand::rngs::StdRng;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use zeroize::Zeroizing;
+use zklora_circuit::commitment::{Opening, Salt};
+use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
+use zklora_circuit::security::Security;
+use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_proto::limits::MAX_MANIFEST_BYTES;
+use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, SignedManifest, secret_file};
+
+use crate::quantise::quantise;
+
+const KEY: &str = "identity.key";
+const OPENINGS: &str = "openings.safetensors";
+const MANIFEST: &str = "manifest.json";
+const SIGNATURE: &str = "manifest.sig";
+/// More than the largest adapter that a manifest can describe in practice: bounds what a damaged file can make us read.
+const MAX_OPENINGS_BYTES: u64 = 16 << 30;
+
+/// Everything that a contributor serves and proves with.
+#[derive(Debug)]
+pub struct State {
+    /// Who the contributor is.
+    pub key: SecretKey,
+    /// What it committed to.
+    pub manifest: SignedManifest,
+    /// What opens the commitments, in the manifest's order. Secret.
+    pub openings: Vec<Opening>,
+}
+
+impl State {
+    /// Quantises an adapter of a base model, commits to it and writes a new state folder. The identity key is kept if the
+    /// folder has one; anything else there is an error, since a commitment must not be lost.
+    pub fn create(folder: &Path, base_model: &Path, adapter: &Path) -> anyhow::Result<Self> {
+        let base = BaseModel::open(base_model)?;
+        let adapter = LoraAdapter::open(adapter, &base.projections())?;
+        for file in [MANIFEST, SIGNATURE, OPENINGS] {
+            let path = folder.join(file);
+            if path.exists() {
+                bail!(
+                    "{} is there already: expected a new or empty state folder; choose another --state",
+                    path.display()
+                );
+            }
+        }
+        create_private_folder(folder)?;
+        let key = SecretKey::load_or_create(&folder.join(KEY))?;
+
+        let mut rng: StdRng = rand::make_rng();
+        let mut openings = Vec::with_capacity(adapter.modules.len());
+        let mut entries = Vec::with_capacity(adapter.modules.len());
+        for module in &adapter.modules {
+            let shape = ModuleShape::new(module.d_in, module.rank, module.d_out)
+                .with_context(|| format!("module {}", module.name))?;
+            let quantised = quantise(module);
+            let opening =
+                Opening::new(shape, quantised.a.to_vec(), quantised.b.to_vec(), Salt::random(&mut rng))
+                    .context("quantised weights left their range; this is a bug")?;
+            entries.push(ModuleEntry::new(
+                module.name.clone(),
+                shape,
+                quantised.scale,
+                opening.commitment(),
+            )?);
+            openings.push(opening);
+        }
+        let manifest = Manifest::new(key.public(), base.digest(), unix_time(), entries)?.sign(&key);
+        // Better known before anything is served than after it.
+        plan(
+            Security::default(),
+            manifest.manifest(),
+            &vec![1; manifest.manifest().modules().len()],
+            DEFAULT_DEGREE_BITS,
+        )
+        .context("this adapter cannot be proved")?;
+
+        secret_file::create(&folder.join(OPENINGS), &encode(&openings)?)?;
+        write(&folder.join(MANIFEST), manifest.bytes())?;
+        write(&folder.join(SIGNATURE), format!("{}\n", manifest.signature()).as_bytes())?;
+        Ok(Self { key, manifest, openings })
+    }
+
+    /// Opens a state folder and checks that its parts belong together.
+    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+        if !folder.is_dir() {
+            bail!("{}: no such folder; make it with `zklora-contributor init`", folder.display());
+        }
+        let key = SecretKey::load(&folder.join(KEY))?;
+        let path = folder.join(MANIFEST);
+        let bytes = read(&path, MAX_MANIFEST_BYTES as u64)?;
+        let signature: Signature = String::from_utf8_lossy(&read(&folder.join(SIGNATURE), 256)?)
+            .trim_end()
+            .parse()
+            .with_context(|| format!("{}", folder.join(SIGNATURE).display()))?;
+        let manifest = SignedManifest::parse(bytes, signature).with_context(|| path.display().to_string())?;
+        if *manifest.manifest().contributor() != key.public() {
+            bail!(
+                "{} is of {}, but {KEY} is the key of {}: these files are of two different states",
+                path.display(),
+                manifest.manifest().contributor(),
+                key.public()
+            );
+        }
+        let path = folder.join(OPENINGS);
+        let bytes = Zeroizing::new(secret_file::read(&path, MAX_OPENINGS_BYTES)?);
+        let openings = decode(&bytes, manifest.manifest()).with_context(|| path.display().to_string())?;
+        for (opening, entry) in openings.iter().zip(manifest.manifest().modules()) {
+            if opening.commitment() != *entry.commitment() {
+                bail!(
+                    "{}: the weights of {} do not open the manifest's commitment: the file is damaged or of another state",
+                    path.display(),
+                    entry.name()
+                );
+            }
+        }
+        Ok(Self { key, manifest, openings })
+    }
+}
+
+fn encode(openings: &[Opening]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let little_endian = |weights: &[i16]| -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(weights.iter().flat_map(|w| w.to_le_bytes()).collect())
+    };
+    let mut tensors = Vec::new();
+    for (index, opening) in openings.iter().enumerate() {
+        let shape = opening.shape();
+        let salt: Vec<u8> = opening.salt().elements().iter().flat_map(|e| e.to_le_bytes()).collect();
+        tensors.push((
+            name(index, "a"),
+            Dtype::I16,
+            vec![shape.d_in(), shape.rank()],
+            little_endian(opening.a()),
+        ));
+        tensors.push((
+            name(index, "b"),
+            Dtype::I16,
+            vec![shape.rank(), shape.d_out()],
+            little_endian(opening.b()),
+        ));
+        tensors.push((name(index, "salt"), Dtype::U64, vec![4], Zeroizing::new(salt)));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Zeroizing::new(safetensors::serialize(views, None)?))
+}
+
+fn decode(bytes: &[u8], manifest: &Manifest) -> anyhow::Result<Vec<Opening>> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let tensor = |index: usize, part: &str, dtype: Dtype, shape: &[usize]| {
+        let name = name(index, part);
+        let tensor = file.tensor(&name)?;
+        if tensor.dtype() != dtype || tensor.shape() != shape {
+            bail!("{name} is {:?} of {:?}, expected {shape:?} of {dtype:?}", tensor.shape(), tensor.dtype());
+        }
+        Ok(tensor.data().to_vec())
+    };
+    let weights = |bytes: &[u8]| bytes.chunks_exact(2).map(|w| i16::from_le_bytes([w[0], w[1]])).collect();
+    manifest
+        .modules()
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| {
+            let shape = entry.shape();
+            let a = Zeroizing::new(tensor(index, "a", Dtype::I16, &[shape.d_in(), shape.rank()])?);
+            let b = Zeroizing::new(tensor(index, "b", Dtype::I16, &[shape.rank(), shape.d_out()])?);
+            let salt = Zeroizing::new(tensor(index, "salt", Dtype::U64, &[4])?);
+            let mut elements = Zeroizing::new([0u64; 4]);
+            for (element, bytes) in elements.iter_mut().zip(salt.chunks_exact(8)) {
+                // Chunks of exactly eight bytes.
+                *element = u64::from_le_bytes(bytes.try_into().unwrap());
+            }
+            Salt::from_elements(*elements)
+                .and_then(|salt| Opening::new(shape, weights(&a), weights(&b), salt))
+                .with_context(|| format!("module {index}: a weight or the salt is out of range"))
+        })
+        .collect()
+}
+
+fn name(index: usize, part: &str) -> String {
+    format!("{index}.{part}")
+}
+
+/// Makes the folder, and closes it to others if it is new.
+fn create_private_folder(folder: &Path) -> anyhow::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("closing {} to others", folder.display()))
+}
+
+fn write(path: &PathBuf, bytes: &[u8]) -> anyhow::Result<()> {
+    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
+    let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    secret_file::read_bounded(file, max)
+        .with_context(|| format!("reading {}", path.display()))?
+        .with_context(|| format!("{} has more than {max} bytes", path.display()))
+}
+
+/// Seconds since 1970; 0 for a clock set before.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|time| time.as_secs()).unwrap_or(0)
+}

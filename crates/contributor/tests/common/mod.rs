@@ -1,0 +1,81 @@
+//! A contributor in this process, serving the fixture adapter on loopback.
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use zklora_base_user::session::{Session, SessionError};
+use zklora_circuit::security::Security;
+use zklora_contributor::prover::Prover;
+use zklora_contributor::server::serve;
+use zklora_contributor::service::{Limits, Service};
+use zklora_contributor::state::State;
+use zklora_net::{Connection, Listener};
+use zklora_proto::{Address, SecretKey};
+
+/// `fixtures/`, at the top of the workspace.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+pub struct World {
+    pub runtime: Runtime,
+    pub folder: TempDir,
+    pub state: Arc<State>,
+    pub service: Arc<Service>,
+    pub address: Address,
+}
+
+impl World {
+    pub fn new(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
+        let state = Arc::new(State::create(&folder.path().join("state"), &base, &lora).unwrap());
+        let prover = Prover::start(state.clone(), folder.path().join("out"), Security::Standard, 0).unwrap();
+        let service = Arc::new(Service::new(state.clone(), limits, prover).unwrap());
+        let runtime = Runtime::new().unwrap();
+        let listener = {
+            let _guard = runtime.enter();
+            Listener::bind(&state.key, "127.0.0.1:0".parse().unwrap()).unwrap()
+        };
+        let address = Address {
+            key: state.key.public(),
+            host: "127.0.0.1".into(),
+            port: listener.local_address().unwrap().port(),
+        };
+        let served = service.clone();
+        runtime.spawn(async move { serve(&listener, served, std::future::pending()).await });
+        Self { runtime, folder, state, service, address }
+    }
+
+    /// A session of a client with this key.
+    pub fn session(&self, key: SecretKey) -> Result<Session, SessionError> {
+        Session::open(
+            self.runtime.handle().clone(),
+            key,
+            &self.address,
+            self.state.manifest.adapter_id(),
+            *self.state.manifest.manifest().base_model(),
+        )
+    }
+
+    /// A bare connection of a client with this key.
+    pub fn connect(&self, key: &SecretKey) -> Connection {
+        self.runtime.block_on(Connection::dial(key, &self.address)).unwrap()
+    }
+
+    /// The width of a module's input.
+    pub fn d_in(&self, module: usize) -> usize {
+        self.state.manifest.manifest().modules()[module].shape().d_in()
+    }
+
+    /// The bundles in the out folder.
+    pub fn bundles(&self) -> Vec<PathBuf> {
+        std::fs::read_dir(self.folder.path().join("out"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect()
+    }
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The whole story on this machine: a contributor serves the Spanish adapter, a base-model user computes the loss of a
+# Spanish text with it, the contributor proves every delta, and a verifier that trusts neither checks the bundle.
+# Gets libtorch and builds, then leaves everything in demo-out/. Needs a Rust toolchain, gcc and Python with pip.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TEXT=${1:-$(sed -n 4p fixtures/text/es-heldout.txt)}
+OUT=demo-out
+
+LIBTORCH=$(scripts/setup-libtorch.sh)
+export LIBTORCH
+cargo build --release --bins
+bin=target/release
+
+rm -rf "$OUT"
+mkdir -p "$OUT"
+
+echo "== The contributor commits to its adapter"
+$bin/zklora-contributor init --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --state $OUT/a-state |
+    tee $OUT/init.txt
+adapter=$(awk '$1 == "adapter" { print $2 }' $OUT/init.txt)
+contributor=$(awk '$1 == "contributor" { print $2 }' $OUT/init.txt)
+
+echo
+echo "== The contributor serves"
+$bin/zklora-contributor serve --state $OUT/a-state --listen 127.0.0.1:0 --out-dir $OUT/a-out \
+    >$OUT/address.txt 2>$OUT/contributor.log &
+server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
+for _ in $(seq 100); do
+    [[ -s $OUT/address.txt ]] && break
+    kill -0 $server 2>/dev/null || { cat $OUT/contributor.log; exit 1; }
+    sleep 0.1
+done
+address=$(head -n 1 $OUT/address.txt)
+echo "$address"
+
+echo
+echo "== The base-model user computes the loss of: ${TEXT:0:100}..."
+$bin/zklora-base-user loss --base-model fixtures/gpt2-tiny --contributor "$address" --adapter "$adapter" \
+    --identity $OUT/b.key --wait --text "$TEXT" 2>$OUT/base-user.log
+
+echo
+echo "== The contributor, stopped, has said"
+kill -TERM $server
+wait $server
+trap - EXIT
+grep -E 'proved|proving' $OUT/contributor.log
+
+echo
+echo "== The verifier, which trusts neither, checks the bundle"
+$bin/zklora-verifier verify --proof-dir $OUT/a-out --adapter "$adapter" --contributor "$contributor" --verbose

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Every test. Gets libtorch and builds; needs a Rust toolchain, gcc and Python with pip.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+echo "== The verifier, where no libtorch can be found"
+# An empty home for caches and no LIBTORCH: a build that wanted libtorch would fail here.
+empty=$(mktemp -d)
+trap 'rm -rf "$empty"' EXIT
+env -u LIBTORCH -u LIBTORCH_USE_PYTORCH -u LD_LIBRARY_PATH XDG_CACHE_HOME="$empty" \
+    cargo test --release -p zklora-verifier
+
+echo "== The workspace"
+LIBTORCH=$(scripts/setup-libtorch.sh)
+export LIBTORCH
+cargo test --release --workspace
