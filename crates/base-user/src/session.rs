@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use zklora_cli::Escaped;
 use zklora_net::{Connection, DialError, FrameError};
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::MAX_CALL_ROWS;
@@ -279,9 +280,7 @@ fn ask(
 ) -> Result<(Response, Vec<u8>), SessionError> {
     match runtime.block_on(connection.request(request, payload))? {
         (Response::Error { code, message }, _) => {
-            // The contributor's words go to a terminal: without control characters, and not at any length.
-            let message = message.chars().filter(|c| !c.is_control()).take(500).collect();
-            Err(SessionError::Refused { code, message })
+            Err(SessionError::Refused { code, message: Escaped(&message).to_string() })
         }
         answer => Ok(answer),
     }

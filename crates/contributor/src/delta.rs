@@ -83,8 +83,8 @@ mod tests {
                 let mut sum = 0i128;
                 for k in 0..rank {
                     let mut xa = 0i128;
-                    for i in 0..d_in {
-                        xa += i128::from(row[i]) * i128::from(opening.a()[i * rank + k]);
+                    for (i, &x) in row.iter().enumerate() {
+                        xa += i128::from(x) * i128::from(opening.a()[i * rank + k]);
                     }
                     sum += xa * i128::from(opening.b()[k * d_out + j]);
                 }

@@ -1,16 +1,15 @@
 //! The command `zklora-verifier`.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::{Args, Parser, Subcommand};
+use zklora_cli::{Escaped, Logging};
 use zklora_proto::{AdapterId, PublicKey};
 
 use crate::check::{Pins, Verifier};
-use crate::escape::Escaped;
 use crate::find::bundles;
 use crate::report::{BundleReport, Report};
 
@@ -22,9 +21,9 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
-    /// Form of the log on stderr; RUST_LOG says how much of it there is
-    #[arg(long, global = true, value_enum, default_value_t)]
-    pub log_format: LogFormat,
+    /// How to log.
+    #[command(flatten)]
+    pub logging: Logging,
 }
 
 /// What to do.
@@ -63,20 +62,11 @@ pub struct VerifyArgs {
     pub json: bool,
 }
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, Default, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// Runs the command with the process's arguments.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    init_log(cli.log_format);
+    cli.logging.init();
+    log_panics();
     let Command::Verify(args) = cli.command;
     match verify(&args, &mut io::stdout().lock()) {
         Ok(code) => ExitCode::from(code),
@@ -137,16 +127,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     Ok(code)
 }
 
-fn init_log(format: LogFormat) {
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+fn log_panics() {
     // A panic becomes a verdict; what it said is for a bug report.
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("internal error: {}", Escaped(&panic.to_string()));

@@ -15,7 +15,6 @@
 
 mod check;
 pub mod cli;
-mod escape;
 pub mod find;
 pub mod report;
 mod slow;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
 use crate::check::{Declared, Pins, Verdict};
-use crate::escape::Escaped;
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]

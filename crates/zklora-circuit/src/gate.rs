@@ -33,7 +33,7 @@ pub const WEIGHTS_PER_WORD: usize = WEIGHTS / WORDS;
 pub const DIGITS: usize = 4;
 /// A weight w is stored as w + 2^11, which is not negative.
 pub const BIAS: u64 = 1 << (WEIGHT_BITS - 1);
-/// φ² in the quadratic extension F[φ]/(φ² - 7).
+/// φ² in the quadratic extension `F[φ]/(φ² - 7)`.
 pub const NON_RESIDUE: u64 = 7;
 
 /// First wire of the factor `c` (two wires, as every value of the extension).

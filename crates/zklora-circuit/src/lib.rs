@@ -37,7 +37,7 @@ use plonky2::field::goldilocks_field::GoldilocksField;
 
 /// The base field: integers modulo p = 2^64 - 2^32 + 1.
 pub type F = GoldilocksField;
-/// Its quadratic extension F[φ]/(φ² - 7), where the challenges live.
+/// Its quadratic extension `F[φ]/(φ² - 7)`, where the challenges live.
 pub type E = QuadraticExtension<F>;
 /// The degree of plonky2's own extension.
 pub const D: usize = 2;

@@ -1,9 +1,15 @@
-//! What the three programs have in common on the command line: logging to stderr and the way they fail.
+//! What the three programs have in common on the command line: logging to stderr, the way they fail, and text from
+//! elsewhere made safe for a terminal.
 
+mod escape;
+
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+pub use escape::Escaped;
 
 /// Flags for logging. What is logged is chosen by `RUST_LOG`, by default `info`.
 #[derive(Debug, Clone, Args)]
@@ -27,17 +33,15 @@ impl Logging {
     /// Sends the log to stderr from now on.
     pub fn init(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let builder = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
         match self.log_format {
             LogFormat::Text => builder.with_target(false).init(),
             LogFormat::Json => builder.json().init(),
         }
     }
-}
-
-/// A text without control characters: an error may carry words of a peer or a file, and these go to a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Starts logging, runs a command and turns its error into a line on stderr and exit code 1.
@@ -46,18 +50,8 @@ pub fn run(logging: &Logging, command: impl FnOnce() -> anyhow::Result<()>) -> E
     match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", printable(&format!("{error:#}")));
+            eprintln!("error: {}", Escaped(&format!("{error:#}")));
             ExitCode::FAILURE
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_escape_sequence_reaches_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31mb\r\nc\u{9b}"), "a\u{fffd}[31mb\u{fffd}\nc\u{fffd}");
     }
 }

@@ -6,7 +6,7 @@ use super::*;
 use crate::identity::{Purpose, SecretKey};
 use crate::manifest::{Commitment, Manifest, ModuleEntry};
 use crate::transcript::{Call, Delta, TranscriptHasher};
-use crate::{BaseModelDigest, ModuleShape, Receipt, SessionId, SignedManifest, SignedReceipt};
+use crate::{BaseModelDigest, ModuleShape, Receipt, SessionId, SignedReceipt};
 
 /// A well-formed bundle with two modules, two calls and two "proofs", as bytes. The proofs are arbitrary bytes: this crate
 /// does not look into them.

@@ -3,8 +3,8 @@
 use std::fmt;
 
 /// Shows a text without anything that a terminal would act on or that would show as something else: control characters,
-/// escape sequences and marks that reverse the direction come out as `\u{...}`. Cut after [`MAX_CHARS`].
-pub(crate) struct Escaped<'a>(pub(crate) &'a str);
+/// escape sequences and marks that reverse the direction come out as `\u{...}`. Cut after 2,000.
+pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
