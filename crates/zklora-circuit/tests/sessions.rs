@@ -82,13 +82,17 @@ impl World {
 
     /// Proves the session and gives the bundle's bytes.
     fn bundle(&self, calls: &[Call], max_bits: usize) -> Vec<u8> {
+        self.bundle_with(Security::Standard, calls, max_bits)
+    }
+
+    fn bundle_with(&self, security: Security, calls: &[Call], max_bits: usize) -> Vec<u8> {
         let receipt = self.receipt(calls);
         let (plan, proofs) = prove_session(
             &self.manifest,
             &receipt,
             calls,
             &self.openings,
-            Security::Standard,
+            security,
             max_bits,
             &Circuits::default(),
             &|_, _| {},
@@ -156,6 +160,25 @@ fn modules_that_share_an_input_and_equal_batches() {
     let mut rng = StdRng::seed_from_u64(3);
     let calls = vec![world.call(2, &[0, 1], &mut rng), world.call(2, &[3, 2], &mut rng)];
     assert!(verify(&world.bundle(&calls, DEFAULT_DEGREE_BITS)).is_ok());
+}
+
+#[test]
+fn each_parameter_set_proves_and_says_what_it_is_worth() {
+    let world = World::new(&[shape(16, 4, 16); 2], 1);
+    let calls = [world.call(2, &[0, 1], &mut StdRng::seed_from_u64(3))];
+    let mut sizes = Vec::new();
+    for security in Security::ALL {
+        let bytes = world.bundle_with(security, &calls, DEFAULT_DEGREE_BITS);
+        let mut bundle = Bundle::from_reader(Cursor::new(&bytes)).unwrap();
+        let verified = verify_session(&mut bundle, &Circuits::default()).unwrap();
+        assert_eq!(verified.security, security);
+        for batch in verified.batches {
+            assert!(batch.soundness.provable.bits >= security.provable_bits().into());
+            assert!(batch.soundness.conjectured.bits >= security.conjectured_bits().into());
+            sizes.push(batch.proof_bytes);
+        }
+    }
+    assert!(sizes.windows(2).all(|pair| pair[1] < pair[0] * 2 / 3), "{sizes:?}");
 }
 
 #[test]
