@@ -17,7 +17,7 @@ use crate::commitment::Opening;
 use crate::fold::{Fold, Folder};
 use crate::plan::{PlanError, plan};
 use crate::prove::{ProveError, prove};
-use crate::security::{CircuitId, Security, UnknownSecurity};
+use crate::security::{CircuitId, Security, Soundness, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
 /// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
@@ -168,6 +168,8 @@ pub struct VerifiedBatch {
     pub degree_bits: usize,
     /// Size of the proof.
     pub proof_bytes: usize,
+    /// What the proof is worth.
+    pub soundness: Soundness,
     /// Building the circuit, nothing if it was there already.
     pub build_time: Duration,
     /// Checking the proof.
@@ -251,6 +253,7 @@ pub fn verify_session<R: Read + Seek>(
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
         let build_time = started.elapsed();
         let proof = bundle.proof(batch)?;
+        let rows: Vec<u64> = modules.iter().map(|&m| receipt.receipt().rows[m]).collect();
         let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
         let started = Instant::now();
         verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {
@@ -262,6 +265,7 @@ pub fn verify_session<R: Read + Seek>(
             modules: modules.clone(),
             degree_bits: verifier.degree_bits(),
             proof_bytes: proof.len(),
+            soundness: verifier.soundness(&rows),
             build_time,
             verify_time: started.elapsed(),
         });
