@@ -283,9 +283,21 @@ fn fold<T>(
     let receipt = receipt.receipt();
     let mut hasher = TranscriptHasher::new(manifest.modules().len());
     let mut folder = Folder::new(manifest, challenges);
+    let rows_differ = |module: usize, found: u64| VerifySessionError::Transcript {
+        what: "the number of rows of a module",
+        found: format!("{found} ({})", manifest.modules()[module].name()),
+        signed: receipt.rows[module].to_string(),
+    };
     let value = each(&mut |call| {
-        if !hasher.add(call) {
-            return Err(mismatch("the number of calls", "more than allowed", receipt.calls));
+        if !hasher.add(call) || hasher.calls() > receipt.calls {
+            return Err(mismatch("the number of calls", "more", receipt.calls));
+        }
+        // As soon as there is too much: a small file may hold a very long transcript.
+        for delta in &call.deltas {
+            let found = hasher.rows()[delta.module];
+            if found > receipt.rows[delta.module] {
+                return Err(rows_differ(delta.module, found));
+            }
         }
         folder.add(call);
         Ok(())
@@ -295,11 +307,7 @@ fn fold<T>(
     }
     for (module, (&found, &signed)) in hasher.rows().iter().zip(&receipt.rows).enumerate() {
         if found != signed {
-            return Err(VerifySessionError::Transcript {
-                what: "the number of rows of a module",
-                found: format!("{found} ({})", manifest.modules()[module].name()),
-                signed: signed.to_string(),
-            });
+            return Err(rows_differ(module, found));
         }
     }
     if hasher.digest() != receipt.transcript {
