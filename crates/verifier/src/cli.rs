@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand};
 use zklora_cli::{Escaped, Logging};
 use zklora_proto::{AdapterId, PublicKey};
 
-use crate::check::{Pins, Verifier};
+use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier};
+use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::report::{BundleReport, Report};
 
@@ -32,6 +33,9 @@ pub enum Command {
     /// Says of every bundle whether it is valid, and what that means
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
+    /// Says what proofs are worth: every error term, with its source
+    #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
+    Explain(ExplainArgs),
 }
 
 /// Arguments of `verify`.
@@ -53,6 +57,10 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "KEY")]
     pub contributor: Option<PublicKey>,
 
+    /// Fewest bits of soundness on theorems alone, all errors added up, that a proof must have
+    #[arg(long, value_name = "BITS", default_value_t = DEFAULT_MIN_SECURITY)]
+    pub min_security: u32,
+
     /// Print session, client and the size and time of every proof, too
     #[arg(long, short)]
     pub verbose: bool,
@@ -67,8 +75,14 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     cli.logging.init();
     log_panics();
-    let Command::Verify(args) = cli.command;
-    match verify(&args, &mut io::stdout().lock()) {
+    let out = &mut io::stdout().lock();
+    let code = match cli.command {
+        Command::Verify(args) => verify(&args, out),
+        Command::Explain(args) => {
+            explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
+        }
+    };
+    match code {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("stdout: {error}");
@@ -80,7 +94,8 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor });
+    let verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor })
+        .with_min_security(args.min_security);
     let mut report = Report {
         format: Report::FORMAT,
         valid: false,

@@ -15,9 +15,12 @@
 
 mod check;
 pub mod cli;
+pub mod explain;
 pub mod find;
 pub mod report;
 mod slow;
 
-pub use check::{Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier};
+pub use check::{
+    DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier,
+};
 pub use report::{BundleReport, Report};

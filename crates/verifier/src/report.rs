@@ -8,7 +8,7 @@ use serde::Serialize;
 use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
-use crate::check::{Declared, Pins, Verdict};
+use crate::check::{Declared, Pins, Verdict, conjectured_bits, provable_bits};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
@@ -55,6 +55,10 @@ pub struct BundleReport {
     pub client: Option<PublicKey>,
     /// Name of the parameter set of the proofs; null unless they hold.
     pub security: Option<&'static str>,
+    /// Bits of soundness of the weakest proof on theorems alone, all errors added up.
+    pub provable_bits: Option<f64>,
+    /// The same on the conjecture that `docs/soundness.md` states.
+    pub conjectured_bits: Option<f64>,
     /// Forward calls.
     pub calls: Option<u64>,
     /// Every module of the manifest.
@@ -148,6 +152,8 @@ impl BundleReport {
             session: receipt.map(|r| r.session),
             client: receipt.map(|r| r.client),
             security: shown.map(|s| s.security.name()),
+            provable_bits: shown.map(provable_bits),
+            conjectured_bits: shown.map(conjectured_bits),
             calls: receipt.map(|r| r.calls),
             modules: declared.map(|d| modules(d, shown.is_some())).unwrap_or_default(),
             batches: shown
@@ -198,7 +204,12 @@ impl BundleReport {
             )?;
         }
         if let Some(security) = self.security {
-            writeln!(out, "  security: parameter set {security:?}")?;
+            let (provable, conjectured) =
+                (self.provable_bits.unwrap_or(0.0), self.conjectured_bits.unwrap_or(0.0));
+            writeln!(
+                out,
+                "  security: parameter set {security:?}, {provable:.1} bits on theorems alone, {conjectured:.1} on a conjecture"
+            )?;
         }
         if verbose {
             self.write_details(out)?;
