@@ -227,13 +227,10 @@ impl BundleReport {
         if !self.valid {
             return "nothing in this file can be relied on".into();
         }
-        match self.rows() {
-            0 => "both parties signed that nothing was sent in this session: it proves nothing about the adapter"
-                .into(),
-            rows => format!(
-                "both parties signed for these {rows} rows, and every delta in them is exactly X·A·B of the adapter below"
-            ),
-        }
+        format!(
+            "both parties signed for these {} rows, and every delta in them is exactly X·A·B of the adapter below",
+            self.rows()
+        )
     }
 
     fn word_on_adapter(&self) -> &'static str {

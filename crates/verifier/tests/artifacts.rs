@@ -24,7 +24,7 @@ const MANIFEST_EDITS: [(&str, &str, &str); 5] = [
     ("module name", "\"name\":\"m.1\"", "\"name\":\"m.9\""),
     ("base model", "\"base_model\":\"09", "\"base_model\":\"08"),
     ("time", "\"created\":0", "\"created\":1"),
-    ("shape", "\"rank\":10", "\"rank\":11"),
+    ("shape", "\"rank\":16", "\"rank\":17"),
 ];
 
 fn with_text(index: usize, edit: impl FnOnce(&str) -> String) -> RawBundle {

@@ -91,7 +91,7 @@ fn pins_are_named_in_words() {
             "pinned: it is the one you gave with --adapter",
             "pinned: it is the one you gave with --contributor",
             "session: 0101",
-            "proof 1: of m.2; circuit of 2^9 rows",
+            "proof 1: of m.2; circuit of 2^10 rows",
         ],
     );
     assert!(!out.contains("NOT PINNED"), "{out}");
@@ -189,11 +189,11 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(good["security"], "standard");
     assert_eq!(
         good["modules"][2],
-        serde_json::json!({"name": "m.2", "d_in": 40, "rank": 10, "d_out": 48, "rows": 2, "batch": 1, "ok": true})
+        serde_json::json!({"name": "m.2", "d_in": 40, "rank": 70, "d_out": 48, "rows": 2, "batch": 1, "ok": true})
     );
     let batch = &good["batches"][0];
     assert_eq!(batch["modules"], serde_json::json!(["m.0", "m.1"]));
-    assert_eq!(batch["degree_bits"], 9);
+    assert_eq!(batch["degree_bits"], 10);
     assert_eq!(batch["proof_bytes"], SESSION.bundle.proofs()[0].len());
     assert!(batch["build_seconds"].is_f64() && batch["verify_seconds"].is_f64());
     let bad = &report["bundles"][1];
@@ -246,8 +246,8 @@ fn help_says_what_the_exit_codes_mean() {
 fn a_session_without_rows_proves_nothing_and_says_so() {
     let world = World::new(&[shape(8, 2, 8)], 1);
     let (code, out, _) = verify(&folder(&[("a.pf", &world.bundle(&[]))]), &[]);
-    assert_eq!(code, Some(0));
-    contains(&out, &["m.0: 0 rows, not called", "it proves nothing about the adapter", "verifying 0 proofs"]);
+    assert_eq!(code, Some(1));
+    contains(&out, &["m.0: 0 rows, not called", "the session has no rows, so that nothing is proved"]);
 }
 
 #[test]
