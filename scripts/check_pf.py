@@ -12,7 +12,7 @@ it compares them with what the verifier says:
 Exit code 0: all of this holds (and agrees). 1: it does not; the reason is on stderr.
 What is left to a verifier: that the batches' circuits are not too large, and the proofs.
 
-Needs Python 3.11 and the packages of scripts/requirements.txt.
+Needs Python 3.11 and the packages of scripts/requirements.txt; the other half is pf_format.py.
 """
 
 import argparse
@@ -169,6 +169,7 @@ def check(path: Path) -> dict[str, Any]:
     manifest = read_manifest(blobs[0], blobs[1])
     receipt = read_receipt(manifest, blobs[2], blobs[3], blobs[4])
     check_plan(header.batches, receipt.rows)
+    need(len(header.batches) > 0, "the session has no rows, so that nothing is proved")
     alpha, beta = challenges(header, manifest, receipt)
     transcript, folder = Transcript(len(manifest.modules)), Folder(manifest.modules, alpha, beta)
     for call in read_calls(blobs[5], manifest.modules):

@@ -162,6 +162,12 @@ fn a_changed_byte_anywhere_but_in_a_proof_is_noticed() {
     Checked::new(&proof).refused("proof", false, "proof.1: does not have its digest");
 }
 
+#[test]
+fn a_session_without_rows_is_refused_here_too() {
+    let bundle = World::new(&[shape(8, 2, 8)], 1).bundle(&[]).to_bytes();
+    Checked::new(&bundle).refused("empty", false, "the session has no rows");
+}
+
 /// The testing crate's own encoder makes what the format's makes, or the vectors would be refused for another reason.
 #[test]
 fn another_compression_of_the_transcript_is_the_same_session() {

@@ -90,7 +90,9 @@ fn main() {
         return;
     }
     let wanted = args.first().map(String::as_str).unwrap_or_default();
-    println!("| adapter | set | weights | proofs | rows | degree | build s | prove s | s/M weights | verify cold s | warm ms a proof | fold M entries/s | proof KB | peak MiB | original: prove, verify s |");
+    println!(
+        "| adapter | set | weights | proofs | rows | degree | build s | prove s | s/M weights | verify cold s | warm ms a proof | fold M entries/s | proof KB | peak MiB | original: prove, verify s |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for case in cases().iter().filter(|case| case.name.contains(wanted)) {
         for security in Security::ALL {
@@ -127,8 +129,7 @@ fn measure(case: &Case, security: Security) -> Figures {
     let mut rng = StdRng::seed_from_u64(1);
     let openings: Vec<Opening> = case.modules.iter().map(|&shape| opening(shape, &mut rng)).collect();
     let manifest = manifest(&openings);
-    let plan =
-        plan(security, &manifest, &vec![1; openings.len()], DEFAULT_DEGREE_BITS).expect("a plan");
+    let plan = plan(security, &manifest, &vec![1; openings.len()], DEFAULT_DEGREE_BITS).expect("a plan");
     let challenges = Challenges { alpha: E::sample(&mut rng), beta: E::sample(&mut rng) };
 
     let mut folder = Folder::new(&manifest, challenges);
@@ -181,7 +182,8 @@ fn measure(case: &Case, security: Security) -> Figures {
             timed(|| prove(circuit, &batch_openings, &batch_folds, challenges.beta, &mut rng).unwrap());
         figures.prove += time.as_secs_f64();
         figures.proof_bytes += proof.len();
-        let public: Vec<_> = modules.iter().map(|&m| (manifest.modules()[m].commitment(), &folds[m])).collect();
+        let public: Vec<_> =
+            modules.iter().map(|&m| (manifest.modules()[m].commitment(), &folds[m])).collect();
         let (warm, verdict) = timed(|| verify(verifier, &public, challenges.beta, &proof));
         verdict.unwrap();
         figures.verify_warm += warm.as_secs_f64();

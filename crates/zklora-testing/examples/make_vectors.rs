@@ -131,6 +131,14 @@ impl Session {
             let edits = self.signed_manifest(from, to);
             write(name, about, true, edits, "manifest", says);
         }
+        let module = r#"{"name":"m.2","d_in":5,"rank":1,"d_out":3,"scale":1e-6,"commitment":"#;
+        let commitment = self.world.openings()[2].commitment();
+        let edits = self.signed_manifest(
+            &format!("{module}\"{commitment}\"}}"),
+            &format!("[\"m.2\",5,1,3,1e-6,\"{commitment}\"]"),
+        );
+        let about = "A module as an array of its values.";
+        write("manifest-array", about, true, edits, "manifest", "expected an object");
         let edits = self.signed_manifest("\"created\":0", "\"created\":1");
         let about = "The contributor exchanged the manifest under the receipt.";
         write("manifest-exchanged", about, true, edits, "receipt", "names another adapter");
@@ -189,6 +197,13 @@ impl Session {
             let edits = self.signed_receipt(&text(bytes).replacen(from, to, 1));
             write(name, about, true, edits, kind, says);
         }
+        let fields: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        let names =
+            "format session adapter base_model contributor client calls rows transcript started finished";
+        let values: Vec<_> = names.split(' ').map(|name| fields[name].to_string()).collect();
+        let edits = self.signed_receipt(&format!("[{}]", values.join(",")));
+        let about = "A receipt as an array of its values.";
+        write("receipt-array", about, true, edits, "receipt", "expected an object");
     }
 
     /// A receipt that both parties signed.
