@@ -188,8 +188,8 @@ def check(path: Path) -> dict[str, Any]:
             "rows": receipt.rows[index],
             "batch": batch_of.get(index),
             "ok": index in batch_of,
-            "a_digest": folder.a_digest(index),
-            "s": pair(folder.s[index]),
+            "a_digest": folder.a_digest(index) if index in batch_of else None,
+            "s": pair(folder.s[index]) if index in batch_of else None,
         }
         for index, module in enumerate(manifest.modules)
     ]

@@ -19,7 +19,7 @@ from nacl.signing import VerifyKey
 from numpy.typing import NDArray
 
 P = 2**64 - 2**32 + 1
-SECURITY = ("standard",)
+SECURITY = ("standard", "compact")
 FIXED = ("manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client", "transcript")
 MIB = 2**20
 FIXED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64, 2**40)

@@ -110,7 +110,7 @@ pub struct ModuleReport {
     pub batch: Option<usize>,
     /// Whether all its rows are proved.
     pub ok: bool,
-    /// The digest of its folded activations a_m in hexadecimal; null unless the proofs hold.
+    /// The digest of its folded activations a_m in hexadecimal; null unless the proofs hold and it has rows.
     pub a_digest: Option<String>,
     /// Its folded deltas s_m.
     pub s: Option<Pair>,
@@ -282,7 +282,9 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
     declared
         .modules()
         .enumerate()
-        .map(|(index, (entry, rows, batch))| (entry, rows, batch, shown.and_then(|s| s.folds.get(index))))
+        .map(|(index, (entry, rows, batch))| {
+            (entry, rows, batch, shown.filter(|_| rows > 0).and_then(|s| s.folds.get(index)))
+        })
         .map(|(entry, rows, batch, fold)| ModuleReport {
             name: entry.name().into(),
             d_in: entry.shape().d_in(),

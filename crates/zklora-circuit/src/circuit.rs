@@ -18,7 +18,7 @@ use crate::gate::{
 };
 use crate::hash::Blake3Config;
 use crate::masking::{self, Masking};
-use crate::security::{CircuitId, MAX_DEGREE_BITS, Security};
+use crate::security::{CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
 use crate::{D, F};
 
 /// A built circuit, for proving.
@@ -120,6 +120,18 @@ impl BatchVerifier {
     /// Builds the circuit of modules of these shapes and keeps what a verifier needs.
     pub fn build(security: Security, shapes: &[ModuleShape]) -> Result<Self, CircuitError> {
         Ok(BatchCircuit::build(security, shapes)?.verifier())
+    }
+
+    /// What a proof of this circuit is worth, if `rows` are the rows that the session has of each module.
+    pub fn soundness(&self, rows: &[u64]) -> Soundness {
+        Soundness::new(&self.parameters(rows))
+    }
+
+    /// What the soundness of this circuit's proofs depends on.
+    pub fn parameters(&self, rows: &[u64]) -> Parameters {
+        let folds =
+            self.shapes.iter().zip(rows).map(|(shape, &rows)| FoldSize { rows, d_out: shape.d_out() });
+        Parameters::new(&self.data.common, folds.collect())
     }
 
     /// Logarithm of the circuit's rows.

@@ -6,7 +6,7 @@
 use plonky2::field::extension::FieldExtension;
 use plonky2::field::extension::quadratic::QuadraticExtension;
 use plonky2::field::types::{Field, PrimeField64};
-use zklora_proto::{Call, Manifest};
+use zklora_proto::{Call, Manifest, ModuleShape};
 
 use crate::challenge::Challenges;
 use crate::{E, F};
@@ -32,45 +32,47 @@ impl Fold {
     }
 }
 
-/// Folds a session's calls one by one.
+/// Folds a session's calls one by one. Memory goes to the modules that are called, not to those that a manifest names.
 pub struct Folder {
-    alpha: E,
-    modules: Vec<ModuleFolder>,
+    challenges: Challenges,
+    shapes: Vec<ModuleShape>,
+    modules: Vec<Option<ModuleFolder>>,
+    /// Powers of β as canonical integers, as many as the widest module called so far needs.
+    betas: Vec<[u64; 2]>,
 }
 
 impl Folder {
     /// The folder of a session with no calls yet.
     pub fn new(manifest: &Manifest, challenges: Challenges) -> Self {
-        let modules = manifest
-            .modules()
-            .iter()
-            .map(|m| ModuleFolder {
-                activations: Lanes::new(m.shape().d_in()),
-                s: E::ZERO,
-                power: E::ONE,
-                betas: challenges.beta.powers().take(m.shape().d_out()).map(canonical).collect(),
-            })
-            .collect();
-        Self { alpha: challenges.alpha, modules }
+        let shapes: Vec<ModuleShape> = manifest.modules().iter().map(|m| m.shape()).collect();
+        Self { challenges, modules: shapes.iter().map(|_| None).collect(), shapes, betas: Vec::new() }
     }
 
     /// Adds the next call, whose tensors have the dimensions that the manifest gives its modules.
     pub fn add(&mut self, call: &Call) {
         for delta in &call.deltas {
-            let module = &mut self.modules[delta.module];
-            let d_in = module.activations.columns();
-            let rows = call.activations.chunks_exact(d_in).zip(delta.values.chunks_exact(module.betas.len()));
-            for (x, y) in rows {
+            let (d_in, d_out) = (self.shapes[delta.module].d_in(), self.shapes[delta.module].d_out());
+            if self.betas.len() < d_out {
+                self.betas = self.challenges.beta.powers().take(d_out).map(canonical).collect();
+            }
+            let module = self.modules[delta.module].get_or_insert_with(|| ModuleFolder {
+                activations: Lanes::new(d_in),
+                s: E::ZERO,
+                power: E::ONE,
+            });
+            for (x, y) in call.activations.chunks_exact(d_in).zip(delta.values.chunks_exact(d_out)) {
                 module.activations.add(canonical(module.power), x);
-                module.s += module.power * dot(&module.betas, y);
-                module.power *= self.alpha;
+                module.s += module.power * dot(&self.betas[..d_out], y);
+                module.power *= self.challenges.alpha;
             }
         }
     }
 
-    /// The folds of all modules, in the manifest's order.
+    /// The folds of all modules, in the manifest's order; empty ones of those that were never called.
     pub fn finish(self) -> Vec<Fold> {
-        self.modules.into_iter().map(|m| Fold { a: m.activations.finish(), s: m.s }).collect()
+        let empty = || Fold { a: Vec::new(), s: E::ZERO };
+        let fold = |m: ModuleFolder| Fold { a: m.activations.finish(), s: m.s };
+        self.modules.into_iter().map(|module| module.map_or_else(empty, fold)).collect()
     }
 }
 
@@ -79,8 +81,6 @@ struct ModuleFolder {
     s: E,
     /// α^t for the module's next row t.
     power: E,
-    /// Powers of β as canonical integers.
-    betas: Vec<[u64; 2]>,
 }
 
 /// Sums of 32-bit halves times int16, which stay exact in an `i64` for 2^15 rows and vectorise.
@@ -94,10 +94,6 @@ struct Lanes {
 impl Lanes {
     fn new(columns: usize) -> Self {
         Self { sums: std::array::from_fn(|_| vec![0; columns]), rows: 0, folded: vec![E::ZERO; columns] }
-    }
-
-    fn columns(&self) -> usize {
-        self.folded.len()
     }
 
     fn add(&mut self, power: [u64; 2], x: &[i16]) {

@@ -8,7 +8,7 @@ use plonky2::hash::hashing::PlonkyPermutation;
 use plonky2::hash::poseidon::PoseidonHash;
 use plonky2::plonk::config::{GenericConfig, Hasher};
 
-use crate::{D, E, F};
+use crate::{D, F};
 
 /// plonky2's configuration with BLAKE3 outside and Poseidon inside the circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Blake3Config;
 
 impl GenericConfig<D> for Blake3Config {
     type F = F;
-    type FE = E;
+    type FE = <F as plonky2::field::extension::Extendable<D>>::Extension;
     type Hasher = Blake3Hash;
     type InnerHasher = PoseidonHash;
 }

@@ -11,7 +11,7 @@
 //!    of rows, this is all that the circuit sees.
 //! 4. [`circuit`]: the circuit of a batch of modules, made of [`gate`]s, with the [`masking`] that hides the witness.
 //! 5. [`prove`] and [`verify`]: a proof is bytes; a verifier builds the circuit itself from the modules' shapes.
-//! 6. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets; [`session`]: a whole bundle.
+//! 6. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets and what they are worth; [`session`]: a whole bundle.
 //!
 //! The mathematics of steps 2 and 3 is Freivalds' check of a matrix product (R. Freivalds, "Probabilistic machines can use
 //! less running time", 1977) with powers of two challenges in place of random vectors.
@@ -37,7 +37,8 @@ use plonky2::field::goldilocks_field::GoldilocksField;
 
 /// The base field: integers modulo p = 2^64 - 2^32 + 1.
 pub type F = GoldilocksField;
-/// Its quadratic extension `F[φ]/(φ² - 7)`, where the challenges live.
+/// Its quadratic extension `F[φ]/(φ² - 7)`, where the challenges α and β of the fold live.
 pub type E = QuadraticExtension<F>;
-/// The degree of plonky2's own extension.
-pub const D: usize = 2;
+/// The degree of the extension that the proof system's own challenges come from. With 2, no more than 2^16 rows would leave
+/// 100 provable bits, and proofs would be half as large again: `docs/soundness.md`.
+pub const D: usize = 4;

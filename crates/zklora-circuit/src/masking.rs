@@ -5,7 +5,7 @@
 //!
 //! 1. [`MASK_COLUMNS`] extra wire columns are uniformly random in every row. FRI batches all columns with powers of one
 //!    challenge, so they are the random masking polynomial, over the extension field, for all that FRI folds; and they salt
-//!    each leaf of the wires tree with 128 bits.
+//!    each leaf of the wires tree with 256 bits.
 //! 2. [`free_rows`] rows without a gate are random in every other column: for the values of wire columns that are opened
 //!    directly, one for each query and D at ζ, with a margin that leaves entropy for the quotient.
 //! 3. [`pairs`] pairs of rows are tied, wire by wire, by copy constraints and random: for what is revealed of Z and its

@@ -17,7 +17,7 @@ use crate::commitment::Opening;
 use crate::fold::{Fold, Folder};
 use crate::plan::{PlanError, plan};
 use crate::prove::{ProveError, prove};
-use crate::security::{CircuitId, Security, UnknownSecurity};
+use crate::security::{CircuitId, Security, Soundness, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
 /// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
@@ -155,7 +155,7 @@ pub struct VerifiedSession {
     pub security: Security,
     /// The challenges under which it holds.
     pub challenges: Challenges,
-    /// The folded transcript of every module, in the manifest's order; zero for modules without rows.
+    /// The folded transcript of every module, in the manifest's order; empty for modules without rows.
     pub folds: Vec<Fold>,
     /// Each proof.
     pub batches: Vec<VerifiedBatch>,
@@ -172,6 +172,8 @@ pub struct VerifiedBatch {
     pub degree_bits: usize,
     /// Size of the proof.
     pub proof_bytes: usize,
+    /// What the proof is worth.
+    pub soundness: Soundness,
     /// Building the circuit, nothing if it was there already.
     pub build_time: Duration,
     /// Checking the proof.
@@ -255,6 +257,7 @@ pub fn verify_session<R: Read + Seek>(
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
         let build_time = started.elapsed();
         let proof = bundle.proof(batch)?;
+        let rows: Vec<u64> = modules.iter().map(|&m| receipt.receipt().rows[m]).collect();
         let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
         let started = Instant::now();
         verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {
@@ -266,6 +269,7 @@ pub fn verify_session<R: Read + Seek>(
             modules: modules.clone(),
             degree_bits: verifier.degree_bits(),
             proof_bytes: proof.len(),
+            soundness: verifier.soundness(&rows),
             build_time,
             verify_time: started.elapsed(),
         });
@@ -283,9 +287,21 @@ fn fold<T>(
     let receipt = receipt.receipt();
     let mut hasher = TranscriptHasher::new(manifest.modules().len());
     let mut folder = Folder::new(manifest, challenges);
+    let rows_differ = |module: usize, found: u64| VerifySessionError::Transcript {
+        what: "the number of rows of a module",
+        found: format!("{found} ({})", manifest.modules()[module].name()),
+        signed: receipt.rows[module].to_string(),
+    };
     let value = each(&mut |call| {
-        if !hasher.add(call) {
-            return Err(mismatch("the number of calls", "more than allowed", receipt.calls));
+        if !hasher.add(call) || hasher.calls() > receipt.calls {
+            return Err(mismatch("the number of calls", "more", receipt.calls));
+        }
+        // As soon as there is too much: a small file may hold a very long transcript.
+        for delta in &call.deltas {
+            let found = hasher.rows()[delta.module];
+            if found > receipt.rows[delta.module] {
+                return Err(rows_differ(delta.module, found));
+            }
         }
         folder.add(call);
         Ok(())
@@ -295,11 +311,7 @@ fn fold<T>(
     }
     for (module, (&found, &signed)) in hasher.rows().iter().zip(&receipt.rows).enumerate() {
         if found != signed {
-            return Err(VerifySessionError::Transcript {
-                what: "the number of rows of a module",
-                found: format!("{found} ({})", manifest.modules()[module].name()),
-                signed: signed.to_string(),
-            });
+            return Err(rows_differ(module, found));
         }
     }
     if hasher.digest() != receipt.transcript {

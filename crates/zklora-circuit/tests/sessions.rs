@@ -40,6 +40,25 @@ fn modules_that_share_an_input_and_equal_batches() {
 }
 
 #[test]
+fn each_parameter_set_proves_and_says_what_it_is_worth() {
+    let world = World::new(&[shape(16, 4, 16); 2], 1);
+    let calls = [world.call(2, &[0, 1], &mut rng(3))];
+    let mut sizes = Vec::new();
+    for security in Security::ALL {
+        let bytes = world.with_security(security).bundle(&calls).to_bytes();
+        let mut bundle = Bundle::from_reader(Cursor::new(&bytes)).unwrap();
+        let verified = verify_session(&mut bundle, &Circuits::default()).unwrap();
+        assert_eq!(verified.security, security);
+        for batch in verified.batches {
+            assert!(batch.soundness.provable.bits >= security.provable_bits().into());
+            assert!(batch.soundness.conjectured.bits >= security.conjectured_bits().into());
+            sizes.push(batch.proof_bytes);
+        }
+    }
+    assert!(sizes.windows(2).all(|pair| pair[1] < pair[0] * 2 / 3), "{sizes:?}");
+}
+
+#[test]
 fn a_prover_that_swaps_the_proof_of_another_session_is_caught() {
     let world = World::new(&[shape(8, 2, 8)], 1);
     let mut rng = rng(4);

@@ -33,6 +33,7 @@ pub struct World {
     openings: Arc<Vec<Opening>>,
     manifest: SignedManifest,
     max_bits: usize,
+    security: Security,
 }
 
 impl World {
@@ -46,6 +47,11 @@ impl World {
     pub fn another_adapter(&self, seed: u64) -> Self {
         let shapes: Vec<_> = self.openings.iter().map(Opening::shape).collect();
         Self::with_people(self.contributor.clone(), self.client.clone(), &shapes, seed)
+    }
+
+    /// The same parties, who prove with another parameter set.
+    pub fn with_security(&self, security: Security) -> Self {
+        Self { security, ..self.clone() }
     }
 
     /// The same manifest, whose contributor serves and proves these weights instead of those it committed to.
@@ -85,7 +91,14 @@ impl World {
         let manifest = Manifest::new(contributor.public(), BaseModelDigest::from_bytes([9; 32]), 0, modules)
             .unwrap()
             .sign(&contributor);
-        Self { contributor, client, openings: Arc::new(openings), manifest, max_bits: DEFAULT_DEGREE_BITS }
+        Self {
+            contributor,
+            client,
+            openings: Arc::new(openings),
+            manifest,
+            max_bits: DEFAULT_DEGREE_BITS,
+            security: Security::default(),
+        }
     }
 
     /// The contributor's key.
@@ -172,7 +185,7 @@ impl World {
             receipt,
             calls,
             &self.openings,
-            Security::Standard,
+            self.security,
             self.max_bits,
             &CIRCUITS,
             &|_, _| {},
@@ -193,12 +206,12 @@ impl World {
     pub fn forge(&self, claimed: &[Call]) -> RawBundle {
         let receipt = self.sign(&self.receipt(claimed));
         let manifest = self.manifest.manifest();
-        let plan = plan(Security::Standard, manifest, &receipt.receipt().rows, self.max_bits).unwrap();
+        let plan = plan(self.security, manifest, &receipt.receipt().rows, self.max_bits).unwrap();
         let shapes = |batch: &[usize]| -> Vec<ModuleShape> {
             batch.iter().map(|&m| manifest.modules()[m].shape()).collect()
         };
         let ids: Vec<_> =
-            plan.batches.iter().map(|batch| CircuitId::new(Security::Standard, &shapes(batch))).collect();
+            plan.batches.iter().map(|batch| CircuitId::new(self.security, &shapes(batch))).collect();
         let challenges = Challenges::derive(&receipt, &plan, &ids);
         let mut folder = Folder::new(manifest, challenges);
         for call in claimed {
@@ -211,7 +224,7 @@ impl World {
             .iter()
             .map(|batch| {
                 prove(
-                    &circuit(&shapes(batch)),
+                    &circuit(self.security, &shapes(batch)),
                     &batch.iter().map(|&m| &self.openings[m]).collect::<Vec<_>>(),
                     &batch.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
                     challenges.beta,
@@ -235,12 +248,12 @@ pub fn rng(seed: u64) -> StdRng {
 }
 
 /// The circuit of a forger's batch, built once in a process.
-fn circuit(shapes: &[ModuleShape]) -> Arc<BatchCircuit> {
+fn circuit(security: Security, shapes: &[ModuleShape]) -> Arc<BatchCircuit> {
     static BUILT: LazyLock<Mutex<HashMap<CircuitId, Arc<BatchCircuit>>>> = LazyLock::new(Mutex::default);
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     built
-        .entry(CircuitId::new(Security::Standard, shapes))
-        .or_insert_with(|| Arc::new(BatchCircuit::build(Security::Standard, shapes).unwrap()))
+        .entry(CircuitId::new(security, shapes))
+        .or_insert_with(|| Arc::new(BatchCircuit::build(security, shapes).unwrap()))
         .clone()
 }
 
