@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Every test. Gets libtorch and builds; needs a Rust toolchain, gcc and Python with pip.
+# Every test. Gets libtorch and the Python packages of scripts/check_pf.py, and builds; needs a Rust toolchain, gcc and
+# Python 3.11 or later with pip and venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Before the cache folder is another one, or it would be made twice.
+ZKLORA_PYTHON=$(scripts/setup-python.sh)
+export ZKLORA_PYTHON
 
 echo "== The verifier, where no libtorch can be found"
 # An empty home for caches and no LIBTORCH: a build that wanted libtorch would fail here.

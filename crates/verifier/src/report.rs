@@ -5,6 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use zklora_circuit::E;
+use zklora_circuit::fold::canonical;
+use zklora_circuit::session::VerifiedSession;
 use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
@@ -59,6 +62,11 @@ pub struct BundleReport {
     pub provable_bits: Option<f64>,
     /// The same on the conjecture that `docs/soundness.md` states.
     pub conjectured_bits: Option<f64>,
+    /// The challenge α of the fold as its two parts, each a decimal text: many are beyond what JSON's numbers hold exactly
+    /// everywhere. Null unless the proofs hold, as all that was computed here.
+    pub alpha: Option<Pair>,
+    /// The challenge β.
+    pub beta: Option<Pair>,
     /// Forward calls.
     pub calls: Option<u64>,
     /// Every module of the manifest.
@@ -106,7 +114,14 @@ pub struct ModuleReport {
     pub batch: Option<usize>,
     /// Whether all its rows are proved.
     pub ok: bool,
+    /// The digest of its folded activations a_m in hexadecimal; null unless the proofs hold and it has rows.
+    pub a_digest: Option<String>,
+    /// Its folded deltas s_m.
+    pub s: Option<Pair>,
 }
+
+/// An element x0 + x1·φ of the extension field as its two parts in decimal, each below p.
+pub type Pair = [String; 2];
 
 /// One valid proof.
 #[derive(Debug, Serialize)]
@@ -154,8 +169,10 @@ impl BundleReport {
             security: shown.map(|s| s.security.name()),
             provable_bits: shown.map(provable_bits),
             conjectured_bits: shown.map(conjectured_bits),
+            alpha: shown.map(|s| pair(s.challenges.alpha)),
+            beta: shown.map(|s| pair(s.challenges.beta)),
             calls: receipt.map(|r| r.calls),
-            modules: declared.map(|d| modules(d, shown.is_some())).unwrap_or_default(),
+            modules: declared.map(|d| modules(d, shown)).unwrap_or_default(),
             batches: shown
                 .iter()
                 .flat_map(|s| &s.batches)
@@ -272,19 +289,29 @@ impl BundleReport {
     }
 }
 
-fn modules(declared: &Declared, valid: bool) -> Vec<ModuleReport> {
+fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleReport> {
     declared
         .modules()
-        .map(|(entry, rows, batch)| ModuleReport {
+        .enumerate()
+        .map(|(index, (entry, rows, batch))| {
+            (entry, rows, batch, shown.filter(|_| rows > 0).and_then(|s| s.folds.get(index)))
+        })
+        .map(|(entry, rows, batch, fold)| ModuleReport {
             name: entry.name().into(),
             d_in: entry.shape().d_in(),
             rank: entry.shape().rank(),
             d_out: entry.shape().d_out(),
             rows,
             batch,
-            ok: valid && batch.is_some(),
+            ok: shown.is_some() && batch.is_some(),
+            a_digest: fold.map(|fold| hex::encode(fold.a_digest())),
+            s: fold.map(|fold| pair(fold.s)),
         })
         .collect()
+}
+
+fn pair(x: E) -> Pair {
+    canonical(x).map(|part| part.to_string())
 }
 
 fn seconds(time: Duration) -> f64 {

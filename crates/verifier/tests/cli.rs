@@ -187,9 +187,20 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(good["base_model"], "09".repeat(32));
     assert_eq!(good["pinned"], serde_json::json!({"adapter": true, "contributor": false}));
     assert_eq!(good["security"], "standard");
+    let mut module = good["modules"][2].clone();
+    // What these are is held against another implementation: see tests/check_pf.rs.
+    for (pair, place) in [(&good["alpha"], "alpha"), (&good["beta"], "beta"), (&module["s"].take(), "s")] {
+        let parts: Vec<u64> =
+            pair.as_array().unwrap().iter().map(|part| part.as_str().unwrap().parse().unwrap()).collect();
+        assert_eq!(parts.len(), 2, "{place}");
+    }
+    assert_eq!(module["a_digest"].take().as_str().unwrap().len(), 64);
     assert_eq!(
-        good["modules"][2],
-        serde_json::json!({"name": "m.2", "d_in": 40, "rank": 70, "d_out": 48, "rows": 2, "batch": 1, "ok": true})
+        module,
+        serde_json::json!({
+            "name": "m.2", "d_in": 40, "rank": 70, "d_out": 48, "rows": 2, "batch": 1, "ok": true,
+            "a_digest": null, "s": null
+        })
     );
     let batch = &good["batches"][0];
     assert_eq!(batch["modules"], serde_json::json!(["m.0", "m.1"]));
@@ -200,6 +211,7 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!((&bad["valid"], &bad["error"]["kind"]), (&Value::Bool(false), &"proof".into()));
     contains(bad["error"]["what"].as_str().unwrap(), &["proof 1 (of m.2)"]);
     assert_eq!(bad["modules"][0]["ok"], false);
+    assert_eq!((&bad["alpha"], &bad["modules"][0]["s"]), (&Value::Null, &Value::Null));
 
     let empty = tempfile::tempdir().unwrap();
     let (code, out, _) = verify(&empty, &["--json"]);

@@ -20,6 +20,18 @@ pub struct Fold {
     pub s: E,
 }
 
+impl Fold {
+    /// A digest of `a`, for comparing with another implementation: BLAKE3 over its 2·d_in canonical elements of F, eight
+    /// bytes each, little-endian.
+    pub fn a_digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 folded activations");
+        for part in self.a.iter().flat_map(|&x| canonical(x)) {
+            hasher.update(&part.to_le_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
 /// Folds a session's calls one by one. Memory goes to the modules that are called, not to those that a manifest names.
 pub struct Folder {
     challenges: Challenges,
@@ -141,7 +153,8 @@ fn dot(betas: &[[u64; 2]], y: &[i64]) -> E {
     }))
 }
 
-fn canonical(x: E) -> [u64; 2] {
+/// Both parts of an element as integers below p.
+pub fn canonical(x: E) -> [u64; 2] {
     let parts: [F; 2] = x.to_basefield_array();
     parts.map(|part| part.to_canonical_u64())
 }

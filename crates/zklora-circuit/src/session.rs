@@ -153,6 +153,10 @@ pub fn prove_session(
 pub struct VerifiedSession {
     /// The parameter set of its proofs.
     pub security: Security,
+    /// The challenges under which it holds.
+    pub challenges: Challenges,
+    /// The folded transcript of every module, in the manifest's order; empty for modules without rows.
+    pub folds: Vec<Fold>,
     /// Each proof.
     pub batches: Vec<VerifiedBatch>,
     /// Reading, hashing and folding the transcript.
@@ -270,7 +274,7 @@ pub fn verify_session<R: Read + Seek>(
             verify_time: started.elapsed(),
         });
     }
-    Ok(VerifiedSession { security, batches, fold_time })
+    Ok(VerifiedSession { security, challenges, folds, batches, fold_time })
 }
 
 /// Folds and hashes all calls that `each` visits, and holds them against the receipt.

@@ -14,6 +14,7 @@
 pub mod bundle;
 pub mod digest;
 pub mod identity;
+mod json;
 pub mod limits;
 pub mod manifest;
 pub mod message;

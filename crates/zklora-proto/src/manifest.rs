@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{HexError, hex_text, parse_hex};
 use crate::identity::{PublicKey, Purpose, SecretKey, Signature};
+use crate::json::{Object, objects};
 use crate::limits::{MAX_MANIFEST_BYTES, MAX_MODULES, MAX_NAME_BYTES, WEIGHT_BITS};
 use crate::shape::{ModuleShape, ShapeError};
 use crate::{AdapterId, BaseModelDigest};
@@ -204,7 +205,7 @@ impl SignedManifest {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge(bytes.len()));
         }
-        let wire: WireManifest =
+        let Object(wire): Object<WireManifest> =
             serde_json::from_slice(&bytes).map_err(|e| ManifestError::Json(e.to_string()))?;
         if wire.format != FORMAT {
             return Err(ManifestError::Format(wire.format.chars().take(80).collect()));
@@ -302,6 +303,7 @@ struct WireManifest {
     base_model: BaseModelDigest,
     created: u64,
     weight_bits: u32,
+    #[serde(deserialize_with = "objects")]
     modules: Vec<WireModule>,
 }
 
@@ -339,6 +341,26 @@ mod tests {
         let parsed = SignedManifest::parse(manifest.bytes().to_vec(), *manifest.signature()).unwrap();
         assert_eq!(parsed, manifest);
         assert_eq!(parsed.adapter_id(), manifest.adapter_id());
+    }
+
+    #[test]
+    fn refuses_objects_that_are_written_as_arrays() {
+        let key = SecretKey::generate();
+        let text = String::from_utf8(signed(&key).bytes().to_vec()).unwrap();
+        // The values of an object without nested ones, in their order.
+        let values = |object: &str| -> String {
+            let fields = object.trim_matches(['{', '}']).split(',');
+            fields.map(|field| field.split_once(':').unwrap().1).collect::<Vec<_>>().join(",")
+        };
+        let (head, modules) = text.trim_end_matches('}').split_once(",\"modules\":").unwrap();
+        let module = &text[text.find("{\"name\"").unwrap()..=text.find('}').unwrap()];
+        for array in
+            [format!("[{},{modules}]", values(head)), text.replace(module, &format!("[{}]", values(module)))]
+        {
+            let signature = key.sign(Purpose::Manifest, array.as_bytes());
+            let error = SignedManifest::parse(array.into_bytes(), signature).unwrap_err().to_string();
+            assert!(error.contains("expected an object"), "{error}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{PublicKey, Purpose, Signature};
+use crate::json::Object;
 use crate::limits::{MAX_CALLS, MAX_MODULES, MAX_RECEIPT_BYTES, MAX_SESSION_ROWS};
 use crate::{AdapterId, BaseModelDigest, SessionId, TranscriptDigest};
 
@@ -79,7 +80,8 @@ impl Receipt {
         if bytes.len() > MAX_RECEIPT_BYTES {
             return Err(ReceiptError::TooLarge(bytes.len()));
         }
-        let receipt: Self = serde_json::from_slice(bytes).map_err(|e| ReceiptError::Json(e.to_string()))?;
+        let Object(receipt): Object<Self> =
+            serde_json::from_slice(bytes).map_err(|e| ReceiptError::Json(e.to_string()))?;
         if receipt.format != FORMAT {
             return Err(ReceiptError::Format(receipt.format.chars().take(80).collect()));
         }

@@ -12,10 +12,11 @@
 //! Everything here panics where something is not as expected: it is for tests, and only a dev-dependency.
 
 mod raw;
+pub mod vectors;
 mod world;
 
 pub use raw::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
-    TRANSCRIPT, TableEntry,
+    TRANSCRIPT, TableEntry, encode_transcript,
 };
 pub use world::{World, rng, shape};

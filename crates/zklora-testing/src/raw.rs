@@ -1,5 +1,9 @@
 //! A bundle in its parts, valid or not.
 
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 use zklora_proto::bundle::{BundleParts, Plan, write};
 use zklora_proto::{BundleDigest, Call, SignedManifest, SignedReceipt};
@@ -85,29 +89,27 @@ impl RawBundle {
 
     /// The bundle's bytes, with a table that fits its blobs but for what `edit` does to it.
     pub fn to_bytes_with_table(&self, edit: impl FnOnce(&mut Vec<TableEntry>)) -> Vec<u8> {
-        const NAMES: [&str; PROOFS] = [
-            "manifest",
-            "manifest.signature",
-            "receipt",
-            "receipt.contributor",
-            "receipt.client",
-            "transcript",
-        ];
+        let header = self.header_with_table(edit);
+        [&(header.len() as u64).to_le_bytes()[..], &header, &self.blobs.concat()].concat()
+    }
+
+    /// The header's JSON, with a table that fits the blobs.
+    pub(crate) fn header(&self) -> Vec<u8> {
+        self.header_with_table(|_| {})
+    }
+
+    fn header_with_table(&self, edit: impl FnOnce(&mut Vec<TableEntry>)) -> Vec<u8> {
         let mut offset = 0;
         let mut table = Vec::with_capacity(self.blobs.len());
         for (index, blob) in self.blobs.iter().enumerate() {
-            let name = match NAMES.get(index) {
-                Some(name) => (*name).into(),
-                None => format!("proof.{}", index - PROOFS),
-            };
+            let name = blob_name(index);
             let length = blob.len() as u64;
             table.push(TableEntry { name, offset, length, digest: BundleDigest::of_blob(blob) });
             offset += length;
         }
         edit(&mut table);
         let header = Header { format: "zklora-pf/1".into(), plan: self.plan.clone(), blobs: table };
-        let header = serde_json::to_vec(&header).unwrap();
-        [&(header.len() as u64).to_le_bytes()[..], &header, &self.blobs.concat()].concat()
+        serde_json::to_vec(&header).unwrap()
     }
 
     /// The same bundle with another blob in one place.
@@ -128,4 +130,48 @@ impl RawBundle {
     pub fn proofs(&self) -> &[Vec<u8>] {
         &self.blobs[PROOFS..]
     }
+}
+
+/// The name of blob `index`.
+pub(crate) fn blob_name(index: usize) -> String {
+    const NAMES: [&str; PROOFS] =
+        ["manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client", "transcript"];
+    match NAMES.get(index) {
+        Some(name) => (*name).into(),
+        None => format!("proof.{}", index - PROOFS),
+    }
+}
+
+/// A transcript blob whose deltas take `wider` bytes more than they need each, and whose activations' tensors are followed
+/// by `extra` within their compressed bytes.
+pub fn encode_transcript(calls: &[Call], wider: u8, extra: &[u8]) -> Vec<u8> {
+    let mut blob = (calls.len() as u64).to_le_bytes().to_vec();
+    for call in calls {
+        blob.extend((call.rows as u32).to_le_bytes());
+        blob.extend((call.deltas.len() as u32).to_le_bytes());
+        for delta in &call.deltas {
+            blob.extend((delta.module as u32).to_le_bytes());
+        }
+        let activations: Vec<i64> = call.activations.iter().map(|&x| x.into()).collect();
+        push_tensor(&mut blob, &activations, 2, extra);
+        for delta in &call.deltas {
+            let fits = |width: &u8| delta.values.iter().all(|&y| y >> (8 * width - 1) == y >> 63);
+            let width = (1..8).find(fits).unwrap_or(8) + wider;
+            blob.push(width);
+            push_tensor(&mut blob, &delta.values, width.into(), &[]);
+        }
+    }
+    blob
+}
+
+/// Adds a tensor as byte planes, in one zlib stream.
+fn push_tensor(blob: &mut Vec<u8>, values: &[i64], width: usize, extra: &[u8]) {
+    let planes: Vec<u8> =
+        (0..width).flat_map(|plane| values.iter().map(move |y| y.to_le_bytes()[plane])).collect();
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&planes).unwrap();
+    let mut compressed = encoder.finish().unwrap();
+    compressed.extend_from_slice(extra);
+    blob.extend((compressed.len() as u64).to_le_bytes());
+    blob.extend(compressed);
 }
