@@ -6,6 +6,7 @@
 //! Each case runs in a process of its own, so that its peak memory is its own. Weights and activations are random, deltas
 //! are true, proofs are verified.
 
+use std::collections::HashMap;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -160,21 +161,18 @@ fn measure(case: &Case, security: Security) -> Figures {
         proof_bytes: 0,
         peak_mib: 0,
     };
-    let mut built: Option<(CircuitId, BatchCircuit, BatchVerifier)> = None;
+    let mut built: HashMap<CircuitId, (BatchCircuit, BatchVerifier)> = HashMap::new();
     for modules in &plan.batches {
         let shapes: Vec<ModuleShape> = modules.iter().map(|&m| case.modules[m]).collect();
         let id = CircuitId::new(security, &shapes);
-        // Batches of one circuit follow one another.
-        if built.as_ref().is_none_or(|(known, ..)| *known != id) {
-            drop(built.take());
+        let (circuit, verifier) = built.entry(id).or_insert_with(|| {
             let (time, circuit) = timed(|| BatchCircuit::build(security, &shapes).unwrap());
             let (cold, verifier) = timed(|| BatchVerifier::build(security, &shapes).unwrap());
             figures.build += time.as_secs_f64();
             figures.verify_cold += cold.as_secs_f64();
             figures.degree_bits.push(circuit.degree_bits());
-            built = Some((id, circuit, verifier));
-        }
-        let (_, circuit, verifier) = built.as_ref().unwrap();
+            (circuit, verifier)
+        });
         figures.rows += rows(security, &shapes);
         let batch_openings: Vec<&Opening> = modules.iter().map(|&m| &openings[m]).collect();
         let batch_folds: Vec<_> = modules.iter().map(|&m| &folds[m]).collect();

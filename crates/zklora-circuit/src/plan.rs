@@ -9,6 +9,9 @@ use crate::security::{CircuitId, Security};
 /// Largest circuit that the planner chooses unless told otherwise: 2^16 rows.
 pub const DEFAULT_DEGREE_BITS: usize = 16;
 
+/// What a proof costs whatever its size, grinding above all, as rows that are proved in the same time.
+const PROOF_ROWS: usize = 1 << 12;
+
 /// A module that no circuit of the allowed size holds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("module {name} alone takes a circuit of 2^{needed} rows, expected at most 2^{max}")]
@@ -21,7 +24,8 @@ pub struct PlanError {
 /// Plans the proofs of the modules that have rows, in the manifest's order, in circuits of at most `2^max_bits` rows.
 ///
 /// Tries every number of contiguous batches of nearly equal length and takes the cheapest, where a batch costs its padded
-/// rows and each different circuit costs its padded rows once more, for building it takes about as long as proving.
+/// rows and what every proof costs, and each different circuit costs its padded rows once more, for building it takes about as
+/// long as proving. Of equally cheap plans the one with the fewest proofs is taken: proofs have nearly the same size.
 pub fn plan(
     security: Security,
     manifest: &Manifest,
@@ -39,7 +43,7 @@ pub fn plan(
     let best = (1..=modules.len())
         .filter_map(|count| {
             let batches = split(&modules, count);
-            let mut cost = 0;
+            let mut cost = batches.len() * PROOF_ROWS;
             let mut circuits = Vec::new();
             for batch in &batches {
                 let shapes: Vec<ModuleShape> = batch.iter().map(|&m| shape(m)).collect();
