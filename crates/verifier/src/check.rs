@@ -27,20 +27,41 @@ pub struct Pins {
     pub contributor: Option<PublicKey>,
 }
 
+/// Fewest bits of provable soundness that are accepted unless told otherwise: what the default parameter set has.
+pub const DEFAULT_MIN_SECURITY: u32 = Security::Standard.provable_bits();
+
 /// Checks bundles, one after another or from several threads; a circuit that one needed is there for the next.
-#[derive(Default)]
 pub struct Verifier {
     pins: Pins,
+    min_security: u32,
     circuits: Circuits<BatchVerifier>,
     keys: Option<KeyCache>,
     /// What `circuits` has, to foresee what a bundle will cost.
     built: Mutex<HashSet<CircuitId>>,
 }
 
+impl Default for Verifier {
+    /// A verifier without pins, at the default level.
+    fn default() -> Self {
+        Self::new(Pins::default())
+    }
+}
+
 impl Verifier {
     /// A verifier that accepts only bundles that agree with `pins`.
     pub fn new(pins: Pins) -> Self {
-        Self { pins, ..Self::default() }
+        Self {
+            pins,
+            min_security: DEFAULT_MIN_SECURITY,
+            circuits: Circuits::default(),
+            keys: None,
+            built: Mutex::default(),
+        }
+    }
+
+    /// Accepts proofs of at least this many bits of provable soundness, all errors added up.
+    pub fn with_min_security(self, bits: u32) -> Self {
+        Self { min_security: bits, ..self }
     }
 
     /// The same verifier, which takes built circuits from this folder and keeps them there.
@@ -119,6 +140,10 @@ impl Verifier {
             },
         )?;
         self.built.lock().unwrap_or_else(PoisonError::into_inner).extend(new.into_keys());
+        let found = provable_bits(&session);
+        if found < f64::from(self.min_security) {
+            return Err(Refusal::MinSecurity { found, min: self.min_security });
+        }
         Ok(session)
     }
 
@@ -246,6 +271,17 @@ pub enum Refusal {
          which share a circuit"
     )]
     NewRows(u64),
+    /// The proofs are worth too little.
+    #[error(
+        "its proofs have {found:.1} bits of provable soundness, expected at least {min}; --min-security accepts less, \
+         and `zklora-verifier explain FILE` says what they rest on"
+    )]
+    MinSecurity {
+        /// Bits of the weakest proof.
+        found: f64,
+        /// Bits asked for.
+        min: u32,
+    },
     /// The bundle or a proof in it does not hold.
     #[error(transparent)]
     Session(#[from] VerifySessionError),
@@ -266,6 +302,7 @@ impl Refusal {
             Self::Contributor { .. } => "contributor-pin",
             Self::FoldBytes(_) => "manifest",
             Self::NewRows(_) => "circuit",
+            Self::MinSecurity { .. } => "security",
             Self::Internal => "internal",
             Self::Session(error) => match error {
                 VerifySessionError::Empty => "transcript",
@@ -312,6 +349,16 @@ pub fn circuits_of(path: &Path) -> Result<Vec<(Security, Vec<ModuleShape>)>, Ref
         return Err(Refusal::NewRows(rows));
     }
     Ok(circuits)
+}
+
+/// Bits of the weakest proof, on theorems alone.
+pub(crate) fn provable_bits(session: &VerifiedSession) -> f64 {
+    session.batches.iter().map(|batch| batch.soundness.provable.bits).fold(f64::INFINITY, f64::min)
+}
+
+/// Bits of the weakest proof, on the conjecture of `docs/soundness.md`.
+pub(crate) fn conjectured_bits(session: &VerifiedSession) -> f64 {
+    session.batches.iter().map(|batch| batch.soundness.conjectured.bits).fold(f64::INFINITY, f64::min)
 }
 
 fn open(path: &Path) -> Result<File, Refusal> {

@@ -11,7 +11,8 @@ use zklora_circuit::security::CircuitId;
 use zklora_cli::{Escaped, Logging};
 use zklora_proto::{AdapterId, PublicKey};
 
-use crate::check::{Pins, Verifier, circuits_of};
+use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier, circuits_of};
+use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::keys::{KeyCache, Origin};
 use crate::report::{BundleReport, Report};
@@ -35,6 +36,9 @@ pub enum Command {
     /// Says of every bundle whether it is valid, and what that means
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
+    /// Says what proofs are worth: every error term, with its source
+    #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
+    Explain(ExplainArgs),
 
     /// Builds the circuits that bundles need and keeps them, so that verifying these and others like them is quick
     #[command(after_help = KEYS_HELP)]
@@ -68,6 +72,10 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "KEY")]
     pub contributor: Option<PublicKey>,
 
+    /// Fewest bits of soundness on theorems alone, all errors added up, that a proof must have
+    #[arg(long, value_name = "BITS", default_value_t = DEFAULT_MIN_SECURITY)]
+    pub min_security: u32,
+
     /// Print session, client and the size and time of every proof, too
     #[arg(long, short)]
     pub verbose: bool,
@@ -89,6 +97,9 @@ pub fn main() -> ExitCode {
     let out = &mut io::stdout().lock();
     let code = match cli.command {
         Command::Verify(args) => verify(&args, out),
+        Command::Explain(args) => {
+            explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
+        }
         Command::Keys(args) => keys(&args, out),
     };
     match code {
@@ -103,7 +114,8 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let mut verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor });
+    let mut verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor })
+        .with_min_security(args.min_security);
     if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
         verifier = verifier.with_keys(keys);
     }

@@ -16,11 +16,15 @@
 
 mod check;
 pub mod cli;
+pub mod explain;
 pub mod find;
 mod keys;
 pub mod report;
 mod slow;
 
-pub use check::{Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier, circuits_of};
+pub use check::{
+    DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier,
+    circuits_of,
+};
 pub use keys::{KeyCache, Origin};
 pub use report::{BundleReport, Report};

@@ -11,7 +11,7 @@ use zklora_circuit::session::VerifiedSession;
 use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
-use crate::check::{Declared, Pins, Verdict};
+use crate::check::{Declared, Pins, Verdict, conjectured_bits, provable_bits};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
@@ -58,6 +58,10 @@ pub struct BundleReport {
     pub client: Option<PublicKey>,
     /// Name of the parameter set of the proofs; null unless they hold.
     pub security: Option<&'static str>,
+    /// Bits of soundness of the weakest proof on theorems alone, all errors added up.
+    pub provable_bits: Option<f64>,
+    /// The same on the conjecture that `docs/soundness.md` states.
+    pub conjectured_bits: Option<f64>,
     /// The challenge α of the fold as its two parts, each a decimal text: many are beyond what JSON's numbers hold exactly
     /// everywhere. Null unless the proofs hold, as all that was computed here.
     pub alpha: Option<Pair>,
@@ -163,6 +167,8 @@ impl BundleReport {
             session: receipt.map(|r| r.session),
             client: receipt.map(|r| r.client),
             security: shown.map(|s| s.security.name()),
+            provable_bits: shown.map(provable_bits),
+            conjectured_bits: shown.map(conjectured_bits),
             alpha: shown.map(|s| pair(s.challenges.alpha)),
             beta: shown.map(|s| pair(s.challenges.beta)),
             calls: receipt.map(|r| r.calls),
@@ -215,7 +221,12 @@ impl BundleReport {
             )?;
         }
         if let Some(security) = self.security {
-            writeln!(out, "  security: parameter set {security:?}")?;
+            let (provable, conjectured) =
+                (self.provable_bits.unwrap_or(0.0), self.conjectured_bits.unwrap_or(0.0));
+            writeln!(
+                out,
+                "  security: parameter set {security:?}, {provable:.1} bits on theorems alone, {conjectured:.1} on a conjecture"
+            )?;
         }
         if verbose {
             self.write_details(out)?;

@@ -73,7 +73,7 @@ fn an_honest_folder_is_valid() {
             &SESSION.world.manifest().adapter_id().to_string(),
             &SESSION.world.contributor().public().to_string(),
             &SESSION.world.manifest().manifest().base_model().to_string(),
-            "security: parameter set \"standard\"",
+            "security: parameter set \"standard\", 10",
             "bundles: 2 valid, 0 INVALID",
         ],
     );

@@ -10,11 +10,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
-    /// Proved, up to half the minimum distance: [BCIKS20] Theorems 1.2 and 1.5, `E = n`, `L = 1`.
+    /// Proved, up to half the minimum distance: \[BCIKS20\] Theorems 1.2 and 1.5, `E = n`, `L = 1`.
     UniqueDecoding,
-    /// Proved, up to the Johnson bound: [BCIKS20] Theorem 7.2, `E = max((m + 1/2)^7·n²/(3·ρ^(3/2)), (2m + 1)(n + 1)/√ρ)`.
+    /// Proved, up to the Johnson bound: \[BCIKS20\] Theorem 7.2, `E = max((m + 1/2)^7·n²/(3·ρ^(3/2)), (2m + 1)(n + 1)/√ρ)`.
     Johnson,
-    /// Proved in 2025, up to the Johnson bound: [BCHKS25] Theorem 1.5,
+    /// Proved in 2025, up to the Johnson bound: \[BCHKS25\] Theorem 1.5,
     /// `E = (2(m + 1/2)^5 + 3(m + 1/2)(1 - α)ρ)·n/(3·ρ^(3/2)) + (m + 1/2)/√ρ`. Shown for comparison only.
     Johnson2025,
     /// Conjectured: no attack is better than twice the best construction known, see [`crate::security`].
@@ -126,13 +126,13 @@ impl Proximity {
     }
 }
 
-/// [BCIKS20] Theorem 7.2 with the weights' denominator times the length of the folded domain equal to n, as in FRI.
+/// \[BCIKS20\] Theorem 7.2 with the weights' denominator times the length of the folded domain equal to n, as in FRI.
 pub(super) fn exceptional_2020(code: Code, m: f64) -> f64 {
     let (n, rho) = (code.length(), code.rate());
     ((m + 0.5).powi(7) * n * n / (3.0 * rho.powf(1.5))).max((2.0 * m + 1.0) * (n + 1.0) / rho.sqrt())
 }
 
-/// [BCHKS25] Theorem 1.5.
+/// \[BCHKS25\] Theorem 1.5.
 pub(super) fn exceptional_2025(code: Code, m: f64) -> f64 {
     let (n, rho, half) = (code.length(), code.rate(), m + 0.5);
     let distance = 1.0 - rho.sqrt() * (1.0 + 0.5 / m);

@@ -1,0 +1,70 @@
+//! What a proof is worth: every way in which a false statement may slip through, with its probability and its source.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use zklora_circuit::circuit::BatchVerifier;
+use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
+use zklora_circuit::security::{Security, Soundness};
+use zklora_cli::Escaped;
+use zklora_proto::ModuleShape;
+
+use crate::check::{Pins, Verifier};
+
+/// Arguments of `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// A bundle; without one, every parameter set at the planner's largest circuit
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Explains a bundle or the parameter sets. Returns whether there was anything to explain: an invalid bundle is worth
+/// nothing. Fails only if `out` does.
+pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> io::Result<bool> {
+    match &args.file {
+        Some(file) => explain_file(file, out),
+        None => explain_sets(out).map(|()| true),
+    }
+}
+
+fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool> {
+    // Whatever the level: it is what is asked for.
+    let verdict = Verifier::new(Pins::default()).with_min_security(0).check_file(file);
+    let session = match verdict.outcome {
+        Ok(session) => session,
+        Err(refusal) => {
+            writeln!(out, "INVALID: {}", Escaped(&refusal.to_string()))?;
+            return Ok(false);
+        }
+    };
+    for (index, batch) in session.batches.iter().enumerate() {
+        writeln!(
+            out,
+            "proof {index}: parameter set {:?}, {} modules, 2^{} rows",
+            session.security.name(),
+            batch.modules.len(),
+            batch.degree_bits
+        )?;
+        writeln!(out, "{}", batch.soundness)?;
+    }
+    Ok(true)
+}
+
+fn explain_sets(out: &mut dyn Write) -> io::Result<()> {
+    for security in Security::ALL {
+        // The terms depend on the circuit's size alone, so that a small one stands for all.
+        let shape = ModuleShape::new(16, 2, 16).map_err(io::Error::other)?;
+        let verifier = BatchVerifier::build(security, &[shape]).map_err(io::Error::other)?;
+        let parameters = verifier.parameters(&[1 << 20]);
+        let largest = parameters.with_degree(DEFAULT_DEGREE_BITS, &security.config().fri_config);
+        writeln!(
+            out,
+            "parameter set {:?}: a circuit of 2^{DEFAULT_DEGREE_BITS} rows, a module of 2^20 rows of transcript",
+            security.name()
+        )?;
+        writeln!(out, "{}", Soundness::new(&largest))?;
+    }
+    Ok(())
+}
