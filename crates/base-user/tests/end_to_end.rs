@@ -77,8 +77,11 @@ fn people_get_sentences() {
         assert!(stdout.contains(expected), "{stdout}");
     }
     server.stop();
-    let output =
-        program("zklora-verifier").arg("verify").arg("--proof-dir").arg(world.path("out")).output().unwrap();
+    let output = program("zklora-verifier")
+        .args(["verify", "--no-key-cache", "--proof-dir"])
+        .arg(world.path("out"))
+        .output()
+        .unwrap();
     let stdout = text(&output.stdout);
     assert!(output.status.success() && stdout.contains("Done verifying"), "{stdout}");
 }

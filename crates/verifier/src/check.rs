@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use zklora_circuit::circuit::BatchVerifier;
+use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, CircuitError};
 use zklora_circuit::plan::degree_bits;
 use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security};
-use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session};
+use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session_with};
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
 use zklora_proto::{AdapterId, Manifest, ModuleEntry, ModuleShape, PublicKey, SignedManifest, SignedReceipt};
 
+use crate::keys::KeyCache;
 use crate::slow::say_if_slow;
 
 /// What the caller knows from elsewhere and every bundle has to agree with.
@@ -34,6 +35,7 @@ pub struct Verifier {
     pins: Pins,
     min_security: u32,
     circuits: Circuits<BatchVerifier>,
+    keys: Option<KeyCache>,
     /// What `circuits` has, to foresee what a bundle will cost.
     built: Mutex<HashSet<CircuitId>>,
 }
@@ -52,6 +54,7 @@ impl Verifier {
             pins,
             min_security: DEFAULT_MIN_SECURITY,
             circuits: Circuits::default(),
+            keys: None,
             built: Mutex::default(),
         }
     }
@@ -59,6 +62,11 @@ impl Verifier {
     /// Accepts proofs of at least this many bits of provable soundness, all errors added up.
     pub fn with_min_security(self, bits: u32) -> Self {
         Self { min_security: bits, ..self }
+    }
+
+    /// The same verifier, which takes built circuits from this folder and keeps them there.
+    pub fn with_keys(self, keys: KeyCache) -> Self {
+        Self { keys: Some(keys), ..self }
     }
 
     /// What every bundle has to agree with.
@@ -125,7 +133,11 @@ impl Verifier {
                 ),
                 None => tracing::info!("folding {} rows of transcript", declared.total_rows()),
             },
-            || verify_session(&mut bundle, &self.circuits),
+            || {
+                verify_session_with(&mut bundle, &self.circuits, |security, shapes| {
+                    self.build(security, shapes)
+                })
+            },
         )?;
         self.built.lock().unwrap_or_else(PoisonError::into_inner).extend(new.into_keys());
         let found = provable_bits(&session);
@@ -135,8 +147,15 @@ impl Verifier {
         Ok(session)
     }
 
+    fn build(&self, security: Security, shapes: &[ModuleShape]) -> Result<BatchVerifier, CircuitError> {
+        match &self.keys {
+            Some(keys) => keys.get(security, shapes).map(|(verifier, _)| verifier),
+            None => BatchVerifier::build(security, shapes),
+        }
+    }
+
     /// The circuits that the plan needs and that are not built yet, each with the logarithm of its rows. One that is too
-    /// large is left out: [`verify_session`] refuses it, and says which.
+    /// large is left out: [`verify_session_with`] refuses it, and says which.
     fn new_circuits(&self, declared: &Declared) -> Result<HashMap<CircuitId, usize>, Refusal> {
         let security: Security = declared.plan.security.parse().map_err(VerifySessionError::from)?;
         let built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
@@ -307,6 +326,29 @@ impl Refusal {
             },
         }
     }
+}
+
+/// The circuits that a bundle's proofs need, each once, as parameter set and shapes. Of the bundle, only what
+/// [`Bundle::from_reader`] checks has been checked; what is too much work is refused as [`Verifier::check`] does.
+pub fn circuits_of(path: &Path) -> Result<Vec<(Security, Vec<ModuleShape>)>, Refusal> {
+    let bundle = Bundle::from_reader(BufReader::new(open(path)?)).map_err(VerifySessionError::from)?;
+    let security: Security = bundle.plan().security.parse().map_err(VerifySessionError::from)?;
+    let entries = bundle.manifest().manifest().modules();
+    let (mut circuits, mut rows) = (Vec::new(), 0u64);
+    for (batch, modules) in bundle.plan().batches.iter().enumerate() {
+        let shapes: Vec<ModuleShape> =
+            modules.iter().filter_map(|&m| entries.get(m).map(ModuleEntry::shape)).collect();
+        BatchCircuit::check_size(security, &shapes)
+            .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+        if !circuits.contains(&(security, shapes.clone())) {
+            rows += 1 << degree_bits(security, &shapes);
+            circuits.push((security, shapes));
+        }
+    }
+    if rows > MAX_NEW_ROWS {
+        return Err(Refusal::NewRows(rows));
+    }
+    Ok(circuits)
 }
 
 /// Bits of the weakest proof, on theorems alone.

@@ -1,17 +1,20 @@
 //! The command `zklora-verifier`.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
+use zklora_circuit::security::CircuitId;
 use zklora_cli::{Escaped, Logging};
 use zklora_proto::{AdapterId, PublicKey};
 
-use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier};
+use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier, circuits_of};
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
+use crate::keys::{KeyCache, Origin};
 use crate::report::{BundleReport, Report};
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -36,6 +39,18 @@ pub enum Command {
     /// Says what proofs are worth: every error term, with its source
     #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
     Explain(ExplainArgs),
+
+    /// Builds the circuits that bundles need and keeps them, so that verifying these and others like them is quick
+    #[command(after_help = KEYS_HELP)]
+    Keys(KeysArgs),
+}
+
+/// Arguments of `keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Bundles, or folders of bundles
+    #[arg(value_name = "FILE|DIR", required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 /// Arguments of `verify`.
@@ -68,6 +83,10 @@ pub struct VerifyArgs {
     /// Print one JSON document on stdout instead of text
     #[arg(long)]
     pub json: bool,
+
+    /// Build every circuit in this run, and neither read nor keep any in the cache folder
+    #[arg(long)]
+    pub no_key_cache: bool,
 }
 
 /// Runs the command with the process's arguments.
@@ -81,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => {
             explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
         }
+        Command::Keys(args) => keys(&args, out),
     };
     match code {
         Ok(code) => ExitCode::from(code),
@@ -94,8 +114,11 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor })
+    let mut verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor })
         .with_min_security(args.min_security);
+    if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
+        verifier = verifier.with_keys(keys);
+    }
     let mut report = Report {
         format: Report::FORMAT,
         valid: false,
@@ -142,6 +165,61 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     Ok(code)
 }
 
+/// Builds and keeps the circuits of all bundles that `args` name, says of each where it came from, and returns the exit
+/// code. Fails only if `out` does.
+pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
+    let Some(cache) = KeyCache::of_user() else {
+        tracing::error!("no folder for keys, expected XDG_CACHE_HOME or HOME as an absolute path: set one");
+        return Ok(UNUSABLE);
+    };
+    let mut code = VALID;
+    let mut failed = |exit: u8, what: &str| {
+        tracing::error!("{}", Escaped(what));
+        code = code.max(exit);
+    };
+    let mut seen = HashSet::new();
+    for place in &args.paths {
+        let found = bundles(place).unwrap_or_else(|error| {
+            failed(UNUSABLE, &error.to_string());
+            Vec::new()
+        });
+        for path in found {
+            let circuits = circuits_of(&path).unwrap_or_else(|refusal| {
+                failed(INVALID, &format!("{}: {refusal}", path.display()));
+                Vec::new()
+            });
+            for (security, shapes) in circuits {
+                let id = CircuitId::new(security, &shapes);
+                if !seen.insert(id.clone()) {
+                    continue;
+                }
+                let started = Instant::now();
+                // Its size has been checked, so that it can be built.
+                let Ok((verifier, origin)) = cache.get(security, &shapes) else { continue };
+                let word = match origin {
+                    Origin::Kept => "was there already",
+                    Origin::Built => "built",
+                    Origin::NotKept => "NOT KEPT",
+                };
+                writeln!(
+                    out,
+                    "{}: {:?}, 2^{} rows: {word} ({:.3} s)",
+                    hex::encode(id.as_bytes()),
+                    security.name(),
+                    verifier.degree_bits(),
+                    started.elapsed().as_secs_f64()
+                )?;
+                if origin == Origin::NotKept {
+                    failed(UNUSABLE, "a key was built and could not be kept");
+                }
+            }
+        }
+    }
+    writeln!(out, "{} keys in {}", seen.len(), Escaped(&cache.folder().to_string_lossy()))?;
+    out.flush()?;
+    Ok(code)
+}
+
 fn log_panics() {
     // A panic becomes a verdict; what it said is for a bug report.
     std::panic::set_hook(Box::new(|panic| {
@@ -155,6 +233,15 @@ const VALID: u8 = 0;
 const INVALID: u8 = 1;
 /// The arguments are wrong or lead to no bundle; also what clap exits with.
 const UNUSABLE: u8 = 2;
+
+const KEYS_HELP: &str = "\
+The keys are in zklora/keys in $XDG_CACHE_HOME or ~/.cache, one file for each circuit. Whoever can change them can make this
+verifier accept anything. `verify` uses them and adds to them unless it is told --no-key-cache.
+
+Exit codes:
+  0  every key is there
+  1  a bundle cannot be read
+  2  wrong usage, a path that leads to no bundle, or a key that could not be kept";
 
 const EXIT_CODES: &str = "\
 Exit codes:

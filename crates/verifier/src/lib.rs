@@ -9,7 +9,8 @@
 //! 1. [`find`]: which files are meant.
 //! 2. [`Verifier::check_file`]: one file, one [`Verdict`]. Neither a bundle nor a panic in a dependency stops the others.
 //! 3. [`report`]: the verdict in words and as JSON.
-//! 4. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
+//! 4. [`KeyCache`]: circuits that were built in an earlier run.
+//! 5. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -17,10 +18,13 @@ mod check;
 pub mod cli;
 pub mod explain;
 pub mod find;
+mod keys;
 pub mod report;
 mod slow;
 
 pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier,
+    circuits_of,
 };
+pub use keys::{KeyCache, Origin};
 pub use report::{BundleReport, Report};

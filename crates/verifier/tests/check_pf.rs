@@ -31,7 +31,12 @@ impl Checked {
         fs::write(folder.path().join("session.pf"), bundle).unwrap();
         let checked = Self { folder };
         let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
-            .args(["verify".as_ref(), "--json".as_ref(), checked.bundle().as_os_str()])
+            .args([
+                "verify".as_ref(),
+                "--json".as_ref(),
+                "--no-key-cache".as_ref(),
+                checked.bundle().as_os_str(),
+            ])
             .output()
             .unwrap();
         fs::write(checked.verdict(), output.stdout).unwrap();

@@ -5,16 +5,21 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use common::SESSION;
 use serde_json::Value;
 use tempfile::TempDir;
 use zklora_testing::{RawBundle, World, shape};
 
+/// Instead of the cache folder of who runs the tests.
+static CACHE: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+
 fn run<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
         .args(arguments)
         .env_remove("RUST_LOG")
+        .env("XDG_CACHE_HOME", CACHE.path())
         .output()
         .unwrap()
 }
@@ -228,6 +233,7 @@ fn the_log_goes_to_stderr_in_either_form() {
         .args(["verify", "--log-format", "json", "--json"])
         .arg(folder.path())
         .env("RUST_LOG", "zklora_verifier=debug")
+        .env("XDG_CACHE_HOME", CACHE.path())
         .output()
         .unwrap();
     serde_json::from_slice::<Value>(&output.stdout).unwrap();

@@ -11,7 +11,8 @@
 //!    of rows, this is all that the circuit sees.
 //! 4. [`circuit`]: the circuit of a batch of modules, made of [`gate`]s, with the [`masking`] that hides the witness.
 //! 5. [`prove`] and [`verify`]: a proof is bytes; a verifier builds the circuit itself from the modules' shapes.
-//! 6. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets and what they are worth; [`session`]: a whole bundle.
+//! 6. [`keys`]: built circuits that a verifier keeps.
+//! 7. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets and what they are worth; [`session`]: a whole bundle.
 //!
 //! The mathematics of steps 2 and 3 is Freivalds' check of a matrix product (R. Freivalds, "Probabilistic machines can use
 //! less running time", 1977) with powers of two challenges in place of random vectors.
@@ -22,6 +23,7 @@ pub mod commitment;
 pub mod fold;
 pub mod gate;
 pub mod hash;
+pub mod keys;
 pub mod masking;
 pub mod plan;
 pub mod prove;

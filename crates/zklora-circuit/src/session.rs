@@ -230,6 +230,16 @@ pub fn verify_session<R: Read + Seek>(
     bundle: &mut Bundle<R>,
     circuits: &Circuits<BatchVerifier>,
 ) -> Result<VerifiedSession, VerifySessionError> {
+    verify_session_with(bundle, circuits, BatchVerifier::build)
+}
+
+/// The same, where what `circuits` does not have comes from `build`. That has to give what [`BatchVerifier::build`] gives,
+/// and may be quicker about it.
+pub fn verify_session_with<R: Read + Seek>(
+    bundle: &mut Bundle<R>,
+    circuits: &Circuits<BatchVerifier>,
+    build: impl Fn(Security, &[ModuleShape]) -> Result<BatchVerifier, CircuitError>,
+) -> Result<VerifiedSession, VerifySessionError> {
     let security: Security = bundle.plan().security.parse()?;
     let (manifest, receipt, plan) =
         (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
@@ -253,7 +263,7 @@ pub fn verify_session<R: Read + Seek>(
     for (batch, modules) in plan.batches.iter().enumerate() {
         let started = Instant::now();
         let verifier = circuits
-            .get(security, &shapes(manifest.manifest(), modules), BatchVerifier::build)
+            .get(security, &shapes(manifest.manifest(), modules), &build)
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
         let build_time = started.elapsed();
         let proof = bundle.proof(batch)?;
