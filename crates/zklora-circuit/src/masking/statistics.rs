@@ -24,7 +24,6 @@ type X = <F as Extendable<D>>::Extension;
 type Proof = ProofWithPublicInputs<F, Blake3Config, D>;
 
 const BUCKETS: usize = 16;
-const PROOFS: usize = 400;
 /// Chi-square with 15 degrees of freedom is above this once in 10^13, so that some thousand values are all below it but once
 /// in 10^10 runs. Salts are drawn by plonky2 and cannot be seeded.
 const LIMIT: f64 = 95.0;
@@ -119,9 +118,9 @@ fn opened(proof: &Proof) -> Vec<(String, F)> {
 }
 
 /// Chi-square of each opened value over many proofs.
-fn chi_squares(case: &Case, random: impl Fn(Part) -> bool) -> BTreeMap<String, f64> {
+fn chi_squares(case: &Case, proofs: usize, random: impl Fn(Part) -> bool) -> BTreeMap<String, f64> {
     let mut counts: BTreeMap<String, [u32; BUCKETS]> = BTreeMap::new();
-    for seed in 0..PROOFS as u64 {
+    for seed in 0..proofs as u64 {
         let proof = case.prove(seed, &random).1;
         for (name, value) in opened(&proof) {
             let share = u128::from(value.to_canonical_u64()) * BUCKETS as u128 / u128::from(F::ORDER);
@@ -131,7 +130,7 @@ fn chi_squares(case: &Case, random: impl Fn(Part) -> bool) -> BTreeMap<String, f
             case.circuit.data.verify(proof).unwrap();
         }
     }
-    let expected = PROOFS as f64 / BUCKETS as f64;
+    let expected = proofs as f64 / BUCKETS as f64;
     let chi_square = |counts: [u32; BUCKETS]| {
         counts.iter().map(|&count| (f64::from(count) - expected).powi(2) / expected).sum()
     };
@@ -140,7 +139,7 @@ fn chi_squares(case: &Case, random: impl Fn(Part) -> bool) -> BTreeMap<String, f
 
 #[test]
 fn opened_values_are_uniform() {
-    let found = chi_squares(&Case::new(Security::Compact), |_| true);
+    let found = chi_squares(&Case::new(Security::Compact), 400, |_| true);
     assert!(found.len() > 1000, "{} values", found.len());
     for (name, chi_square) in &found {
         assert!(*chi_square < LIMIT, "{name}: {chi_square}");
@@ -158,7 +157,7 @@ fn opened_values_without_masking_are_always_the_same() {
     // Salts, too, are masking.
     case.circuit.data.common.config.zero_knowledge = false;
     case.circuit.data.common.fri_params.leaf_hiding = false;
-    let found = chi_squares(&case, |_| false);
+    let found = chi_squares(&case, 40, |_| false);
     // Which nonce is found first depends on threads, and with it the queries; nothing else does.
     let fixed: Vec<_> =
         found.iter().filter(|(name, _)| name.contains('ζ') || name.contains("final")).collect();
