@@ -9,7 +9,7 @@ use plonky2::field::types::Field;
 use plonky2::hash::poseidon::PoseidonHash;
 use plonky2::iop::target::Target;
 use plonky2::plonk::circuit_builder::CircuitBuilder;
-use plonky2::plonk::circuit_data::{CircuitData, VerifierCircuitData};
+use plonky2::plonk::circuit_data::{CircuitConfig, CircuitData, VerifierCircuitData};
 use zklora_proto::ModuleShape;
 
 use crate::commitment::header;
@@ -17,13 +17,12 @@ use crate::gate::{
     WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WIRE_C, WIRE_M, WIRE_WORDS, WORDS, WeightGate, wire_p,
 };
 use crate::hash::Blake3Config;
-use crate::masking::{self, Masking};
-use crate::security::{CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
+use crate::masking::{Accounting, HidingError, Masking, MaskingCounts};
+use crate::security::{CIRCUIT_WIRES, CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
 use crate::{D, F};
 
 /// A built circuit, for proving.
 pub struct BatchCircuit {
-    pub(crate) security: Security,
     pub(crate) data: CircuitData<F, Blake3Config, D>,
     pub(crate) layout: Layout,
 }
@@ -64,13 +63,29 @@ pub enum CircuitError {
     /// No modules.
     #[error("the batch has no modules")]
     Empty,
+    /// Proofs of the circuit would not hide their witness: an error of this program.
+    #[error("the circuit does not hide its witness: {0}")]
+    Hiding(#[from] HidingError),
 }
 
 impl BatchCircuit {
     /// Builds the circuit of modules of these shapes, in this order. The same shapes give the same circuit in every process.
     pub fn build(security: Security, shapes: &[ModuleShape]) -> Result<Self, CircuitError> {
+        let circuit = Self::build_with(security, shapes, MaskingCounts::new(security), true)?;
+        Accounting::of(&circuit)?.check()?;
+        Ok(circuit)
+    }
+
+    /// Builds a circuit with any masking, tied or not, and does not check that it hides anything.
+    pub(crate) fn build_with(
+        security: Security,
+        shapes: &[ModuleShape],
+        counts: MaskingCounts,
+        tie: bool,
+    ) -> Result<Self, CircuitError> {
         Self::check_size(security, shapes)?;
-        let mut builder = CircuitBuilder::<F, D>::new(security.config());
+        let config = CircuitConfig { num_wires: CIRCUIT_WIRES + counts.columns(), ..security.config() };
+        let mut builder = CircuitBuilder::<F, D>::new(config);
         let id = CircuitId::new(security, shapes);
         builder.set_domain_separator(
             id.as_bytes()
@@ -80,9 +95,10 @@ impl BatchCircuit {
         );
         let betas: Vec<[Target; 2]> = (0..WEIGHTS).map(|_| public_pair(&mut builder)).collect();
         let modules = shapes.iter().map(|&shape| add_module(&mut builder, &betas, shape)).collect();
-        let masking = Masking::add_to(&mut builder, security);
-        let layout = Layout { betas, modules, masking };
-        Ok(Self { security, data: builder.build::<Blake3Config>(), layout })
+        let mut masking = Masking::add_to(&mut builder, counts, tie);
+        let mut data = builder.build::<Blake3Config>();
+        masking.finish(&mut data);
+        Ok(Self { data, layout: Layout { betas, modules, masking } })
     }
 
     /// Whether a circuit may be built for modules of these shapes. Costs nothing.
@@ -147,8 +163,9 @@ pub fn rows(security: Security, shapes: &[ModuleShape]) -> usize {
     const PUBLIC_INPUT_GATE: usize = 1;
     /// Constants of one constant row.
     const CONSTANTS: usize = 2;
+    let counts = MaskingCounts::new(security);
     let mut public_inputs = 2 * WEIGHTS;
-    let mut rows = masking::rows(security) + PUBLIC_INPUT_GATE;
+    let mut rows = counts.rows();
     let mut constants = BTreeSet::from([0, 1]);
     for shape in shapes {
         let weight_rows = weight_rows(*shape);
@@ -156,7 +173,9 @@ pub fn rows(security: Security, shapes: &[ModuleShape]) -> usize {
         rows += weight_rows + (2 * RATE / 2 + WORDS * weight_rows).div_ceil(RATE);
         public_inputs += 4 + 2 * shape.d_in() + 2;
     }
-    rows + public_inputs.div_ceil(RATE) + constants.len().div_ceil(CONSTANTS)
+    let added_by_plonky2 =
+        public_inputs.div_ceil(RATE) + PUBLIC_INPUT_GATE + constants.len().div_ceil(CONSTANTS);
+    rows.max(counts.least_rows) + added_by_plonky2
 }
 
 /// Rows of [`WeightGate`] that a module takes.

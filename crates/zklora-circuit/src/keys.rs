@@ -23,6 +23,7 @@ use zklora_proto::ModuleShape;
 
 use crate::circuit::BatchVerifier;
 use crate::gate::WeightGate;
+use crate::masking::MaskGate;
 use crate::security::{CircuitId, Security};
 use crate::{D, F};
 
@@ -111,7 +112,8 @@ impl GateSerializer<F, D> for Gates {
         ArithmeticExtensionGate<D>,
         MulExtensionGate<D>,
         PoseidonGate<F, D>,
-        WeightGate
+        WeightGate,
+        MaskGate
     }
 }
 

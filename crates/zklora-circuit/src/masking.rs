@@ -1,107 +1,231 @@
 //! What hides the witness in a proof.
 //!
 //! plonky2's own `zero_knowledge` mode adds row pairs for the permutation polynomial without tying them, so that σ is the
-//! identity on them and Z opens unblinded values; it is also dear. This module takes its place, from outside the library:
+//! identity on them and Z opens unblinded values; it is also dear. This module takes its place, from outside the library.
+//! What a proof reveals is uniform, whatever the witness, because of the following, each of which covers what the
+//! others do not:
 //!
-//! 1. [`MASK_COLUMNS`] extra wire columns are uniformly random in every row. FRI batches all columns with powers of one
-//!    challenge, so they are the random masking polynomial, over the extension field, for all that FRI folds; and they salt
-//!    each leaf of the wires tree with 256 bits.
-//! 2. [`free_rows`] rows without a gate are random in every other column: for the values of wire columns that are opened
-//!    directly, one for each query and D at ζ, with a margin that leaves entropy for the quotient.
-//! 3. [`pairs`] pairs of rows are tied, wire by wire, by copy constraints and random: for what is revealed of Z and its
-//!    partial products. A pair randomises one value of each Z. Each query opens Z(x), and the opened quotient gives
-//!    Z(gx) away (three equations for the three Zs); D values each are opened at ζ and gζ.
+//! 1. **Pads**: D wire columns are uniformly random in every row. FRI batches all columns with powers of one challenge,
+//!    so that they are a one-time pad, over the extension field, for the polynomial that FRI folds.
+//! 2. **Quotient masks**: random columns that [`MaskGate`] multiplies into the quotient, one for each challenge that
+//!    combines constraints. They make the opened values of all its chunks uniform.
+//! 3. **Free rows** without a gate are random in every column: for the values of wire columns that are opened directly, one
+//!    for each query and D at ζ.
+//! 4. **Pairs** of rows are tied, wire by wire, by copy constraints and random: for what is revealed of Z and its
+//!    partial products. Each query opens Z(x), and the opened quotient gives Z(gx) away (as many equations as
+//!    Zs); D values each are opened at ζ and gζ.
+//! 5. **Salts** in the leaves of the trees of wires, Z and quotient: what is not opened stays hidden by the hash.
 //!
-//! `docs/zero-knowledge.md` gives the argument and says what of it is heuristic.
+//! [`Accounting`] computes from a built circuit that there is enough of everything; no circuit is built without.
+//! `docs/zero-knowledge.md` gives the argument and its sources.
 
-use plonky2::field::types::Sample;
+mod accounting;
+mod gate;
+#[cfg(test)]
+mod statistics;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use plonky2::field::types::{Field, Sample};
 use plonky2::gates::noop::NoopGate;
 use plonky2::iop::target::Target;
 use plonky2::iop::wire::Wire;
-use plonky2::iop::witness::{PartitionWitness, Witness, WitnessWrite};
+use plonky2::iop::witness::{PartitionWitness, WitnessWrite};
 use plonky2::plonk::circuit_builder::CircuitBuilder;
+use plonky2::plonk::circuit_data::CircuitData;
+use plonky2::util::log2_strict;
 use rand::CryptoRng;
 
-use crate::security::{MASK_COLUMNS, Security};
+pub use self::accounting::{Accounting, HidingError, Item};
+pub use self::gate::MaskGate;
+use crate::hash::Blake3Config;
+use crate::security::{CHALLENGES, CHUNKS, CIRCUIT_WIRES, ROUTED, Security};
 use crate::{D, F};
 
-/// Free rows beyond the openings of a wire column, for the quotient's chunks.
-const MARGIN: usize = 64;
+/// Pairs beyond what is revealed of Z, because ratios are uniform among the non-zero elements only.
+const SPARE_PAIRS: usize = 2;
 
-/// Number of free rows.
-pub const fn free_rows(security: Security) -> usize {
-    security.queries() + D + MARGIN
+/// How much randomness a circuit gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskingCounts {
+    /// Columns that are a one-time pad for what FRI folds.
+    pub pads: usize,
+    /// Columns that [`MaskGate`] multiplies into the quotient.
+    pub quotient_masks: usize,
+    /// Rows without a gate.
+    pub free_rows: usize,
+    /// Pairs of rows.
+    pub pairs: usize,
+    /// The least number of rows, so that the masks of the quotient have enough coefficients.
+    pub least_rows: usize,
 }
 
-/// Number of tied pairs of rows.
-pub const fn pairs(security: Security) -> usize {
-    2 * (security.queries() + D)
+impl MaskingCounts {
+    /// What hides all that a proof of this parameter set reveals.
+    pub const fn new(security: Security) -> Self {
+        let opened = security.queries() + D;
+        Self {
+            pads: D,
+            quotient_masks: CHALLENGES,
+            free_rows: opened,
+            pairs: 2 * opened + SPARE_PAIRS,
+            least_rows: CHUNKS * opened + 1,
+        }
+    }
+
+    /// Wire columns that it takes: those here, and the one by which [`MaskGate`] shifts.
+    pub const fn columns(&self) -> usize {
+        1 + self.quotient_masks + self.pads
+    }
+
+    /// Rows that it takes, the one of [`MaskGate`] included.
+    pub const fn rows(&self) -> usize {
+        1 + self.free_rows + 2 * self.pairs
+    }
 }
 
-/// Rows of a circuit that masking takes.
-pub const fn rows(security: Security) -> usize {
-    free_rows(security) + 2 * pairs(security)
-}
-
-/// Where a circuit's masking rows are.
+/// Where a circuit's masking is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masking {
+    /// How much there is.
+    pub counts: MaskingCounts,
     /// Rows that are random in every column.
     pub free: Vec<usize>,
     /// Pairs of rows, equal in routed columns and random.
     pub pairs: Vec<[usize; 2]>,
+    /// The row of [`MaskGate`].
+    pub gate_row: usize,
+    /// The row of plonky2's public-input gate, whose unused wires plonky2 wants to be random.
+    pub public_input_row: usize,
 }
 
 impl Masking {
-    /// Adds the rows to a circuit and ties the pairs.
-    pub fn add_to(builder: &mut CircuitBuilder<F, D>, security: Security) -> Self {
-        let free = (0..free_rows(security)).map(|_| builder.add_gate(NoopGate, vec![])).collect();
-        let routed = security.config().num_routed_wires;
-        let pairs = (0..pairs(security))
+    /// The column of `X^(n-d)`, which [`MaskGate`] shifts by.
+    pub const SHIFT: usize = CIRCUIT_WIRES;
+    /// Wires of plonky2's public-input gate.
+    const PUBLIC_INPUT_WIRES: usize = 4;
+
+    /// The gate that makes the quotient random.
+    pub const fn gate(counts: MaskingCounts) -> MaskGate {
+        MaskGate { shift: Self::SHIFT, masks: counts.quotient_masks, chunks: CHUNKS }
+    }
+
+    /// Adds the rows to a circuit. Pairs are tied, but in tests that show why.
+    pub(crate) fn add_to(builder: &mut CircuitBuilder<F, D>, counts: MaskingCounts, tie: bool) -> Self {
+        let free = (0..counts.free_rows).map(|_| builder.add_gate(NoopGate, vec![])).collect();
+        let routed = builder.config.num_routed_wires;
+        let pairs = (0..counts.pairs)
             .map(|_| {
                 let pair = [(); 2].map(|()| builder.add_gate(NoopGate, vec![]));
-                for column in 0..routed {
+                for column in (0..routed).filter(|_| tie) {
                     builder.connect(Target::wire(pair[0], column), Target::wire(pair[1], column));
                 }
                 pair
             })
             .collect();
-        Self { free, pairs }
+        let gate_row = builder.add_gate(Self::gate(counts), vec![]);
+        while builder.num_gates() < counts.least_rows {
+            builder.add_gate(NoopGate, vec![]);
+        }
+        Self { counts, free, pairs, gate_row, public_input_row: usize::MAX }
     }
 
-    /// Draws every random value of a proof, after all other values have been set.
+    /// Finishes a circuit that has been built: finds the row of the public inputs and has leaves salted.
+    ///
+    /// plonky2 salts leaves in its `zero_knowledge` mode only, where it also adds rows for nothing. It adds the rows while a
+    /// circuit is built and the salts while it is proved, and so the mode is set between the two.
+    pub(crate) fn finish(&mut self, data: &mut CircuitData<F, Blake3Config, D>) {
+        let public_input = data.common.gates.iter().position(|gate| gate.0.id() == "PublicInputGate");
+        self.public_input_row = accounting::gates_of_rows(data)
+            .iter()
+            .position(|&gate| gate == public_input)
+            .expect("plonky2 adds a public-input gate to every circuit");
+        data.common.config.zero_knowledge = true;
+        data.common.fri_params.leaf_hiding = true;
+    }
+
+    /// Columns that are random in every row but that of [`MaskGate`].
+    pub fn quotient_masks(&self) -> Range<usize> {
+        Self::SHIFT + 1..Self::SHIFT + 1 + self.counts.quotient_masks
+    }
+
+    /// Columns that are random in every row.
+    pub fn pads(&self) -> Range<usize> {
+        let start = self.quotient_masks().end;
+        start..start + self.counts.pads
+    }
+
+    /// Whether a wire's value comes from [`Masking::fill`], so that plonky2's generator of random values is not heeded.
+    pub(crate) fn fills(&self, wire: Wire) -> bool {
+        let public_input = wire.row == self.public_input_row && wire.column >= Self::PUBLIC_INPUT_WIRES;
+        wire.column >= CIRCUIT_WIRES || public_input
+    }
+
+    /// Draws every random value of a proof but the salts, which plonky2 draws.
     pub fn fill(
         &self,
         witness: &mut PartitionWitness<'_, F>,
-        security: Security,
         rng: &mut impl CryptoRng,
     ) -> anyhow::Result<()> {
-        let config = security.config();
-        let circuit_wires = config.num_wires - MASK_COLUMNS;
-        let mut set = |row, column, rng: &mut _| witness.set_wire(Wire { row, column }, F::sample(rng));
+        self.fill_from(witness, &mut |_| F::sample(rng))
+    }
+
+    /// Fills the masking with values from anywhere: see [`Masking::fill`].
+    pub(crate) fn fill_from(
+        &self,
+        witness: &mut PartitionWitness<'_, F>,
+        value: &mut dyn FnMut(Part) -> F,
+    ) -> anyhow::Result<()> {
+        let degree = witness.degree;
+        let mut set = |row, column, value| witness.set_wire(Wire { row, column }, value);
+        for column in Self::PUBLIC_INPUT_WIRES..CIRCUIT_WIRES {
+            set(self.public_input_row, column, value(Part::PublicInputRow))?;
+        }
         for &row in &self.free {
-            for column in 0..circuit_wires {
-                set(row, column, rng)?;
+            for column in 0..CIRCUIT_WIRES {
+                set(row, column, value(Part::FreeRows))?;
             }
         }
         for &[first, second] in &self.pairs {
-            for column in 0..circuit_wires {
-                set(first, column, rng)?;
-                // Routed wires of the second row are the first row's.
-                if column >= config.num_routed_wires {
-                    set(second, column, rng)?;
-                }
+            for column in 0..CIRCUIT_WIRES {
+                let drawn = value(Part::Pairs);
+                set(first, column, drawn)?;
+                set(second, column, if column < ROUTED { drawn } else { value(Part::Pairs) })?;
             }
         }
-        for row in 0..witness.degree {
-            for column in circuit_wires..config.num_wires {
-                let wire = Wire { row, column };
-                // plonky2 itself has filled the unused wires of the public-input row, with randomness too.
-                if witness.try_get_wire(wire).is_none() {
-                    witness.set_wire(wire, F::sample(rng))?;
-                }
+        let step = F::primitive_root_of_unity(log2_strict(degree)).exp_u64((degree - block(degree)) as u64);
+        for (row, power) in step.powers().take(degree).enumerate() {
+            set(row, Self::SHIFT, power)?;
+            for column in self.quotient_masks() {
+                let drawn = if row == self.gate_row { F::ZERO } else { value(Part::QuotientMasks) };
+                set(row, column, drawn)?;
+            }
+            for column in self.pads() {
+                set(row, column, value(Part::Pads))?;
             }
         }
         Ok(())
     }
+}
+
+/// What a random value is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// For nothing here: so that a Z that happens to be undefined is not undefined in the next attempt too.
+    PublicInputRow,
+    /// Openings of wires.
+    FreeRows,
+    /// Z and partial products.
+    Pairs,
+    /// Chunks of the quotient.
+    QuotientMasks,
+    /// What FRI folds.
+    Pads,
+}
+
+/// The coefficients of a mask that are one chunk's own: see [`MaskGate`].
+const fn block(degree: usize) -> usize {
+    (degree - 1) / CHUNKS
 }

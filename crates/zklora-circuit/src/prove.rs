@@ -5,6 +5,7 @@ use plonky2::iop::generator::GeneratedValues;
 use plonky2::iop::target::Target;
 use plonky2::iop::wire::Wire;
 use plonky2::iop::witness::{PartitionWitness, WitnessWrite};
+use plonky2::plonk::proof::ProofWithPublicInputs;
 use plonky2::plonk::prover::prove_with_partition_witness;
 use plonky2::util::serialization::Write;
 use plonky2::util::timing::TimingTree;
@@ -166,6 +167,33 @@ pub(crate) fn prove_rows(
     contradictions: Contradictions,
     rng: &mut impl CryptoRng,
 ) -> anyhow::Result<Vec<u8>> {
+    let mut witness = fill_rows(circuit, modules, salts, publics, beta, contradictions)?;
+    circuit.layout.masking.fill(&mut witness, rng)?;
+    let mut bytes = Vec::new();
+    bytes
+        .write_proof(&prove_witness(circuit, witness)?.proof)
+        .map_err(|_| anyhow::anyhow!("the proof does not serialise"))?;
+    Ok(bytes)
+}
+
+/// Proves a whole witness.
+pub(crate) fn prove_witness(
+    circuit: &BatchCircuit,
+    witness: PartitionWitness<'_, F>,
+) -> anyhow::Result<ProofWithPublicInputs<F, Blake3Config, D>> {
+    let mut timing = TimingTree::default();
+    prove_with_partition_witness(&circuit.data.prover_only, &circuit.data.common, witness, &mut timing)
+}
+
+/// The witness of these values, without its masking.
+pub(crate) fn fill_rows<'a>(
+    circuit: &'a BatchCircuit,
+    modules: &[ModuleRows],
+    salts: &[[u64; 4]],
+    publics: &[([u64; 4], &Fold)],
+    beta: E,
+    contradictions: Contradictions,
+) -> anyhow::Result<PartitionWitness<'a, F>> {
     let (prover, common) = (&circuit.data.prover_only, &circuit.data.common);
     let mut witness =
         PartitionWitness::new(common.config.num_wires, common.degree(), &prover.representative_map);
@@ -183,12 +211,7 @@ pub(crate) fn prove_rows(
         set_pair(&mut witness, layout.s, fold.s)?;
     }
     run_generators(circuit, &mut witness, contradictions)?;
-    circuit.layout.masking.fill(&mut witness, circuit.security, rng)?;
-    let mut timing = TimingTree::default();
-    let proof = prove_with_partition_witness::<F, Blake3Config, D>(prover, common, witness, &mut timing)?;
-    let mut bytes = Vec::new();
-    bytes.write_proof(&proof.proof).map_err(|_| anyhow::anyhow!("the proof does not serialise"))?;
-    Ok(bytes)
+    Ok(witness)
 }
 
 fn set_rows(
@@ -247,6 +270,9 @@ fn run_generators(
                 waiting.push(index);
             }
             for (target, value) in values.target_values.drain(..) {
+                if matches!(target, Target::Wire(wire) if circuit.layout.masking.fills(wire)) {
+                    continue;
+                }
                 let set = witness.set_target(target, value);
                 if contradictions == Contradictions::Stop {
                     set?;

@@ -36,14 +36,17 @@ use zklora_proto::ModuleShape;
 
 pub use self::analysis::{FoldSize, Parameters, Report, Soundness, Term};
 pub use self::proximity::Basis;
-use crate::D;
 use crate::gate::{ROUTED_WIRES, WIRES};
+use crate::masking::MaskingCounts;
 
-/// Extra wire columns that are random in every row: see [`crate::masking`].
-pub const MASK_COLUMNS: usize = D;
-/// Wires that the circuit itself may use: plonky2's Poseidon gate needs 135.
-const CIRCUIT_WIRES: usize = 135;
-const ROUTED: usize = 80;
+/// Wires that the circuit itself may use: plonky2's Poseidon gate needs 135. Those of [`crate::masking`] follow.
+pub(crate) const CIRCUIT_WIRES: usize = 135;
+/// Wires that copy constraints may use.
+pub(crate) const ROUTED: usize = 80;
+/// Challenges of the base field, for the permutation argument and to combine constraints.
+pub(crate) const CHALLENGES: usize = 3;
+/// Chunks of the quotient; constraints have at most this degree before their gate's selector filters them.
+pub(crate) const CHUNKS: usize = 8;
 const _: () = assert!(WIRES <= CIRCUIT_WIRES && ROUTED_WIRES <= ROUTED);
 
 /// Largest circuit that is built: 2^17 rows.
@@ -96,18 +99,18 @@ impl Security {
         100
     }
 
-    /// plonky2's configuration. Its own `zero_knowledge` mode stays off: it leaves the permutation polynomial unblinded,
-    /// and [`crate::masking`] takes its place.
+    /// plonky2's configuration. Its own `zero_knowledge` mode is off while the circuit is built: it leaves the permutation
+    /// polynomial unblinded, and [`crate::masking`] takes its place.
     pub fn config(self) -> CircuitConfig {
         CircuitConfig {
-            num_wires: CIRCUIT_WIRES + MASK_COLUMNS,
+            num_wires: CIRCUIT_WIRES + MaskingCounts::new(self).columns(),
             num_routed_wires: ROUTED,
             num_constants: 2,
             use_base_arithmetic_gate: true,
             security_bits: 100,
-            num_challenges: 3,
+            num_challenges: CHALLENGES,
             zero_knowledge: false,
-            max_quotient_degree_factor: 8,
+            max_quotient_degree_factor: CHUNKS,
             fri_config: FriConfig {
                 rate_bits: 3,
                 cap_height: 6,

@@ -12,7 +12,7 @@ use crate::commitment::{Opening, Salt};
 use crate::fold::Fold;
 use crate::hash::Blake3Config;
 use crate::prove::{ModuleRows, prove};
-use crate::{E, F};
+use crate::{D, E, F};
 
 /// Round numbers: 2^13 rows, a domain of n = 2^16, 64 routed wires, 253 columns, 128 + 1 terms.
 fn round_numbers() -> Parameters {
