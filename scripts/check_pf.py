@@ -76,7 +76,7 @@ def challenges(header: Header, manifest: Manifest, receipt: Receipt) -> tuple[E,
         circuit = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(batch))
         for module in (manifest.modules[index] for index in batch):
             circuit += struct.pack("<3Q", module.d_in, module.rank, module.d_out)
-        data += h("zklora v1 circuit", circuit) + struct.pack(f"<{1 + len(batch)}Q", len(batch), *batch)
+        data += h("zklora v2 circuit", circuit) + struct.pack(f"<{1 + len(batch)}Q", len(batch), *batch)
     # The first of these 64 words are enough but once in 2^1900 times.
     words = struct.unpack("<64Q", h("zklora v1 fold challenge", data, 512))
     a0, a1, b0, b1 = [word for word in words if word < P][:4]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use common::{World, fixtures, text};
 use safetensors::SafeTensors;
-use zklora_circuit::gate::BIAS;
+use zklora_circuit::gate::weight::BIAS;
 use zklora_hf::{BaseModel, LoraAdapter};
 
 /// A secret that is searched for: a name for people, and bytes.

@@ -1,20 +1,24 @@
 //! A prover that lies: what the circuit must stop, with the honest prover's checks taken away.
 
 use plonky2::field::types::{Field, Sample};
+use plonky2::plonk::proof::ProofWithPublicInputs;
+use plonky2::util::serialization::{Buffer, Read};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use zklora_proto::{Commitment, ModuleShape};
 
-use crate::E;
 use crate::circuit::BatchCircuit;
-use crate::commitment::{Opening, Salt, pack};
+use crate::commitment::{Opening, Salt};
 use crate::fold::{Fold, signed};
-use crate::gate::WEIGHTS;
+use crate::gate::instance::Instance;
+use crate::gate::poseidon::SBOXES;
+use crate::gate::weight::{CAPACITY, DIGITS, WEIGHTS};
 use crate::prove::{Contradictions, ModuleRows, prove, prove_rows};
 use crate::security::Security;
 use crate::verify::{VerifyError, verify};
+use crate::{E, F};
 
-/// One small module, its folded one-row transcript, and the circuit.
+/// One small module, its folded one-row transcript, and the circuit. Its rows: one of the salt, one of A, four of B.
 struct Case {
     circuit: BatchCircuit,
     opening: Opening,
@@ -23,12 +27,16 @@ struct Case {
     rng: StdRng,
 }
 
+const SALT: usize = 0;
+const OF_A: usize = 1;
+const ROWS: usize = 6;
+
 impl Case {
     fn new() -> Self {
         let mut rng = StdRng::seed_from_u64(7);
-        let shape = ModuleShape::new(3, 2, 21).unwrap();
+        let shape = ModuleShape::new(3, 2, 41).unwrap();
         let a: Vec<i16> = vec![1, -2, 3, 2047, -2048, 5];
-        let b: Vec<i16> = (0..42).map(|i| (i * 97 % 4096 - 2048) as i16).collect();
+        let b: Vec<i16> = (0..82).map(|i| (i * 97 % 4096 - 2048) as i16).collect();
         let opening = Opening::new(shape, a, b, Salt::random(&mut rng)).unwrap();
         let beta = E::sample(&mut rng);
         let x = [32767i64, -32767, 1];
@@ -41,21 +49,21 @@ impl Case {
         verify(&self.circuit.verifier(), &[(commitment, fold)], self.beta, proof)
     }
 
-    /// Proves with rows, salt and public inputs as they come, and says whether a verifier that knows the true public inputs
-    /// accepts.
-    fn accepted(&mut self, rows: ModuleRows, salt: [u64; 4], commitment: Commitment, fold: &Fold) -> bool {
-        let publics = [(commitment.elements(), fold)];
-        let proof = prove_rows(
-            &self.circuit,
-            &[rows],
-            &[salt],
-            &publics,
-            self.beta,
-            Contradictions::Keep,
-            &mut self.rng,
-        )
-        .unwrap();
-        match self.verify(&commitment, fold, &proof) {
+    fn instance(&self, commitment: &Commitment, fold: &Fold) -> Instance {
+        self.circuit.layout.instance(&[(commitment, fold)], self.beta)
+    }
+
+    /// Proves with rows and public values as they come.
+    fn prove(&mut self, rows: &ModuleRows, instance: &Instance) -> Vec<u8> {
+        prove_rows(&self.circuit, std::slice::from_ref(rows), instance, Contradictions::Keep, &mut self.rng)
+            .unwrap()
+    }
+
+    /// Proves with rows and public values as they come, and says whether a verifier that knows the true public values accepts.
+    fn accepted(&mut self, rows: &ModuleRows, commitment: &Commitment, fold: &Fold) -> bool {
+        let instance = self.instance(commitment, fold);
+        let proof = self.prove(rows, &instance);
+        match self.verify(commitment, fold, &proof) {
             Ok(()) => true,
             Err(VerifyError::Rejected(_)) => false,
             Err(error) => panic!("a well-formed proof is refused for another reason: {error}"),
@@ -112,17 +120,21 @@ fn honest_proofs_verify_and_bind_their_public_inputs() {
 fn the_harness_accepts_what_is_honest() {
     let mut case = Case::new();
     let (rows, fold, commitment) = (case.rows(), case.fold.clone(), case.opening.commitment());
-    let salt = *case.opening.salt().elements();
-    assert!(case.accepted(rows, salt, commitment, &fold));
+    assert_eq!(rows.rows.len(), ROWS);
+    assert_eq!(rows.commitment(), commitment);
+    assert!(case.accepted(&rows, &commitment, &fold));
 }
 
 #[test]
 fn a_wrong_salt_does_not_open_the_commitment() {
     let mut case = Case::new();
-    let (rows, fold, commitment) = (case.rows(), case.fold.clone(), case.opening.commitment());
-    let mut salt = *case.opening.salt().elements();
-    salt[3] ^= 1;
-    assert!(!case.accepted(rows, salt, commitment, &fold));
+    let (fold, commitment) = (case.fold.clone(), case.opening.commitment());
+    for digit in [0, 159] {
+        let mut rows = case.rows();
+        rows.rows[SALT].digits[digit] ^= 1;
+        rows.hash(case.opening.shape());
+        assert!(!case.accepted(&rows, &commitment, &fold));
+    }
 }
 
 #[test]
@@ -137,7 +149,17 @@ fn other_weights_do_not_open_the_commitment() {
     let rows = ModuleRows::honest(&other, &fold, case.beta);
     assert_eq!(rows.sum, fold.s);
     let commitment = case.opening.commitment();
-    assert!(!case.accepted(rows, *other.salt().elements(), commitment, &fold));
+    assert!(!case.accepted(&rows, &commitment, &fold));
+    assert!(case.accepted(&rows, &other.commitment(), &fold));
+}
+
+#[test]
+fn rows_that_are_hashed_from_another_start_are_stopped() {
+    // The header is what tells commitments to different shapes apart.
+    let mut case = Case::new();
+    let (fold, mut rows) = (case.fold.clone(), case.rows());
+    rows.hash(ModuleShape::new(3, 2, 42).unwrap());
+    assert!(!case.accepted(&rows, &rows.commitment(), &fold));
 }
 
 #[test]
@@ -146,26 +168,45 @@ fn a_false_delta_is_stopped() {
     let mut fold = case.fold.clone();
     fold.s += E::ONE;
     let commitment = case.opening.commitment();
-    let salt = *case.opening.salt().elements();
     assert!(prove(&case.circuit, &[&case.opening], &[&fold], case.beta, &mut case.rng).is_err());
     // The last accumulator is s itself, so that the honest rows contradict it; made to agree, the gate refuses.
     let mut rows = ModuleRows::honest(&case.opening, &fold, case.beta);
-    let last = 2 * 3usize.div_ceil(WEIGHTS) - 1;
-    rows.rows[last].acc_out = fold.s;
-    assert!(!case.accepted(rows, salt, commitment, &fold));
+    rows.rows[OF_A].acc_out = fold.s;
+    assert!(!case.accepted(&rows, &commitment, &fold));
 }
 
+type Edit = Box<dyn Fn(&mut ModuleRows)>;
+
 #[test]
-fn a_wrong_intermediate_value_is_stopped() {
+fn a_wrong_value_anywhere_is_stopped() {
     let mut case = Case::new();
     let (fold, commitment) = (case.fold.clone(), case.opening.commitment());
-    let salt = *case.opening.salt().elements();
-    // The last accumulator of A is s itself: `a_false_delta_is_stopped`.
-    let last = 1;
-    for row in (0..case.rows().rows.len()).filter(|&row| row != last) {
+    let mut edits: Vec<(usize, &str, Edit)> = Vec::new();
+    for row in 0..ROWS {
+        // The accumulator of the row of A is s itself: `a_false_delta_is_stopped`.
+        if row != OF_A {
+            edits.push((row, "accumulator", Box::new(move |rows| rows.rows[row].acc_out += E::ONE)));
+        }
+        // The last row's is C itself.
+        if row + 1 < ROWS {
+            for i in 0..CAPACITY {
+                edits.push((row, "capacity", Box::new(move |rows| rows.rows[row].capacity_out[i] += F::ONE)));
+            }
+        }
+    }
+    for slot in (0..SBOXES).step_by(7) {
+        let row = slot % ROWS;
+        edits.push((row, "S-box", Box::new(move |rows| rows.rows[row].sboxes[slot] += F::ONE)));
+    }
+    // Also of padding: it is committed to.
+    for digit in (0..WEIGHTS * DIGITS).step_by(13) {
+        let row = digit % ROWS;
+        edits.push((row, "digit", Box::new(move |rows| rows.rows[row].digits[digit] ^= 1)));
+    }
+    for (row, what, edit) in edits {
         let mut rows = case.rows();
-        rows.rows[row].acc_out += E::ONE;
-        assert!(!case.accepted(rows, salt, commitment, &fold), "row {row}");
+        edit(&mut rows);
+        assert!(!case.accepted(&rows, &commitment, &fold), "{what} of row {row}");
     }
 }
 
@@ -173,44 +214,81 @@ fn a_wrong_intermediate_value_is_stopped() {
 fn a_weight_outside_its_range_is_stopped() {
     let mut case = Case::new();
     let shape = case.opening.shape();
-    // A[0][0] = 1 + 8·512 = 4097 > 2047: its top digit is 12 instead of below 8. Everything else is made to agree with it:
-    // the packed word, the commitment, the accumulators and the delta.
-    let mut rows = case.rows();
-    let excess = 8 << 9;
-    rows.rows[0].digits[3] += 8;
-    rows.rows[0].words[0] += excess;
-    assert_eq!(rows.rows[0].digits[3], 4 + 8);
-    let mut words: Vec<u64> = crate::commitment::header(shape).to_vec();
-    words.extend(case.opening.salt().elements());
-    words.extend(rows.rows.iter().flat_map(|row| row.words.iter().copied()));
-    let commitment = crate::commitment::hash_words(&words);
-    assert_ne!(commitment, case.opening.commitment());
-
     let w0 = rows_of_w(&case, 0);
-    let extra = w0 * case.fold.a[0] * E::from(signed(excess as i64));
-    for row in &mut rows.rows[..2] {
-        row.acc_out += extra;
-    }
-    let mut fold = case.fold.clone();
-    fold.s += extra;
-    let salt = *case.opening.salt().elements();
-    assert!(!case.accepted(rows, salt, commitment, &fold));
+    // Adds `by` to the top digit of A[0][0] = 1 and makes everything else agree with it: commitment, accumulator and delta.
+    let with = |case: &Case, by: u64| {
+        let (mut rows, mut fold) = (case.rows(), case.fold.clone());
+        rows.rows[OF_A].digits[3] += by;
+        rows.hash(shape);
+        let extra = w0 * fold.a[0] * E::from(signed((by << 9) as i64));
+        rows.rows[OF_A].acc_out += extra;
+        fold.s += extra;
+        (rows, fold)
+    };
+    // 1 + 8·512 = 4097 > 2047: the digit is 12 instead of below 8.
+    let (rows, fold) = with(&case, 8);
+    assert_eq!(rows.rows[OF_A].digits[3], 4 + 8);
+    assert!(!case.accepted(&rows, &rows.commitment(), &fold));
 
     // The same edit within the range is accepted, so that it is the range check that stops the other.
     let mut a = case.opening.a().to_vec();
     a[0] += 1 << 9;
     let within = Opening::new(shape, a, case.opening.b().to_vec(), case.opening.salt().clone()).unwrap();
-    let mut rows = case.rows();
-    rows.rows[0].digits[3] += 1;
-    rows.rows[0].words[0] += 1 << 9;
-    assert_eq!(rows.rows[0].words, pack(&within.rows().next().unwrap()).collect::<Vec<_>>());
-    let extra = w0 * case.fold.a[0] * E::from(signed(1 << 9));
-    for row in &mut rows.rows[..2] {
-        row.acc_out += extra;
+    let (rows, fold) = with(&case, 1);
+    assert_eq!(rows.commitment(), within.commitment());
+    assert!(case.accepted(&rows, &within.commitment(), &fold));
+}
+
+#[test]
+fn other_public_values_than_the_verifiers_are_stopped() {
+    let mut case = Case::new();
+    let commitment = case.opening.commitment();
+    // A delta that is false: s for x, a for another x'. The prover's columns hold the a that would make it true.
+    let claimed = Fold { a: fold_of(&case.opening, &[1, 2, 3], case.beta).a, s: case.fold.s };
+    let rows = case.rows();
+    let mut instance = case.instance(&commitment, &case.fold);
+    // Known by its digest: plonky2 draws other challenges, and refuses.
+    let proof = case.prove(&rows, &instance);
+    assert!(matches!(case.verify(&commitment, &claimed, &proof), Err(VerifyError::Rejected(_))));
+    // With the digest of what is claimed plonky2 has nothing to object, and the columns are found out.
+    instance.digest = case.instance(&commitment, &claimed).digest;
+    let proof = case.prove(&rows, &instance);
+    let public_inputs = instance.public_inputs();
+    let parsed = Buffer::new(&proof).read_proof(&case.circuit.data.common).unwrap();
+    case.circuit.data.verify(ProofWithPublicInputs { proof: parsed, public_inputs }).unwrap();
+    assert_eq!(case.verify(&commitment, &claimed, &proof), Err(VerifyError::Instance));
+}
+
+#[test]
+fn every_public_value_is_compared() {
+    let mut case = Case::new();
+    let (commitment, fold) = (case.opening.commitment(), case.fold.clone());
+    let honest = case.instance(&commitment, &fold);
+    let rows = case.rows();
+    let (powers, public) = (0, case.circuit.layout.modules[0].public);
+    // A value of each kind, and one where there should be none: in the last column, and in a row without public values.
+    let mut edits = vec![(powers, 2), (public, 0), (public, 4), (public, 6), (public, 10)];
+    edits.extend([
+        (public + SALT + 1, 0),
+        (public + SALT + 1, 3),
+        (public + OF_A + 1, 0),
+        (public + OF_A + 1, 2),
+    ]);
+    edits.extend([(public + 3, 1), (public + ROWS, 11), (700, 0)]);
+    for (row, column) in edits {
+        let mut instance = honest.clone();
+        let at = instance.rows.iter().position(|&(r, _)| r == row).unwrap_or_else(|| {
+            instance.rows.push((row, Vec::new()));
+            instance.rows.len() - 1
+        });
+        let values = &mut instance.rows[at].1;
+        values.resize(values.len().max(column + 1), F::ZERO);
+        values[column] += F::ONE;
+        let proof = case.prove(&rows, &instance);
+        assert!(case.verify(&commitment, &fold, &proof).is_err(), "column {column} of row {row}");
     }
-    let mut fold = case.fold.clone();
-    fold.s += extra;
-    assert!(case.accepted(rows, salt, within.commitment(), &fold));
+    let proof = case.prove(&rows, &honest);
+    assert_eq!(case.verify(&commitment, &fold, &proof), Ok(()));
 }
 
 /// w_k = Σ_j B[k][j]·β^j.

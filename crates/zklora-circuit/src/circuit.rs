@@ -1,54 +1,35 @@
 //! The circuit of a batch of modules.
 //!
-//! Public inputs, in this order: β¹ to β²⁰; then for each module `C_m` (4 elements), `a_m` (2·d_in) and `s_m` (2). The
+//! Public values come in through [instance columns](crate::gate::instance): β, and for each module `C_m`, `a_m` and `s_m`. The
 //! verifier computes all of them itself, so that none is taken from the prover. Witness: A, B and the salt of each module.
 
-use std::collections::BTreeSet;
-
 use plonky2::field::types::Field;
-use plonky2::hash::poseidon::PoseidonHash;
 use plonky2::iop::target::Target;
 use plonky2::plonk::circuit_builder::CircuitBuilder;
 use plonky2::plonk::circuit_data::{CircuitConfig, CircuitData, VerifierCircuitData};
 use zklora_proto::ModuleShape;
 
-use crate::commitment::header;
-use crate::gate::{
-    WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WIRE_C, WIRE_M, WIRE_WORDS, WORDS, WeightGate, wire_p,
+use crate::gate::instance::{CIRCUIT_WIRES, InstanceGate};
+use crate::gate::weight::{
+    CAPACITY, WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WIRE_CAPACITY_IN, WIRE_CAPACITY_OUT, WeightGate, wire_q,
 };
 use crate::hash::Blake3Config;
+use crate::layout::{Layout, ModuleLayout, PUBLIC_C, PUBLIC_HEADER, PUBLIC_S, PUBLIC_ZERO};
 use crate::masking::{Accounting, HidingError, Masking, MaskingCounts};
-use crate::security::{CIRCUIT_WIRES, CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
+use crate::security::{CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
 use crate::{D, F};
 
 /// A built circuit, for proving.
 pub struct BatchCircuit {
     pub(crate) data: CircuitData<F, Blake3Config, D>,
     pub(crate) layout: Layout,
+    pub(crate) masking: Masking,
 }
 
 /// A built circuit, for verifying.
 pub struct BatchVerifier {
     pub(crate) data: VerifierCircuitData<F, Blake3Config, D>,
-    pub(crate) shapes: Vec<ModuleShape>,
-}
-
-/// Where the values of a batch are in its circuit.
-pub(crate) struct Layout {
-    pub(crate) betas: Vec<[Target; 2]>,
-    pub(crate) modules: Vec<ModuleLayout>,
-    pub(crate) masking: Masking,
-}
-
-/// Where the values of one module are.
-pub(crate) struct ModuleLayout {
-    pub(crate) shape: ModuleShape,
-    pub(crate) commitment: [Target; 4],
-    pub(crate) a: Vec<[Target; 2]>,
-    pub(crate) s: [Target; 2],
-    pub(crate) salt: [Target; 4],
-    /// The first row of the module's columns of A; the rows of B follow.
-    pub(crate) first_row: usize,
+    pub(crate) layout: Layout,
 }
 
 /// A batch that no circuit can be built for.
@@ -84,7 +65,9 @@ impl BatchCircuit {
         tie: bool,
     ) -> Result<Self, CircuitError> {
         Self::check_size(security, shapes)?;
-        let config = CircuitConfig { num_wires: CIRCUIT_WIRES + counts.columns(), ..security.config() };
+        let layout = Layout::new(shapes);
+        let first_mask = CIRCUIT_WIRES + layout.instance_columns();
+        let config = CircuitConfig { num_wires: first_mask + counts.columns(), ..security.config() };
         let mut builder = CircuitBuilder::<F, D>::new(config);
         let id = CircuitId::new(security, shapes);
         builder.set_domain_separator(
@@ -93,12 +76,14 @@ impl BatchCircuit {
                 .map(|c| F::from_canonical_u64(c.iter().fold(0, |n, &b| n << 8 | u64::from(b))))
                 .collect(),
         );
-        let betas: Vec<[Target; 2]> = (0..WEIGHTS).map(|_| public_pair(&mut builder)).collect();
-        let modules = shapes.iter().map(|&shape| add_module(&mut builder, &betas, shape)).collect();
-        let mut masking = Masking::add_to(&mut builder, counts, tie);
+        add_statement(&mut builder, &layout);
+        let mut masking = Masking::add_to(&mut builder, counts, first_mask, tie);
+        for _ in 0..PUBLIC_INPUTS {
+            builder.add_virtual_public_input();
+        }
         let mut data = builder.build::<Blake3Config>();
         masking.finish(&mut data);
-        Ok(Self { data, layout: Layout { betas, modules, masking } })
+        Ok(Self { data, layout, masking })
     }
 
     /// Whether a circuit may be built for modules of these shapes. Costs nothing.
@@ -115,10 +100,7 @@ impl BatchCircuit {
 
     /// The part of the circuit that a verifier needs.
     pub fn verifier(&self) -> BatchVerifier {
-        BatchVerifier {
-            data: self.data.verifier_data(),
-            shapes: self.layout.modules.iter().map(|m| m.shape).collect(),
-        }
+        BatchVerifier { data: self.data.verifier_data(), layout: self.layout.clone() }
     }
 
     /// plonky2's digest of the built circuit: the same for the same shapes in every process.
@@ -145,8 +127,9 @@ impl BatchVerifier {
 
     /// What the soundness of this circuit's proofs depends on.
     pub fn parameters(&self, rows: &[u64]) -> Parameters {
-        let folds =
-            self.shapes.iter().zip(rows).map(|(shape, &rows)| FoldSize { rows, d_out: shape.d_out() });
+        // A cheating prover may use the padding of B's rows as further outputs.
+        let outputs = self.layout.modules.iter().map(|m| m.shape.d_out().next_multiple_of(WEIGHTS));
+        let folds = outputs.zip(rows).map(|(d_out, &rows)| FoldSize { rows, d_out });
         Parameters::new(&self.data.common, folds.collect())
     }
 
@@ -154,114 +137,90 @@ impl BatchVerifier {
     pub fn degree_bits(&self) -> usize {
         self.data.common.degree_bits()
     }
+
+    /// The shapes of its modules.
+    pub fn shapes(&self) -> Vec<ModuleShape> {
+        self.layout.modules.iter().map(|module| module.shape).collect()
+    }
 }
+
+/// plonky2's public inputs: the digest of the instance, in words of 32 bits.
+const PUBLIC_INPUTS: usize = 8;
 
 /// Rows of the circuit of these shapes, before it is padded to a power of two.
 pub fn rows(security: Security, shapes: &[ModuleShape]) -> usize {
-    /// Absorbed by one Poseidon row.
-    const RATE: usize = 8;
     const PUBLIC_INPUT_GATE: usize = 1;
-    /// Constants of one constant row.
-    const CONSTANTS: usize = 2;
+    /// For the constant zero, which plonky2 asks for wherever it hashes public inputs.
+    const CONSTANT_GATE: usize = 1;
     let counts = MaskingCounts::new(security);
-    let mut public_inputs = 2 * WEIGHTS;
-    let mut rows = counts.rows();
-    let mut constants = BTreeSet::from([0, 1]);
-    for shape in shapes {
-        let weight_rows = weight_rows(*shape);
-        constants.extend(header(*shape));
-        rows += weight_rows + (2 * RATE / 2 + WORDS * weight_rows).div_ceil(RATE);
-        public_inputs += 4 + 2 * shape.d_in() + 2;
-    }
-    let added_by_plonky2 =
-        public_inputs.div_ceil(RATE) + PUBLIC_INPUT_GATE + constants.len().div_ceil(CONSTANTS);
-    rows.max(counts.least_rows) + added_by_plonky2
+    let rows = Layout::rows(shapes) + counts.rows();
+    rows.max(counts.least_rows) + PUBLIC_INPUT_GATE + CONSTANT_GATE
 }
 
-/// Rows of [`WeightGate`] that a module takes.
-pub(crate) fn weight_rows(shape: ModuleShape) -> usize {
-    shape.rank() * (shape.d_in().div_ceil(WEIGHTS) + shape.d_out().div_ceil(WEIGHTS))
-}
-
-/// Adds the statement about one module.
-fn add_module(builder: &mut CircuitBuilder<F, D>, betas: &[[Target; 2]], shape: ModuleShape) -> ModuleLayout {
-    let commitment = [(); 4].map(|()| builder.add_virtual_public_input());
-    let a: Vec<[Target; 2]> = (0..shape.d_in()).map(|_| public_pair(builder)).collect();
-    let s = public_pair(builder);
-    let salt = builder.add_virtual_target_arr();
-    let zero = [builder.zero(), builder.zero()];
-    let one = [builder.one(), builder.zero()];
-
-    let first_row = builder.num_gates();
-    let count = weight_rows(shape);
-    for _ in 0..count {
-        builder.add_gate(WeightGate, vec![]);
+/// Adds the statement about all modules.
+fn add_statement(builder: &mut CircuitBuilder<F, D>, layout: &Layout) {
+    for _ in layout.powers() {
+        builder.add_gate(InstanceGate, vec![]);
     }
-    let rows_of_a = shape.rank() * shape.d_in().div_ceil(WEIGHTS);
-    let (rows_of_a, rows_of_b) = (first_row..first_row + rows_of_a, first_row + rows_of_a..first_row + count);
-    let connect = |builder: &mut CircuitBuilder<F, D>, row, wire, value: [Target; 2]| {
-        for (part, target) in value.into_iter().enumerate() {
-            builder.connect(Target::wire(row, wire + part), target);
+    for module in &layout.modules {
+        debug_assert_eq!(builder.num_gates(), module.public);
+        builder.add_gate(InstanceGate, vec![]);
+        for _ in module.weights() {
+            builder.add_gate(WeightGate { grid: module.grid }, vec![]);
         }
-    };
+        add_sponge(builder, module);
+        add_product(builder, layout, module);
+    }
+    debug_assert_eq!(builder.num_gates(), layout.end());
+}
 
-    // w_k = Σ_j B[k][j]·β^j by Horner's rule over chunks of 20, the last chunk first.
-    let chunks_of_b = shape.d_out().div_ceil(WEIGHTS);
-    let mut w = Vec::with_capacity(shape.rank());
-    for k in 0..shape.rank() {
-        let mut acc = zero;
-        for chunk in (0..chunks_of_b).rev() {
-            let row = rows_of_b.start + k * chunks_of_b + chunk;
-            connect(builder, row, WIRE_C, betas[WEIGHTS - 1]);
-            connect(builder, row, WIRE_M, one);
-            connect(builder, row, WIRE_ACC_IN, acc);
-            for j in 0..WEIGHTS {
-                // Weights beyond the last output are multiplied by zero: no witness can make them count.
-                let power = match j {
-                    _ if chunk * WEIGHTS + j >= shape.d_out() => zero,
-                    0 => one,
-                    _ => betas[j - 1],
-                };
-                connect(builder, row, wire_p(j), power);
+/// The rows hash to `C_m`.
+fn add_sponge(builder: &mut CircuitBuilder<F, D>, module: &ModuleLayout) {
+    let mut carried = (module.public, PUBLIC_HEADER);
+    for row in module.weights() {
+        connect::<CAPACITY>(builder, carried, (row, WIRE_CAPACITY_IN));
+        carried = (row, WIRE_CAPACITY_OUT);
+    }
+    connect::<CAPACITY>(builder, carried, (module.public, PUBLIC_C));
+}
+
+/// `Σ_k w_k·⟨a, A[:,k]⟩ = s` with `w_k = Σ_j B[k][j]·β^j`.
+fn add_product(builder: &mut CircuitBuilder<F, D>, layout: &Layout, module: &ModuleLayout) {
+    let zero = (module.public, PUBLIC_ZERO);
+    // Horner's rule over chunks of 40, the last chunk first.
+    let w: Vec<(usize, usize)> = (0..module.shape.rank())
+        .map(|k| {
+            let mut acc = zero;
+            for row in module.rows_of_b(k).rev() {
+                connect::<2>(builder, acc, (row, WIRE_ACC_IN));
+                for l in 0..module.grid.ranks {
+                    connect::<2>(builder, layout.power(module.grid, l), (row, wire_q(l)));
+                }
+                acc = (row, WIRE_ACC_OUT);
             }
-            acc = [0, 1].map(|part| Target::wire(row, WIRE_ACC_OUT + part));
-        }
-        w.push(acc);
-    }
-
-    // s = Σ_k w_k·⟨a, A[:,k]⟩, accumulated over all rows of all columns.
-    let chunks_of_a = shape.d_in().div_ceil(WEIGHTS);
+            acc
+        })
+        .collect();
     let mut acc = zero;
-    for (k, &w) in w.iter().enumerate() {
-        for chunk in 0..chunks_of_a {
-            let row = rows_of_a.start + k * chunks_of_a + chunk;
-            connect(builder, row, WIRE_C, one);
-            connect(builder, row, WIRE_M, w);
-            connect(builder, row, WIRE_ACC_IN, acc);
-            for j in 0..WEIGHTS {
-                let factor = a.get(chunk * WEIGHTS + j).copied().unwrap_or(zero);
-                connect(builder, row, wire_p(j), factor);
-            }
-            acc = [0, 1].map(|part| Target::wire(row, WIRE_ACC_OUT + part));
+    for (group, row) in module.rows_of_a() {
+        connect::<2>(builder, acc, (row, WIRE_ACC_IN));
+        for l in 0..module.grid.ranks {
+            // Columns beyond the last are multiplied by zero: no witness can make them count.
+            let w = w.get(group * module.grid.ranks + l).copied().unwrap_or(zero);
+            connect::<2>(builder, w, (row, wire_q(l)));
         }
+        acc = (row, WIRE_ACC_OUT);
     }
-    for (acc, s) in acc.into_iter().zip(s) {
-        builder.connect(acc, s);
-    }
-
-    let mut input: Vec<Target> =
-        header(shape).iter().map(|&word| builder.constant(F::from_canonical_u64(word))).collect();
-    input.extend(salt);
-    for row in first_row..first_row + count {
-        input.extend((0..WORDS).map(|word| Target::wire(row, WIRE_WORDS + word)));
-    }
-    let hash = builder.hash_n_to_hash_no_pad::<PoseidonHash>(input);
-    for (hash, commitment) in hash.elements.into_iter().zip(commitment) {
-        builder.connect(hash, commitment);
-    }
-    ModuleLayout { shape, commitment, a, s, salt, first_row }
+    connect::<2>(builder, acc, (module.public, PUBLIC_S));
 }
 
-fn public_pair(builder: &mut CircuitBuilder<F, D>) -> [Target; 2] {
-    [builder.add_virtual_public_input(), builder.add_virtual_public_input()]
+/// Ties `N` wires that stand side by side, each given as row and first column, to `N` others.
+fn connect<const N: usize>(
+    builder: &mut CircuitBuilder<F, D>,
+    (row, column): (usize, usize),
+    (to_row, to_column): (usize, usize),
+) {
+    for i in 0..N {
+        builder.connect(Target::wire(row, column + i), Target::wire(to_row, to_column + i));
+    }
 }

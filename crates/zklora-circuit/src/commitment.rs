@@ -1,23 +1,27 @@
-//! The commitment to a module: `C_m = Poseidon(domain, shape, bits, salt, packed A, packed B)`.
+//! The commitment to a module: `C_m = Poseidon(domain, shape, bits; salt, packed A, packed B)`.
 //!
-//! Weights are stored as w + 2^11 in 12 bits, five to a word of 60 bits, least significant first. The columns of A come
-//! first, then the rows of B, each padded with zero weights to a multiple of 20, so that it fills whole rows of the
-//! circuit. The hash is plonky2's Poseidon sponge over the Goldilocks field (rate 8, capacity 4, no padding); the header
-//! fixes the number of words, so that no two modules have the same input.
+//! Weights are stored as w + 2^11 in 12 bits, five to a word of 60 bits, least significant first, forty to a row of the circuit.
+//! A row of A holds `40/g` entries of g columns of A, one column after another, where g is the [`Grid`]'s; a row of B
+//! holds 40 entries of one row of B. Padding weights are zero.
+//!
+//! The hash is a sponge over plonky2's Poseidon permutation (state of 12, rate 8, capacity 4). Its capacity starts as domain and shape,
+//! which fix the number of blocks; each block of eight words *overwrites* the rate; the first block is the salt. The
+//! commitment is the capacity after the last block, an inner state: two openings of one commitment are an inner collision of
+//! the sponge, which is what the sponge's security rests on (G. Bertoni, J. Daemen, M. Peeters, G. Van Assche, "On the
+//! indifferentiability of the sponge construction", 2008).
 
 use plonky2::field::types::{Field, Field64, PrimeField64, Sample};
-use plonky2::hash::poseidon::PoseidonHash;
-use plonky2::plonk::config::Hasher;
+use plonky2::hash::poseidon::Poseidon;
 use rand::CryptoRng;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 use zklora_proto::limits::WEIGHT_BITS;
 use zklora_proto::{Commitment, ModuleShape};
 
 use crate::F;
-use crate::gate::{BIAS, WEIGHTS, WEIGHTS_PER_WORD, WORDS};
+use crate::gate::weight::{BIAS, CAPACITY, Grid, WEIGHTS, WEIGHTS_PER_WORD, WORDS};
 
-/// The first element of every commitment's input: ASCII "zkloraC1".
-pub const DOMAIN: u64 = u64::from_be_bytes(*b"zkloraC1");
+/// The first element of every commitment's capacity: ASCII "zkloraC2".
+pub const DOMAIN: u64 = u64::from_be_bytes(*b"zkloraC2");
 
 /// A quantised module and its salt: everything that opens a commitment. Secret; wiped when dropped, never printed.
 pub struct Opening {
@@ -58,42 +62,34 @@ impl Opening {
         &self.salt
     }
 
-    /// What is hashed of the weights: for each row of the circuit, 20 biased weights. Columns of A, then rows of B.
+    /// What is hashed of the weights: for each row of the circuit, 40 biased weights. Rows of A, then rows of B.
     pub(crate) fn rows(&self) -> impl Iterator<Item = [u16; WEIGHTS]> + '_ {
         let (d_in, rank, d_out) = (self.shape.d_in(), self.shape.rank(), self.shape.d_out());
-        let row = |weights: &mut dyn Iterator<Item = i16>| {
-            let mut biased = [BIAS as u16; WEIGHTS];
-            for (slot, weight) in biased.iter_mut().zip(weights) {
-                *slot = (weight + BIAS as i16) as u16;
-            }
-            biased
-        };
-        let a = (0..rank).flat_map(move |k| {
-            (0..d_in).step_by(WEIGHTS).map(move |start| {
-                let end = d_in.min(start + WEIGHTS);
-                row(&mut (start..end).map(|i| self.a[i * rank + k]))
+        let grid = Grid::of(self.shape);
+        let a = (0..rank).step_by(grid.ranks).flat_map(move |first_rank| {
+            (0..d_in).step_by(grid.entries()).map(move |first_entry| {
+                std::array::from_fn(|weight| {
+                    let k = first_rank + weight / grid.entries();
+                    let i = first_entry + weight % grid.entries();
+                    biased(if k < rank && i < d_in { self.a[i * rank + k] } else { 0 })
+                })
             })
         });
-        let b = (0..rank).flat_map(move |k| {
-            (0..d_out).step_by(WEIGHTS).map(move |start| {
-                let end = d_out.min(start + WEIGHTS);
-                row(&mut self.b[k * d_out + start..k * d_out + end].iter().copied())
-            })
+        let b = self.b.chunks_exact(d_out).flat_map(|row| {
+            row.chunks(WEIGHTS).map(|weights| std::array::from_fn(|j| biased(*weights.get(j).unwrap_or(&0))))
         });
         a.chain(b)
     }
 
     /// The commitment that this opens.
     pub fn commitment(&self) -> Commitment {
-        // With room for all of it, so that growing leaves no copies behind.
-        let words = 2 * 4 + WORDS * crate::circuit::weight_rows(self.shape);
-        let mut input = Zeroizing::new(Vec::with_capacity(words));
-        input.extend(header(self.shape));
-        input.extend(self.salt.0);
-        for row in self.rows() {
-            input.extend(pack(&row));
-        }
-        hash_words(&input)
+        let blocks = std::iter::once(self.salt.words()).chain(self.rows().map(|row| pack(&row)));
+        let mut state = Sponge::new(self.shape);
+        blocks.for_each(|mut block| {
+            state.absorb(&block);
+            block.zeroize();
+        });
+        state.commitment()
     }
 }
 
@@ -129,6 +125,11 @@ impl Salt {
     pub fn elements(&self) -> &[u64; 4] {
         &self.0
     }
+
+    /// The sponge's first block: both halves of each element, the low one first.
+    pub(crate) fn words(&self) -> [u64; WORDS] {
+        std::array::from_fn(|i| self.0[i / 2] >> (32 * (i % 2)) & 0xffff_ffff)
+    }
 }
 
 impl Drop for Salt {
@@ -143,24 +144,51 @@ impl std::fmt::Debug for Salt {
     }
 }
 
-/// The first half of the sponge's first block: domain, shape and bits.
-pub(crate) fn header(shape: ModuleShape) -> [u64; 4] {
+/// What the sponge's capacity starts as: domain, shape and bits.
+pub(crate) fn header(shape: ModuleShape) -> [u64; CAPACITY] {
     [DOMAIN, shape.d_in() as u64, shape.rank() as u64 | u64::from(WEIGHT_BITS) << 32, shape.d_out() as u64]
 }
 
-/// Poseidon over words that are canonical field elements.
-pub(crate) fn hash_words(words: &[u64]) -> Commitment {
-    let elements: Vec<F> = words.iter().map(|&word| F::from_canonical_u64(word)).collect();
-    let hash = PoseidonHash::hash_no_pad(&elements);
-    // Canonical representatives are below the order.
-    Commitment::from_elements(hash.elements.map(|e| e.to_canonical_u64())).unwrap()
+/// The sponge of a commitment.
+struct Sponge([F; WORDS + CAPACITY]);
+
+impl Sponge {
+    fn new(shape: ModuleShape) -> Self {
+        let mut state = [F::ZERO; WORDS + CAPACITY];
+        state[WORDS..].copy_from_slice(&header(shape).map(F::from_canonical_u64));
+        Self(state)
+    }
+
+    fn absorb(&mut self, block: &[u64; WORDS]) {
+        for (element, &word) in self.0.iter_mut().zip(block) {
+            *element = F::from_canonical_u64(word);
+        }
+        self.0 = F::poseidon(self.0);
+    }
+
+    fn commitment(&self) -> Commitment {
+        let capacity: [F; CAPACITY] = std::array::from_fn(|i| self.0[WORDS + i]);
+        // Canonical representatives are below the order.
+        Commitment::from_elements(capacity.map(|e| e.to_canonical_u64())).unwrap()
+    }
+}
+
+impl Drop for Sponge {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|element| element.0.zeroize());
+    }
+}
+
+fn biased(weight: i16) -> u16 {
+    (weight + BIAS as i16) as u16
 }
 
 /// The packed words of one row of biased weights.
-pub(crate) fn pack(biased: &[u16; WEIGHTS]) -> impl Iterator<Item = u64> + '_ {
-    biased
-        .chunks_exact(WEIGHTS_PER_WORD)
-        .map(|word| word.iter().rev().fold(0, |packed, &w| packed << WEIGHT_BITS | u64::from(w)))
+pub(crate) fn pack(biased: &[u16; WEIGHTS]) -> [u64; WORDS] {
+    std::array::from_fn(|word| {
+        let weights = &biased[word * WEIGHTS_PER_WORD..(word + 1) * WEIGHTS_PER_WORD];
+        weights.iter().rev().fold(0, |packed, &w| packed << WEIGHT_BITS | u64::from(w))
+    })
 }
 
 #[cfg(test)]
@@ -202,15 +230,25 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_columns_of_a_then_rows_of_b() {
+    fn rows_are_parts_of_a_then_rows_of_b() {
+        // Eight columns of A, five entries each.
         let opening = opening(0, |_, _| {});
         let rows: Vec<_> = opening.rows().collect();
-        assert_eq!(rows.len(), 2 + 2 * 2);
-        assert_eq!(rows[1][..4], [2049, 2051, 2053, 2048]);
-        assert_eq!(rows[3][..6], [2048 - 20, 2048 - 21, 2048 - 22, 2048 - 23, 2048 - 24, 2048]);
+        assert_eq!(rows.len(), 1 + 2);
+        assert_eq!(rows[0][..4], [2048, 2050, 2052, 2048]);
+        assert_eq!(rows[0][5..9], [2049, 2051, 2053, 2048]);
+        assert_eq!(rows[0][10..], [2048; 30]);
+        assert_eq!(rows[2][..3], [2048 - 25, 2048 - 26, 2048 - 27]);
+        assert_eq!(rows[2][24..26], [2048 - 49, 2048]);
         let mut row = [0; WEIGHTS];
         row[..6].copy_from_slice(&[1, 2, 0, 0, 0, 3]);
-        assert_eq!(pack(&row).collect::<Vec<_>>(), [1 + (2 << 12), 3, 0, 0]);
+        assert_eq!(pack(&row), [1 + (2 << 12), 3, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_salt_is_a_block() {
+        let salt = Salt::from_elements([1 << 32 | 2, 3, 4, 5 << 32]).unwrap();
+        assert_eq!(salt.words(), [2, 1, 3, 0, 4, 0, 0, 5]);
     }
 
     #[test]

@@ -10,19 +10,17 @@
 //! zklora-key/1 <circuit id> qp-plonky2-<version> <fingerprint of this crate's sources> <BLAKE3 digest of what follows>
 //! ```
 
-use plonky2::gates::arithmetic_base::ArithmeticGate;
-use plonky2::gates::arithmetic_extension::ArithmeticExtensionGate;
 use plonky2::gates::constant::ConstantGate;
-use plonky2::gates::multiplication_extension::MulExtensionGate;
 use plonky2::gates::noop::NoopGate;
-use plonky2::gates::poseidon::PoseidonGate;
 use plonky2::gates::public_input::PublicInputGate;
 use plonky2::util::serialization::{Buffer, GateSerializer, Read, Write};
 use plonky2::{get_gate_tag_impl, impl_gate_serializer, read_gate_impl};
 use zklora_proto::ModuleShape;
 
 use crate::circuit::BatchVerifier;
-use crate::gate::WeightGate;
+use crate::gate::instance::InstanceGate;
+use crate::gate::weight::WeightGate;
+use crate::layout::Layout;
 use crate::masking::MaskGate;
 use crate::security::{CircuitId, Security};
 use crate::{D, F};
@@ -57,7 +55,7 @@ impl BatchVerifier {
     pub fn to_key(&self, security: Security) -> Result<Vec<u8>, KeyError> {
         let mut content = Vec::new();
         content.write_verifier_circuit_data(&self.data, &Gates).map_err(|_| KeyError::Serialise)?;
-        let line = format!("{}{}\n", header(security, &self.shapes), hex(&digest(&content)));
+        let line = format!("{}{}\n", header(security, &self.shapes()), hex(&digest(&content)));
         Ok([line.as_bytes(), &content].concat())
     }
 
@@ -81,7 +79,7 @@ impl BatchVerifier {
         if !buffer.unread_bytes().is_empty() {
             return Err(KeyError::Damaged);
         }
-        Ok(Self { data, shapes: shapes.to_vec() })
+        Ok(Self { data, layout: Layout::new(shapes) })
     }
 }
 
@@ -108,10 +106,7 @@ impl GateSerializer<F, D> for Gates {
         NoopGate,
         ConstantGate,
         PublicInputGate,
-        ArithmeticGate,
-        ArithmeticExtensionGate<D>,
-        MulExtensionGate<D>,
-        PoseidonGate<F, D>,
+        InstanceGate,
         WeightGate,
         MaskGate
     }
@@ -135,7 +130,7 @@ mod tests {
             let read = BatchVerifier::from_key(security, &shapes(), &key).unwrap();
             assert_eq!(read.data.verifier_only, built.data.verifier_only);
             assert_eq!(read.data.common, built.data.common);
-            assert_eq!(read.shapes, built.shapes);
+            assert_eq!(read.layout, built.layout);
             assert!((key.len() as u64) < MAX_KEY_BYTES / 100, "{} bytes", key.len());
         }
     }

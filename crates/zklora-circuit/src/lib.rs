@@ -24,6 +24,7 @@ pub mod fold;
 pub mod gate;
 pub mod hash;
 pub mod keys;
+mod layout;
 pub mod masking;
 pub mod plan;
 pub mod prove;

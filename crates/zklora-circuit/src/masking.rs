@@ -40,8 +40,9 @@ use rand::CryptoRng;
 
 pub use self::accounting::{Accounting, HidingError, Item};
 pub use self::gate::MaskGate;
+use crate::gate::instance::CIRCUIT_WIRES;
 use crate::hash::Blake3Config;
-use crate::security::{CHALLENGES, CHUNKS, CIRCUIT_WIRES, ROUTED, Security};
+use crate::security::{CHALLENGES, CHUNKS, ROUTED, Security};
 use crate::{D, F};
 
 /// Pairs beyond what is revealed of Z, because ratios are uniform among the non-zero elements only.
@@ -91,6 +92,8 @@ impl MaskingCounts {
 pub struct Masking {
     /// How much there is.
     pub counts: MaskingCounts,
+    /// The first of its columns, that of `X^(n-d)`, which [`MaskGate`] shifts by.
+    pub shift: usize,
     /// Rows that are random in every column.
     pub free: Vec<usize>,
     /// Pairs of rows, equal in routed columns and random.
@@ -102,18 +105,21 @@ pub struct Masking {
 }
 
 impl Masking {
-    /// The column of `X^(n-d)`, which [`MaskGate`] shifts by.
-    pub const SHIFT: usize = CIRCUIT_WIRES;
     /// Wires of plonky2's public-input gate.
     const PUBLIC_INPUT_WIRES: usize = 4;
 
     /// The gate that makes the quotient random.
-    pub const fn gate(counts: MaskingCounts) -> MaskGate {
-        MaskGate { shift: Self::SHIFT, masks: counts.quotient_masks, chunks: CHUNKS }
+    pub const fn gate(&self) -> MaskGate {
+        MaskGate { shift: self.shift, masks: self.counts.quotient_masks, chunks: CHUNKS }
     }
 
-    /// Adds the rows to a circuit. Pairs are tied, but in tests that show why.
-    pub(crate) fn add_to(builder: &mut CircuitBuilder<F, D>, counts: MaskingCounts, tie: bool) -> Self {
+    /// Adds the rows to a circuit whose columns from `shift` on are for the masking. Pairs are tied, but in tests that show why.
+    pub(crate) fn add_to(
+        builder: &mut CircuitBuilder<F, D>,
+        counts: MaskingCounts,
+        shift: usize,
+        tie: bool,
+    ) -> Self {
         let free = (0..counts.free_rows).map(|_| builder.add_gate(NoopGate, vec![])).collect();
         let routed = builder.config.num_routed_wires;
         let pairs = (0..counts.pairs)
@@ -125,11 +131,13 @@ impl Masking {
                 pair
             })
             .collect();
-        let gate_row = builder.add_gate(Self::gate(counts), vec![]);
+        let gate_row = builder.num_gates();
+        let masking = Self { counts, shift, free, pairs, gate_row, public_input_row: usize::MAX };
+        builder.add_gate(masking.gate(), vec![]);
         while builder.num_gates() < counts.least_rows {
             builder.add_gate(NoopGate, vec![]);
         }
-        Self { counts, free, pairs, gate_row, public_input_row: usize::MAX }
+        masking
     }
 
     /// Finishes a circuit that has been built: finds the row of the public inputs and has leaves salted.
@@ -148,7 +156,7 @@ impl Masking {
 
     /// Columns that are random in every row but that of [`MaskGate`].
     pub fn quotient_masks(&self) -> Range<usize> {
-        Self::SHIFT + 1..Self::SHIFT + 1 + self.counts.quotient_masks
+        self.shift + 1..self.shift + 1 + self.counts.quotient_masks
     }
 
     /// Columns that are random in every row.
@@ -160,7 +168,7 @@ impl Masking {
     /// Whether a wire's value comes from [`Masking::fill`], so that plonky2's generator of random values is not heeded.
     pub(crate) fn fills(&self, wire: Wire) -> bool {
         let public_input = wire.row == self.public_input_row && wire.column >= Self::PUBLIC_INPUT_WIRES;
-        wire.column >= CIRCUIT_WIRES || public_input
+        wire.column >= self.shift || public_input
     }
 
     /// Draws every random value of a proof but the salts, which plonky2 draws.
@@ -197,7 +205,7 @@ impl Masking {
         }
         let step = F::primitive_root_of_unity(log2_strict(degree)).exp_u64((degree - block(degree)) as u64);
         for (row, power) in step.powers().take(degree).enumerate() {
-            set(row, Self::SHIFT, power)?;
+            set(row, self.shift, power)?;
             for column in self.quotient_masks() {
                 let drawn = if row == self.gate_row { F::ZERO } else { value(Part::QuotientMasks) };
                 set(row, column, drawn)?;

@@ -1,22 +1,33 @@
 //! Proving a batch.
 
-use plonky2::field::types::Field;
+use std::collections::HashSet;
+
+use plonky2::field::types::{Field, PrimeField64};
+use plonky2::hash::hash_types::HashOut;
 use plonky2::iop::generator::GeneratedValues;
 use plonky2::iop::target::Target;
 use plonky2::iop::wire::Wire;
 use plonky2::iop::witness::{PartitionWitness, WitnessWrite};
+use plonky2::plonk::config::Hasher;
 use plonky2::plonk::proof::ProofWithPublicInputs;
 use plonky2::plonk::prover::prove_with_partition_witness;
 use plonky2::util::serialization::Write;
 use plonky2::util::timing::TimingTree;
 use rand::CryptoRng;
+use rayon::prelude::*;
 use zeroize::Zeroize;
+use zklora_proto::{Commitment, ModuleShape};
 
-use crate::circuit::{BatchCircuit, ModuleLayout};
-use crate::commitment::{Opening, pack};
+use crate::circuit::BatchCircuit;
+use crate::commitment::{Opening, header};
 use crate::fold::{Fold, signed};
-use crate::gate::{BIAS, DIGITS, WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WIRE_WORDS, wire_digit};
-use crate::hash::Blake3Config;
+use crate::gate::instance::{CIRCUIT_WIRES, Instance, VALUES};
+use crate::gate::poseidon::{self, SBOXES, WIDTH};
+use crate::gate::weight::{
+    BIAS, CAPACITY, DIGITS, Grid, WEIGHTS, WEIGHTS_PER_WORD, WIRE_ACC_OUT, WIRE_CAPACITY_OUT, WIRE_SBOXES,
+    WORDS, wire_digit,
+};
+use crate::hash::{Blake3Config, PublicInputHash};
 use crate::{D, E, F};
 
 /// Why a batch was not proved.
@@ -56,7 +67,6 @@ pub fn prove(
             expected: format!("{} of each", shapes.len()),
         });
     }
-    let mut rows = Vec::with_capacity(shapes.len());
     for (index, (opening, fold)) in openings.iter().zip(folds).enumerate() {
         if opening.shape() != shapes[index] || fold.a.len() != shapes[index].d_in() {
             return Err(ProveError::Batch {
@@ -64,19 +74,23 @@ pub fn prove(
                 expected: format!("{:?}", shapes[index]),
             });
         }
-        let module = ModuleRows::honest(opening, fold, beta);
-        if module.sum != fold.s {
-            return Err(ProveError::FalseStatement(index));
-        }
-        rows.push(module);
     }
-    let salts: Vec<_> = openings.iter().map(|o| *o.salt().elements()).collect();
-    let publics: Vec<_> = openings.iter().zip(folds).map(|(o, f)| (o.commitment().elements(), *f)).collect();
-    prove_rows(circuit, &rows, &salts, &publics, beta, Contradictions::Stop, rng)
+    let rows: Vec<ModuleRows> = openings
+        .par_iter()
+        .zip(folds)
+        .map(|(opening, fold)| ModuleRows::honest(opening, fold, beta))
+        .collect();
+    if let Some(index) = rows.iter().zip(folds).position(|(module, fold)| module.sum != fold.s) {
+        return Err(ProveError::FalseStatement(index));
+    }
+    let commitments: Vec<_> = rows.iter().map(ModuleRows::commitment).collect();
+    let publics: Vec<_> = commitments.iter().zip(folds.iter().copied()).collect();
+    let instance = circuit.layout.instance(&publics, beta);
+    prove_rows(circuit, &rows, &instance, Contradictions::Stop, rng)
         .map_err(|e| ProveError::Plonky2(e.to_string()))
 }
 
-/// The values of a module's rows of [`crate::gate::WeightGate`], in the order of the rows.
+/// The values of a module's rows of [`crate::gate::weight::WeightGate`], in the order of the rows: salt, A, B.
 pub(crate) struct ModuleRows {
     pub(crate) rows: Vec<Row>,
     /// What the accumulator ends with: `Σ_k w_k·⟨a, A[:,k]⟩`.
@@ -85,28 +99,32 @@ pub(crate) struct ModuleRows {
 
 /// The values of one row that no copy constraint brings from elsewhere.
 pub(crate) struct Row {
-    pub(crate) words: Vec<u64>,
+    /// Of all weights, one after another.
     pub(crate) digits: Vec<u64>,
+    /// The inputs of the permutation's S-boxes.
+    pub(crate) sboxes: Vec<F>,
+    pub(crate) capacity_out: [F; CAPACITY],
     pub(crate) acc_out: E,
 }
 
 impl Drop for Row {
     fn drop(&mut self) {
-        self.words.zeroize();
         self.digits.zeroize();
+        self.sboxes.iter_mut().chain(&mut self.capacity_out).for_each(|element| element.0.zeroize());
     }
 }
 
 impl ModuleRows {
     /// The rows of an honest prover.
     pub(crate) fn honest(opening: &Opening, fold: &Fold, beta: E) -> Self {
-        let shape = opening.shape();
-        let (chunks_of_a, chunks_of_b) = (shape.d_in().div_ceil(WEIGHTS), shape.d_out().div_ceil(WEIGHTS));
+        let (shape, grid) = (opening.shape(), Grid::of(opening.shape()));
+        let (chunks_of_a, chunks_of_b) =
+            (shape.d_in().div_ceil(grid.entries()), shape.d_out().div_ceil(WEIGHTS));
         let betas: Vec<E> = beta.powers().take(WEIGHTS + 1).collect();
         let biased: Vec<[u16; WEIGHTS]> = opening.rows().collect();
-        let (of_a, of_b) = biased.split_at(shape.rank() * chunks_of_a);
-        let dot = |row: &[u16; WEIGHTS], factors: &[E]| -> E {
-            let terms = row.iter().zip(factors);
+        let (of_a, of_b) = biased.split_at(grid.rows_of_a(shape));
+        let dot = |weights: &[u16], factors: &[E]| -> E {
+            let terms = weights.iter().zip(factors);
             terms.map(|(&w, &p)| p * E::from(signed(i64::from(w) - BIAS as i64))).sum()
         };
 
@@ -115,36 +133,76 @@ impl ModuleRows {
         let mut w = Vec::with_capacity(shape.rank());
         for k in 0..shape.rank() {
             let mut acc = E::ZERO;
-            for chunk in (0..chunks_of_b).rev() {
-                let row = k * chunks_of_b + chunk;
-                let width = WEIGHTS.min(shape.d_out() - chunk * WEIGHTS);
-                acc = betas[WEIGHTS] * acc + dot(&of_b[row], &betas[..width]);
+            for row in (k * chunks_of_b..(k + 1) * chunks_of_b).rev() {
+                acc = betas[WEIGHTS] * acc + dot(&of_b[row], &betas);
                 acc_of_b[row] = acc;
             }
             w.push(acc);
         }
         let mut sum = E::ZERO;
         let mut acc_of_a = Vec::with_capacity(of_a.len());
-        for (k, rows) in of_a.chunks_exact(chunks_of_a).enumerate() {
-            for (row, factors) in rows.iter().zip(fold.a.chunks(WEIGHTS)) {
-                sum += w[k] * dot(row, factors);
+        for (rows, w) in of_a.chunks_exact(chunks_of_a).zip(w.chunks(grid.ranks)) {
+            for (row, factors) in rows.iter().zip(fold.a.chunks(grid.entries())) {
+                let columns = row.chunks_exact(grid.entries()).zip(w);
+                sum += columns.map(|(column, &w)| w * dot(column, factors)).sum::<E>();
                 acc_of_a.push(sum);
             }
         }
-        let rows = biased
-            .iter()
-            .zip(acc_of_a.into_iter().chain(acc_of_b))
-            .map(|(biased, acc_out)| Row {
-                words: pack(biased).collect(),
-                digits: biased
-                    .iter()
-                    .flat_map(|&w| (0..DIGITS).map(move |digit| u64::from(w >> (3 * digit) & 7)))
-                    .collect(),
-                acc_out,
-            })
-            .collect();
-        Self { rows, sum }
+
+        let mut rows = vec![Row::new(&salt_digits(opening), E::ZERO)];
+        rows.extend(biased.iter().zip(acc_of_a.into_iter().chain(acc_of_b)).map(|(biased, acc_out)| {
+            let digits = |&w: &u16| (0..DIGITS).map(move |digit| u64::from(w >> (3 * digit) & 7));
+            Row::new(&biased.iter().flat_map(digits).collect::<Vec<_>>(), acc_out)
+        }));
+        let mut module = Self { rows, sum };
+        module.hash(shape);
+        module
     }
+
+    /// Fills in what the sponge makes of the digits.
+    pub(crate) fn hash(&mut self, shape: ModuleShape) {
+        let mut carried = header(shape).map(F::from_canonical_u64);
+        for row in &mut self.rows {
+            let words: Vec<F> = row.digits.chunks_exact(DIGITS * WEIGHTS_PER_WORD).map(word).collect();
+            let state: [F; WIDTH] =
+                std::array::from_fn(|i| if i < WORDS { words[i] } else { carried[i - WORDS] });
+            row.sboxes.clear();
+            let state = poseidon::permute(state, F::from_canonical_u64, |_, input| {
+                row.sboxes.push(input);
+                input
+            });
+            carried = std::array::from_fn(|i| state[WORDS + i]);
+            row.capacity_out = carried;
+        }
+    }
+
+    /// What the rows hash to.
+    pub(crate) fn commitment(&self) -> Commitment {
+        let capacity = self.rows.last().map_or([F::ZERO; CAPACITY], |row| row.capacity_out);
+        // Canonical representatives are below the order.
+        Commitment::from_elements(capacity.map(|e| e.to_canonical_u64())).unwrap()
+    }
+}
+
+impl Row {
+    fn new(digits: &[u64], acc_out: E) -> Self {
+        let (digits, sboxes) = (digits.to_vec(), Vec::with_capacity(SBOXES));
+        Self { digits, sboxes, capacity_out: [F::ZERO; CAPACITY], acc_out }
+    }
+}
+
+/// The number that digits make, the first being the lowest.
+fn word(digits: &[u64]) -> F {
+    digits
+        .iter()
+        .rev()
+        .fold(F::ZERO, |word, &digit| word * F::from_canonical_u64(8) + F::from_canonical_u64(digit))
+}
+
+/// The salt's block as the digits of 40 weights.
+fn salt_digits(opening: &Opening) -> Vec<u64> {
+    let digits = |word: u64| (0..DIGITS * WEIGHTS_PER_WORD).map(move |digit| word >> (3 * digit) & 7);
+    opening.salt().words().into_iter().flat_map(digits).collect()
 }
 
 /// What to do with a computed value that contradicts one that was given.
@@ -161,14 +219,12 @@ pub(crate) enum Contradictions {
 pub(crate) fn prove_rows(
     circuit: &BatchCircuit,
     modules: &[ModuleRows],
-    salts: &[[u64; 4]],
-    publics: &[([u64; 4], &Fold)],
-    beta: E,
+    instance: &Instance,
     contradictions: Contradictions,
     rng: &mut impl CryptoRng,
 ) -> anyhow::Result<Vec<u8>> {
-    let mut witness = fill_rows(circuit, modules, salts, publics, beta, contradictions)?;
-    circuit.layout.masking.fill(&mut witness, rng)?;
+    let mut witness = fill_rows(circuit, modules, instance, contradictions)?;
+    circuit.masking.fill(&mut witness, rng)?;
     let mut bytes = Vec::new();
     bytes
         .write_proof(&prove_witness(circuit, witness)?.proof)
@@ -189,72 +245,62 @@ pub(crate) fn prove_witness(
 pub(crate) fn fill_rows<'a>(
     circuit: &'a BatchCircuit,
     modules: &[ModuleRows],
-    salts: &[[u64; 4]],
-    publics: &[([u64; 4], &Fold)],
-    beta: E,
+    instance: &Instance,
     contradictions: Contradictions,
 ) -> anyhow::Result<PartitionWitness<'a, F>> {
     let (prover, common) = (&circuit.data.prover_only, &circuit.data.common);
-    let mut witness =
-        PartitionWitness::new(common.config.num_wires, common.degree(), &prover.representative_map);
-    for (target, power) in circuit.layout.betas.iter().zip(beta.powers().skip(1)) {
-        set_pair(&mut witness, *target, power)?;
+    let witness = PartitionWitness::new(common.config.num_wires, common.degree(), &prover.representative_map);
+    let mut filler = Filler { witness, contradictions };
+    let inputs = instance.public_inputs();
+    for (&target, &value) in prover.public_inputs.iter().zip(&inputs) {
+        filler.witness.set_target(target, value)?;
     }
-    for (index, layout) in circuit.layout.modules.iter().enumerate() {
-        let (commitment, fold) = &publics[index];
-        set_words(&mut witness, &layout.commitment, commitment)?;
-        set_words(&mut witness, &layout.salt, &salts[index])?;
-        for (target, value) in layout.a.iter().zip(&fold.a) {
-            set_pair(&mut witness, *target, *value)?;
-        }
-        set_rows(&mut witness, layout, &modules[index])?;
-        set_pair(&mut witness, layout.s, fold.s)?;
-    }
-    run_generators(circuit, &mut witness, contradictions)?;
-    Ok(witness)
-}
+    let HashOut { elements } = PublicInputHash::hash_no_pad(&inputs);
+    filler.set(circuit.masking.public_input_row, 0, elements)?;
 
-fn set_rows(
-    witness: &mut PartitionWitness<'_, F>,
-    layout: &ModuleLayout,
-    module: &ModuleRows,
-) -> anyhow::Result<()> {
-    debug_assert_eq!(WIRE_ACC_IN + 2, WIRE_ACC_OUT);
-    for (row, values) in (layout.first_row..).zip(&module.rows) {
-        let mut set = |column, value| witness.set_wire(Wire { row, column }, value);
-        for (word, &value) in values.words.iter().enumerate() {
-            set(WIRE_WORDS + word, F::from_noncanonical_u64(value))?;
-        }
-        for (i, &value) in values.digits.iter().enumerate() {
-            set(wire_digit(i / DIGITS, i % DIGITS), F::from_noncanonical_u64(value))?;
-        }
-        for (part, value) in values.acc_out.0.into_iter().enumerate() {
-            set(WIRE_ACC_OUT + part, value)?;
+    let publics = circuit.layout.modules.iter().map(|module| module.public);
+    let copied: HashSet<usize> = circuit.layout.powers().chain(publics).collect();
+    for (row, values) in &instance.rows {
+        filler.set(*row, CIRCUIT_WIRES, values.iter().copied())?;
+        if copied.contains(row) {
+            filler.set(*row, 0, values.iter().copied().chain([F::ZERO; VALUES]).take(VALUES))?;
         }
     }
-    Ok(())
-}
-
-fn set_pair(witness: &mut PartitionWitness<'_, F>, target: [Target; 2], value: E) -> anyhow::Result<()> {
-    for (target, value) in target.into_iter().zip(value.0) {
-        witness.set_target(target, value)?;
+    for (layout, module) in circuit.layout.modules.iter().zip(modules) {
+        for (row, values) in layout.weights().zip(&module.rows) {
+            filler.set(
+                row,
+                wire_digit(0, 0),
+                values.digits.iter().map(|&digit| F::from_canonical_u64(digit)),
+            )?;
+            filler.set(row, WIRE_SBOXES, values.sboxes.iter().copied())?;
+            filler.set(row, WIRE_CAPACITY_OUT, values.capacity_out)?;
+            filler.set(row, WIRE_ACC_OUT, values.acc_out.0)?;
+        }
     }
-    Ok(())
+    run_generators(circuit, &mut filler.witness, contradictions)?;
+    Ok(filler.witness)
 }
 
-fn set_words(
-    witness: &mut PartitionWitness<'_, F>,
-    targets: &[Target; 4],
-    values: &[u64; 4],
-) -> anyhow::Result<()> {
-    for (&target, &value) in targets.iter().zip(values) {
-        witness.set_target(target, F::from_canonical_u64(value))?;
+struct Filler<'a> {
+    witness: PartitionWitness<'a, F>,
+    contradictions: Contradictions,
+}
+
+impl Filler<'_> {
+    /// Sets wires of a row that stand side by side.
+    fn set(&mut self, row: usize, first: usize, values: impl IntoIterator<Item = F>) -> anyhow::Result<()> {
+        for (column, value) in (first..).zip(values) {
+            let set = self.witness.set_wire(Wire { row, column }, value);
+            if self.contradictions == Contradictions::Stop {
+                set?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Runs plonky2's generators (Poseidon rows, constants) until all have run. They were added in an order that a single pass
-/// nearly always satisfies, so that plonky2's queue of watchers would only cost.
+/// Runs plonky2's generators (constants, and the public-input row, which the masking fills) until all have run.
 fn run_generators(
     circuit: &BatchCircuit,
     witness: &mut PartitionWitness<'_, F>,
@@ -270,7 +316,7 @@ fn run_generators(
                 waiting.push(index);
             }
             for (target, value) in values.target_values.drain(..) {
-                if matches!(target, Target::Wire(wire) if circuit.layout.masking.fills(wire)) {
+                if matches!(target, Target::Wire(wire) if circuit.masking.fills(wire)) {
                     continue;
                 }
                 let set = witness.set_target(target, value);

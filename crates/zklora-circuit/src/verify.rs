@@ -7,7 +7,7 @@ use zklora_proto::Commitment;
 
 use crate::circuit::BatchVerifier;
 use crate::fold::Fold;
-use crate::gate::WEIGHTS;
+use crate::gate::instance::{CIRCUIT_WIRES, Point};
 use crate::hash::Blake3Config;
 use crate::{D, E, F};
 
@@ -28,6 +28,11 @@ pub enum VerifyError {
     /// The proof does not show the statement.
     #[error("the proof does not show that these deltas are X·A·B of the committed adapter (plonky2: {0})")]
     Rejected(String),
+    /// The proof is about other public values.
+    #[error(
+        "the proof does not show that these deltas are X·A·B of the committed adapter (its instance columns are others)"
+    )]
+    Instance,
 }
 
 /// Verifies a proof for modules with these commitments and folds, in the order of the circuit's shapes.
@@ -37,10 +42,11 @@ pub fn verify(
     beta: E,
     bytes: &[u8],
 ) -> Result<(), VerifyError> {
-    let fits = modules.len() == verifier.shapes.len()
-        && modules.iter().zip(&verifier.shapes).all(|((_, fold), shape)| fold.a.len() == shape.d_in());
+    let layout = &verifier.layout;
+    let fits = modules.len() == layout.modules.len()
+        && modules.iter().zip(&layout.modules).all(|((_, fold), module)| fold.a.len() == module.shape.d_in());
     if !fits {
-        return Err(VerifyError::Batch { found: modules.len(), expected: verifier.shapes.len() });
+        return Err(VerifyError::Batch { found: modules.len(), expected: layout.modules.len() });
     }
     let mut buffer = Buffer::new(bytes);
     let proof: Proof<F, Blake3Config, D> = buffer
@@ -54,17 +60,23 @@ pub fn verify(
     if canonical.write_proof(&proof).is_err() || canonical != bytes {
         return Err(VerifyError::Malformed("it is not in its canonical form"));
     }
-    let proof = ProofWithPublicInputs { proof, public_inputs: public_inputs(modules, beta) };
-    verifier.data.verify(proof).map_err(|error| VerifyError::Rejected(error.to_string()))
-}
+    let instance = layout.instance(modules, beta);
+    let proof = ProofWithPublicInputs { proof, public_inputs: instance.public_inputs() };
+    let rejected = |error: anyhow::Error| VerifyError::Rejected(error.to_string());
+    verifier.data.verify(proof.clone()).map_err(rejected)?;
 
-/// The public inputs, in the order that [`crate::circuit`] gives.
-fn public_inputs(modules: &[(&Commitment, &Fold)], beta: E) -> Vec<F> {
-    let mut inputs: Vec<F> = beta.powers().skip(1).take(WEIGHTS).flat_map(|power| power.0).collect();
-    for (commitment, fold) in modules {
-        inputs.extend(commitment.elements().map(F::from_canonical_u64));
-        inputs.extend(fold.a.iter().flat_map(|x| x.0));
-        inputs.extend(fold.s.0);
+    // What plonky2 does not know: the instance columns are the polynomials that the public values make.
+    let (common, degree_bits) = (&verifier.data.common, verifier.degree_bits());
+    let digest = &verifier.data.verifier_only.circuit_digest;
+    let zeta =
+        proof.get_challenges(proof.get_public_inputs_hash(), digest, common).map_err(rejected)?.plonk_zeta;
+    if zeta.exp_power_of_2(degree_bits) == Point::ONE {
+        return Err(VerifyError::Instance);
     }
-    inputs
+    let columns = layout.instance_columns();
+    let expected = instance.evaluate(columns, degree_bits, zeta);
+    if proof.proof.openings.wires.get(CIRCUIT_WIRES..CIRCUIT_WIRES + columns) != Some(&expected[..]) {
+        return Err(VerifyError::Instance);
+    }
+    Ok(())
 }

@@ -88,7 +88,7 @@ fn sessions_of_many_batches_are_proved_side_by_side() {
         for session in 0..6 {
             let circuits = &circuits;
             scope.spawn(move || {
-                let shapes: Vec<_> = (0..5).map(|m| shape(60, 40 + m, 60 - session)).collect();
+                let shapes: Vec<_> = (0..5).map(|m| shape(900, 8, 900 - 50 * session - m)).collect();
                 let world = World::new(&shapes, 1);
                 let calls = [world.call(1, &[0, 1, 2, 3, 4], &mut rng(1))];
                 let receipt = world.sign(&world.receipt(&calls));

@@ -87,7 +87,7 @@ impl Accounting {
     /// Counts. Fails if the masking is not what it is counted as; whether there is enough of it is for
     /// [`Accounting::check`] to say.
     pub fn of(circuit: &BatchCircuit) -> Result<Self, HidingError> {
-        let (data, masking) = (&circuit.data, &circuit.layout.masking);
+        let (data, masking) = (&circuit.data, &circuit.masking);
         let common = &data.common;
         let gates = gates_of_rows(data);
         check_rows(data, masking, &gates)?;
@@ -232,12 +232,12 @@ fn check_rows(data: &Data, masking: &Masking, gates: &[Option<usize>]) -> Result
 /// polynomial of its one row.
 fn check_gates(data: &Data, masking: &Masking, gates: &[Option<usize>]) -> Result<(), HidingError> {
     let common = &data.common;
-    let own_id = Gate::<F, D>::id(&Masking::gate(masking.counts));
+    let own_id = Gate::<F, D>::id(&masking.gate());
     let mut own = None;
     for (index, gate) in common.gates.iter().enumerate() {
         let (id, found) = (gate.0.id(), gate.0.num_wires());
         let is_own = id == own_id;
-        let expected = if is_own { masking.pads().start } else { CIRCUIT_WIRES };
+        let expected = if is_own { masking.pads().start } else { masking.shift };
         if found > expected {
             return Err(HidingError::Columns { gate: id, found, expected });
         }

@@ -17,6 +17,7 @@ use crate::E;
 use crate::circuit::BatchCircuit;
 use crate::commitment::{Opening, Salt};
 use crate::fold::Fold;
+use crate::gate::weight::{WIRE_ACC_OUT, WIRE_SBOXES, wire_digit};
 use crate::prove::{Contradictions, ModuleRows, fill_rows, prove_witness};
 
 /// The extension that ζ comes from.
@@ -59,9 +60,8 @@ impl Case {
     /// The witness without its masking.
     pub(super) fn witness(&self) -> PartitionWitness<'_, F> {
         let rows = ModuleRows::honest(&self.opening, &self.fold, self.beta);
-        let publics = [(self.opening.commitment().elements(), &self.fold)];
-        let salts = [*self.opening.salt().elements()];
-        fill_rows(&self.circuit, &[rows], &salts, &publics, self.beta, Contradictions::Stop).unwrap()
+        let instance = self.circuit.layout.instance(&[(&rows.commitment(), &self.fold)], self.beta);
+        fill_rows(&self.circuit, &[rows], &instance, Contradictions::Stop).unwrap()
     }
 
     /// The witness with a masking that is random where `random` says so and zero elsewhere, and its proof.
@@ -69,7 +69,7 @@ impl Case {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut witness = self.witness();
         let mut value = |part| if random(part) { F::sample(&mut rng) } else { F::ZERO };
-        self.circuit.layout.masking.fill_from(&mut witness, &mut value).unwrap();
+        self.circuit.masking.fill_from(&mut witness, &mut value).unwrap();
         let proof = prove_witness(&self.circuit, witness.clone()).unwrap();
         (witness, proof)
     }
@@ -88,8 +88,10 @@ impl Case {
     }
 }
 
-/// Every value that a proof opens, by name, at ζ or by its first query, but those of the shift column, which is public.
-fn opened(proof: &Proof) -> Vec<(String, F)> {
+/// Every value that a proof opens, by name, at ζ or by its first query, but those of the instance columns and the shift
+/// column, which are public.
+fn opened(proof: &Proof, masking: &Masking) -> Vec<(String, F)> {
+    let public = CIRCUIT_WIRES..masking.shift + 1;
     let mut values = Vec::new();
     let (openings, fri) = (&proof.proof.openings, &proof.proof.opening_proof);
     let mut add = |name: &str, list: &[X]| {
@@ -98,9 +100,8 @@ fn opened(proof: &Proof) -> Vec<(String, F)> {
             values.extend(parts.into_iter().enumerate().map(|(part, x)| (format!("{name} {i}.{part}"), x)));
         }
     };
-    let (wires, masks) = openings.wires.split_at(Masking::SHIFT);
-    add("at ζ: wire", wires);
-    add("at ζ: mask", &masks[1..]);
+    add("at ζ: wire", &openings.wires[..public.start]);
+    add("at ζ: mask", &openings.wires[public.end..]);
     add("at ζ: Z", &openings.plonk_zs);
     add("at ζ: next Z", &openings.plonk_zs_next);
     add("at ζ: partial product", &openings.partial_products);
@@ -111,7 +112,7 @@ fn opened(proof: &Proof) -> Vec<(String, F)> {
         add(&format!("layer {layer}"), &step.evals);
     }
     for (tree, (leaf, _)) in query.initial_trees_proof.evals_proofs.iter().enumerate().skip(1) {
-        let columns = leaf.iter().enumerate().filter(|(i, _)| tree != 1 || *i != Masking::SHIFT);
+        let columns = leaf.iter().enumerate().filter(|(i, _)| tree != 1 || !public.contains(i));
         values.extend(columns.map(|(i, &x)| (format!("leaf of tree {tree}, {i}"), x)));
     }
     values
@@ -122,7 +123,7 @@ fn chi_squares(case: &Case, proofs: usize, random: impl Fn(Part) -> bool) -> BTr
     let mut counts: BTreeMap<String, [u32; BUCKETS]> = BTreeMap::new();
     for seed in 0..proofs as u64 {
         let proof = case.prove(seed, &random).1;
-        for (name, value) in opened(&proof) {
+        for (name, value) in opened(&proof, &case.circuit.masking) {
             let share = u128::from(value.to_canonical_u64()) * BUCKETS as u128 / u128::from(F::ORDER);
             counts.entry(name).or_default()[share as usize] += 1;
         }
@@ -176,7 +177,7 @@ fn masked_rows(masking: &Masking) -> impl Iterator<Item = usize> {
 /// What someone computes who guesses the weights rightly, from a wire column with one random row, of which two openings
 /// make up for: an equation that holds because the guess is right.
 fn confirms_wires(case: &Case, witness: &PartitionWitness<'_, F>, proof: &Proof, column: usize) -> bool {
-    let masking = &case.circuit.layout.masking;
+    let masking = &case.circuit.masking;
     let n = case.circuit.data.common.degree();
     let mut known: Vec<F> =
         (0..n).map(|row| witness.try_get_target(Target::wire(row, column)).unwrap_or(F::ZERO)).collect();
@@ -201,7 +202,7 @@ fn confirms_wires(case: &Case, witness: &PartitionWitness<'_, F>, proof: &Proof,
 fn confirms_z(case: &Case, witness: &PartitionWitness<'_, F>, proof: &Proof) -> bool {
     let (data, challenges) = (&case.circuit.data, case.challenges(proof));
     let (beta, gamma) = (challenges.plonk_betas[0], challenges.plonk_gammas[0]);
-    let masked: Vec<usize> = masked_rows(&case.circuit.layout.masking).collect();
+    let masked: Vec<usize> = masked_rows(&case.circuit.masking).collect();
     let mut z = F::ONE;
     let mut values = Vec::new();
     for (row, &x) in data.prover_only.subgroup.iter().enumerate() {
@@ -212,7 +213,7 @@ fn confirms_z(case: &Case, witness: &PartitionWitness<'_, F>, proof: &Proof) -> 
             z *= (wire + beta * data.common.k_is[column] * x + gamma) / (wire + beta * sigma + gamma);
         }
         // The public inputs' hash is tied, the rest of its row is not.
-        if row == case.circuit.layout.masking.public_input_row {
+        if row == case.circuit.masking.public_input_row {
             for column in 0..Masking::PUBLIC_INPUT_WIRES {
                 let wire = witness.try_get_target(Target::wire(row, column)).unwrap();
                 let sigma = data.prover_only.sigmas[row][column];
@@ -229,8 +230,8 @@ const ATTACKS: std::ops::Range<u64> = 0..4;
 #[test]
 fn a_guess_of_the_weights_is_confirmed_by_wires_only_if_no_row_is_random() {
     let case = Case::new(Security::Compact);
-    // A digit of the first weight, a packed word, a wire of Poseidon's state.
-    let columns = [crate::gate::wire_digit(0, 0), crate::gate::WIRE_WORDS, 30];
+    // A digit of the first weight, an accumulator, an S-box of the hash.
+    let columns = [wire_digit(0, 0), WIRE_ACC_OUT, WIRE_SBOXES];
     for seed in ATTACKS {
         let (witness, proof) = case.prove(seed, |part| !matches!(part, Part::FreeRows | Part::Pairs));
         assert!(columns.iter().all(|&column| confirms_wires(&case, &witness, &proof, column)));

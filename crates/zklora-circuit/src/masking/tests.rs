@@ -53,7 +53,7 @@ fn every_circuit_that_is_planned_for_the_fixture_adapter_hides_its_witness() {
     let world = World::new(&shapes, 1);
     let manifest = world.manifest().manifest();
     let mut seen = Vec::new();
-    for (security, max_bits) in [(Security::Standard, 16), (Security::Standard, 11), (Security::Compact, 12)]
+    for (security, max_bits) in [(Security::Standard, 16), (Security::Standard, 10), (Security::Compact, 10)]
     {
         let plan = plan(security, manifest, &vec![1; shapes.len()], max_bits).unwrap();
         for batch in &plan.batches {
@@ -77,20 +77,21 @@ fn every_revealed_value_is_counted() {
         (found.len(), found[0].revealed, found[0].random)
     };
     assert_eq!(common.degree(), 1024);
-    assert_eq!(of("wires"), (135, 60 + 4, 64));
+    assert_eq!(of("wires"), (CIRCUIT_WIRES, 60 + 4, 64));
     assert_eq!(of("quotient, a chunk's block"), (3, 60 + 4, 127));
     assert_eq!(of("quotients that need"), (1, 3, 3));
     assert_eq!(of("Z "), (3, 2 * (60 + 4), 128));
     // 130 pairs less 31 that a character may ignore, 62 bits each, less 256 bits, in elements of 64 bits.
-    assert_eq!(of("partial product"), (27, 60 + 4, 91));
+    assert_eq!(of("partial product"), (9, 60 + 4, 91));
     // 60 queries of 8 values of the extension, then as many as there are coefficients left.
     assert_eq!(of("FRI, layer 0"), (1, 4 * 60 * 8, 4 * 1024));
     assert_eq!(of("FRI, layer 1"), (1, 4 * 128, 4 * 1024));
     assert_eq!(of("FRI, final polynomial"), (1, 4 * 16, 4 * 1024));
     assert_eq!(of("FRI, the folded polynomial"), (1, 4 * 1024, 4 * 1024));
     assert_eq!(of("salt"), (3, 2, 4));
-    // Every polynomial of the wires and Z trees, but the shift, which is public, and the pads, which are FRI's.
-    let polynomials = common.config.num_wires - 1 - D + 3 * (1 + common.num_partial_products);
+    // Every polynomial of the wires and Z trees, but instance columns and the shift, which are public, and the pads, which are FRI's.
+    let instance = 12;
+    let polynomials = common.config.num_wires - instance - 1 - D + 3 * (1 + common.num_partial_products);
     let counted = items.iter().filter(|item| !item.name.starts_with("FRI") && item.revealed >= 64).count();
     assert_eq!(counted, polynomials);
 }
@@ -109,7 +110,7 @@ fn one_random_column_row_or_pair_less_is_noticed() {
     assert_eq!(lacks(pairs), "Z 0");
     // A circuit of 512 rows, whose masks have fewer coefficients.
     let short = MaskingCounts { least_rows: 0, ..counts };
-    assert_eq!(lacks(short), "quotient, a chunk's block of column 136");
+    assert_eq!(lacks(short), "quotient, a chunk's block of column 307");
 }
 
 #[test]
@@ -129,11 +130,11 @@ fn leaves_without_salt_are_noticed() {
 #[test]
 fn rows_that_are_used_are_not_counted() {
     let mut circuit = BatchCircuit::build(Security::Standard, &tiny()).unwrap();
-    let right = circuit.layout.masking.clone();
-    let weights = circuit.layout.modules[0].first_row;
+    let right = circuit.masking.clone();
+    let weights = circuit.layout.modules[0].salt();
     let mut with = |change: &dyn Fn(&mut Masking)| {
-        circuit.layout.masking = right.clone();
-        change(&mut circuit.layout.masking);
+        circuit.masking = right.clone();
+        change(&mut circuit.masking);
         Accounting::of(&circuit).map(drop)
     };
     assert_eq!(with(&|_| ()), Ok(()));
@@ -150,7 +151,7 @@ fn rows_that_are_used_are_not_counted() {
 #[test]
 fn what_is_counted_as_random_is_random() {
     let case = Case::new(Security::Standard);
-    let (masking, common) = (&case.circuit.layout.masking, &case.circuit.data.common);
+    let (masking, common) = (&case.circuit.masking, &case.circuit.data.common);
     let [first, second] = [1, 2].map(|seed| {
         let mut witness = case.witness();
         masking.fill(&mut witness, &mut StdRng::seed_from_u64(seed)).unwrap();

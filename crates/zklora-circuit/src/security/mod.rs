@@ -36,18 +36,16 @@ use zklora_proto::ModuleShape;
 
 pub use self::analysis::{FoldSize, Parameters, Report, Soundness, Term};
 pub use self::proximity::Basis;
-use crate::gate::{ROUTED_WIRES, WIRES};
+use crate::gate::instance::CIRCUIT_WIRES;
+use crate::gate::weight::ROUTED_WIRES;
 use crate::masking::MaskingCounts;
 
-/// Wires that the circuit itself may use: plonky2's Poseidon gate needs 135. Those of [`crate::masking`] follow.
-pub(crate) const CIRCUIT_WIRES: usize = 135;
-/// Wires that copy constraints may use.
-pub(crate) const ROUTED: usize = 80;
+/// Wires that copy constraints may use: those that need it, in whole chunks of the permutation argument.
+pub(crate) const ROUTED: usize = ROUTED_WIRES.next_multiple_of(CHUNKS);
 /// Challenges of the base field, for the permutation argument and to combine constraints.
 pub(crate) const CHALLENGES: usize = 3;
 /// Chunks of the quotient; constraints have at most this degree before their gate's selector filters them.
 pub(crate) const CHUNKS: usize = 8;
-const _: () = assert!(WIRES <= CIRCUIT_WIRES && ROUTED_WIRES <= ROUTED);
 
 /// Largest circuit that is built: 2^17 rows.
 pub const MAX_DEGREE_BITS: usize = 17;
@@ -99,7 +97,7 @@ impl Security {
         100
     }
 
-    /// plonky2's configuration. Its own `zero_knowledge` mode is off while the circuit is built: it leaves the permutation
+    /// plonky2's configuration, without instance columns, of which a circuit has as many as its gates read. Its own `zero_knowledge` mode is off while the circuit is built: it leaves the permutation
     /// polynomial unblinded, and [`crate::masking`] takes its place.
     pub fn config(self) -> CircuitConfig {
         CircuitConfig {
@@ -146,7 +144,7 @@ pub struct CircuitId([u8; 32]);
 impl CircuitId {
     /// The id: BLAKE3 over the version of the circuit's layout, the parameter set's name and every shape.
     pub fn new(security: Security, shapes: &[ModuleShape]) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 circuit");
+        let mut hasher = blake3::Hasher::new_derive_key("zklora v2 circuit");
         let name = security.name().as_bytes();
         hasher.update(&(name.len() as u64).to_le_bytes());
         hasher.update(name);

@@ -170,8 +170,8 @@ fn every_circuit_has_the_guaranteed_bits() {
 #[test]
 fn a_larger_circuit_differs_in_its_size_alone() {
     let security = Security::Standard;
-    let small = parameters(security, ModuleShape::new(16, 2, 16).unwrap());
-    let large = parameters(security, ModuleShape::new(768, 8, 768).unwrap());
+    let small = parameters(security, ModuleShape::new(16, 8, 16).unwrap());
+    let large = parameters(security, ModuleShape::new(768, 16, 2304).unwrap());
     assert!(large.degree_bits > small.degree_bits);
     let grown = small.with_degree(large.degree_bits, &security.config().fri_config);
     assert_eq!(grown, Parameters { folds: grown.folds.clone(), ..large });
