@@ -34,6 +34,8 @@ impl Checked {
             .args([
                 "verify".as_ref(),
                 "--json".as_ref(),
+                "--min-security".as_ref(),
+                "0".as_ref(),
                 "--no-key-cache".as_ref(),
                 checked.bundle().as_os_str(),
             ])

@@ -4,6 +4,7 @@
 
 use std::fs;
 
+use zklora_circuit::security::Security;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{Call, SecretKey};
 use zklora_testing::vectors::{Change, Edit, Patch, Reason, folder};
@@ -14,6 +15,7 @@ use zklora_testing::{
 
 const SMALL: &str = "valid/one-module.pf";
 const SHARED: &str = "valid/shared-input.pf";
+const GRIDS: &str = "valid/compact-grids.pf";
 
 fn main() {
     for kind in ["valid", "invalid"] {
@@ -27,6 +29,13 @@ fn main() {
     let world = World::new(&[shape(8, 2, 8)], 1);
     let small = world.bundle(&[world.call(2, &[0], &mut rng(1))]);
     fs::write(folder().join(SMALL), small.to_bytes()).unwrap();
+
+    // The other parameter set, and ranks for each of the grids that weights stand in.
+    let world =
+        World::new(&[shape(30, 1, 5), shape(45, 3, 24), shape(9, 8, 41)], 3).with_security(Security::Compact);
+    let mut calls_rng = rng(3);
+    let calls: Vec<Call> = (0..3).map(|module| world.call(2, &[module], &mut calls_rng)).collect();
+    fs::write(folder().join(GRIDS), world.bundle(&calls).to_bytes()).unwrap();
 
     // Two modules that share an input, in one call and apart, and one that is never called.
     let world = World::new(&[shape(12, 2, 24), shape(12, 2, 24), shape(5, 1, 3)], 2);
