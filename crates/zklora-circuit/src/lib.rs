@@ -25,6 +25,7 @@ pub mod gate;
 pub mod hash;
 pub mod keys;
 pub mod masking;
+pub mod memory;
 pub mod plan;
 pub mod prove;
 pub mod security;
