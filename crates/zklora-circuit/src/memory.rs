@@ -28,7 +28,7 @@ const WATCHES: usize = 13;
 /// Bytes for each: its share of a node of a B-tree and a vector of one generator.
 const WATCH: usize = 96;
 /// What an allocator takes beyond what is asked of it: pages not given back and holes between blocks, in percent.
-const ALLOCATOR: usize = 15;
+const ALLOCATOR: usize = 20;
 /// An upper estimate, in bytes, of what one circuit takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
@@ -44,7 +44,7 @@ pub struct Footprint {
 
 impl Footprint {
     /// What a process takes that does no work yet, with its threads' stacks, in bytes.
-    pub const PROCESS: usize = 16 << 20;
+    pub const PROCESS: usize = 32 << 20;
 
     /// That of a circuit of `2^degree_bits` rows in this configuration, built and proved by this many threads.
     pub fn new(config: &CircuitConfig, degree_bits: usize, threads: usize) -> Self {

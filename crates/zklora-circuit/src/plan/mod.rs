@@ -23,7 +23,8 @@ use crate::security::{MAX_DEGREE_BITS, Security};
 /// Largest circuit that the planner chooses unless told otherwise: 2^16 rows.
 pub const DEFAULT_DEGREE_BITS: usize = 16;
 
-/// What a proof costs whatever its size, grinding above all, as cells that are proved in the same time.
+/// What a proof costs whatever its size, in cells: its bytes, which are nearly the same for all sizes, its verification and its
+/// grinding. A choice rather than a measurement: about a second of proving for 300 KB.
 pub const PROOF_CELLS: u64 = 1 << 20;
 
 /// Most padded rows of all different circuits of a plan. A verifier builds no more for one bundle.

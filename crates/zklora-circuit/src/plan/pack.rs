@@ -181,30 +181,41 @@ impl Piles {
         let mut add = |way, batches: Vec<Open>| found.extend(self.found(way, batches, largest));
         add(Way::Together, vec![self.batch(counts.clone(), 1)]);
         add(Way::Single, counts.iter().map(|&(pile, count)| self.batch(vec![(pile, 1)], count)).collect());
-        let smallest = |counts: &Counts| counts.iter().map(|&(pile, _)| self.piles[pile].alone).max();
-        for bits in smallest(counts).unwrap_or(0)..=largest {
+        for bits in self.least(counts)..=largest {
             add(Way::Packed { bits }, self.fill(counts, bits));
         }
         let most = counts.iter().map(|&(_, count)| count).max().unwrap_or(0);
-        let equal = (2..=most.min(TRIES / counts.len().max(1))).flat_map(|batches| {
-            let share = |&(pile, count): &(usize, usize)| (pile, count / batches);
-            let rest = |&(pile, count): &(usize, usize)| (pile, count % batches);
-            let of = |part: &dyn Fn(&(usize, usize)) -> (usize, usize)| -> Counts {
-                counts.iter().map(part).filter(|&(_, count)| count > 0).collect()
-            };
-            let (block, rest) = (self.batch(of(&share), batches), of(&rest));
-            // Without a rest, its size does not matter.
-            let sizes = smallest(&rest).map_or(largest..=largest, |smallest| smallest..=largest);
-            let fits = self.bits(&block) <= largest;
-            sizes.filter(move |_| fits).filter_map(move |bits| {
-                let mut batches_of_all = self.fill(&rest, bits);
-                batches_of_all.push(block.clone());
-                self.found(Way::Equal { batches }, batches_of_all, largest)
-            })
-        });
-        let equal = equal.min_by_key(Found::order);
+        let equal = (2..=most.min(TRIES / counts.len().max(1)))
+            .filter_map(|batches| self.equal(counts, batches, largest))
+            .min_by_key(Found::order);
         found.extend(equal);
         found
+    }
+
+    /// That many equal batches, and what is left over filled into circuits of the best size for it.
+    fn equal(&self, counts: &Counts, batches: usize, largest: usize) -> Option<Found> {
+        let some = |counts: &mut dyn Iterator<Item = (usize, usize)>| -> Counts {
+            counts.filter(|&(_, count)| count > 0).collect()
+        };
+        let share = some(&mut counts.iter().map(|&(pile, count)| (pile, count / batches)));
+        let rest = some(&mut counts.iter().map(|&(pile, count)| (pile, count % batches)));
+        let block = self.batch(share, batches);
+        if self.bits(&block) > largest {
+            return None;
+        }
+        // Without a rest, its size does not matter.
+        let sizes = if rest.is_empty() { largest..=largest } else { self.least(&rest)..=largest };
+        let found = sizes.filter_map(|bits| {
+            let mut all = self.fill(&rest, bits);
+            all.push(block.clone());
+            self.found(Way::Equal { batches }, all, largest)
+        });
+        found.min_by_key(Found::order)
+    }
+
+    /// Logarithm of the rows of the smallest circuit that holds each of these modules alone.
+    fn least(&self, counts: &Counts) -> usize {
+        counts.iter().map(|&(pile, _)| self.piles[pile].alone).max().unwrap_or(0)
     }
 
     /// Fills batches of up to `2^bits` rows, the largest modules first, each into the first that has room. Modules are spread
