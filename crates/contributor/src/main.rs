@@ -1,6 +1,7 @@
 //! `zklora-contributor`: see the library's documentation.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,14 +11,18 @@ use clap::{Args, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde_json::json;
 use tracing::info;
+use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_cli::Logging;
+use zklora_contributor::explain::Explanation;
+use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
+use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
 use zklora_net::Listener;
-use zklora_proto::Address;
+use zklora_proto::{Address, ModuleShape};
 
 /// Serves a private LoRA adapter's deltas and proves them.
 #[derive(Parser)]
@@ -32,7 +37,56 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Init(Init),
+    Plan(PlanArgs),
     Serve(Serve),
+}
+
+/// How sessions are proved.
+#[derive(Args)]
+struct Proving {
+    /// Parameter set of the proofs.
+    #[arg(long, default_value_t = String::from(Security::default().name()))]
+    security: String,
+    /// Threads for proving; 0 takes one for each core.
+    #[arg(long, default_value_t = 0)]
+    proving_threads: usize,
+    /// Memory that proving may take, beside weights and transcripts: an amount such as 2GiB, or a share of what is available
+    /// when the program starts, control groups considered.
+    #[arg(long, value_name = "SIZE", default_value_t = MemoryLimit::default())]
+    memory: MemoryLimit,
+}
+
+impl Proving {
+    fn planner(&self) -> anyhow::Result<Planner> {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        Ok(Planner {
+            memory: self.memory.resolve()?,
+            threads: if self.proving_threads == 0 { cores() } else { self.proving_threads },
+            ..Planner::new(self.security.parse()?)
+        })
+    }
+}
+
+/// Says which proofs a session with every module of an adapter is proved with, what they take, and why these.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  zklora-contributor plan --state a-state
+  zklora-contributor plan --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --memory 1GiB")]
+struct PlanArgs {
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR", required_unless_present = "lora", conflicts_with_all = ["lora", "base_model"])]
+    state: Option<PathBuf>,
+    /// Folder of an adapter, as PEFT writes it, in place of a state.
+    #[arg(long, value_name = "DIR", requires = "base_model")]
+    lora: Option<PathBuf>,
+    /// Folder of that adapter's base model, in Hugging Face layout.
+    #[arg(long, value_name = "DIR", requires = "lora")]
+    base_model: Option<PathBuf>,
+    #[command(flatten)]
+    proving: Proving,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Makes the state of an adapter: identity key, salts, commitments and the signed manifest.
@@ -70,12 +124,8 @@ struct Serve {
     /// Folder for the bundles.
     #[arg(long, value_name = "DIR")]
     out_dir: PathBuf,
-    /// Parameter set of the proofs.
-    #[arg(long, default_value_t = String::from(Security::default().name()))]
-    security: String,
-    /// Threads for proving; 0 takes one for each core.
-    #[arg(long, default_value_t = 0)]
-    proving_threads: usize,
+    #[command(flatten)]
+    proving: Proving,
     /// Print the address as JSON.
     #[arg(long)]
     json: bool,
@@ -89,6 +139,7 @@ fn main() -> ExitCode {
     }
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Init(args) => init(&args),
+        Command::Plan(args) => plan(&args),
         Command::Serve(args) => {
             tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(run(&args))
         }
@@ -119,12 +170,41 @@ fn init(args: &Init) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn plan(args: &PlanArgs) -> anyhow::Result<()> {
+    let planner = args.proving.planner()?;
+    let modules = match (&args.state, &args.lora, &args.base_model) {
+        (None, Some(lora), Some(base_model)) => {
+            let base = BaseModel::open(base_model)?;
+            let shape = |module: &LoraModule| {
+                let shape = ModuleShape::new(module.d_in, module.rank, module.d_out);
+                Ok((module.name.clone(), shape.with_context(|| format!("module {}", module.name))?))
+            };
+            let modules = LoraAdapter::open(lora, &base.projections())?.modules;
+            modules.iter().map(shape).collect::<anyhow::Result<Vec<_>>>()?
+        }
+        (Some(state), ..) => {
+            let manifest = State::manifest_of(state)?;
+            let modules = manifest.manifest().modules().iter();
+            modules.map(|module| (module.name().into(), module.shape())).collect()
+        }
+        _ => anyhow::bail!("expected --state, or --lora with --base-model"),
+    };
+    let modules: Vec<_> = modules.iter().map(|(name, shape)| (&name[..], *shape)).collect();
+    let explanation = Explanation::new(planner, &modules).context("this adapter cannot be proved")?;
+    if args.json {
+        println!("{}", explanation.json());
+    } else {
+        print!("{explanation}");
+    }
+    Ok(())
+}
+
 async fn run(args: &Serve) -> anyhow::Result<()> {
-    let security: Security = args.security.parse()?;
+    let planner = args.proving.planner()?;
     let state = Arc::new(State::open(&args.state)?);
     let listener = Listener::bind(&state.key, args.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
-    let prover = Prover::start(state.clone(), args.out_dir.clone(), security, args.proving_threads)?;
+    let prover = Prover::start(state.clone(), args.out_dir.clone(), planner)?;
     let service = Arc::new(Service::new(state.clone(), Limits::default(), prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
     if args.json {

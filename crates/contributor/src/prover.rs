@@ -11,8 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{error, info};
 use zklora_circuit::circuit::BatchCircuit;
-use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
-use zklora_circuit::security::Security;
+use zklora_circuit::plan::Planner;
 use zklora_circuit::session::{Circuits, prove_session};
 use zklora_proto::bundle::{self, BundleParts};
 use zklora_proto::message::ProofState;
@@ -54,19 +53,19 @@ struct Sessions {
 }
 
 impl Prover {
-    /// Starts the prover. Bundles are written into `out_dir` as `<session>.pf`; `threads` is the size of its pool, 0 for one
-    /// for each core.
-    pub fn start(
-        state: Arc<State>,
-        out_dir: PathBuf,
-        security: Security,
-        threads: usize,
-    ) -> anyhow::Result<Self> {
+    /// Starts the prover. Bundles are written into `out_dir` as `<session>.pf`; the planner says with how many threads and in
+    /// how much memory. Fails if a module cannot be proved in it, or if nothing can be written into the folder.
+    pub fn start(state: Arc<State>, out_dir: PathBuf, planner: Planner) -> anyhow::Result<Self> {
+        // What cannot be proved must not be served.
+        let modules = state.manifest.manifest().modules().len();
+        planner
+            .plan(state.manifest.manifest(), &vec![1; modules])
+            .context("this adapter cannot be proved")?;
         std::fs::create_dir_all(&out_dir).with_context(|| format!("making {}", out_dir.display()))?;
         // Whether a bundle can be written there is better known before a session than after it.
         tempfile::tempfile_in(&out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
         let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(planner.threads)
             .thread_name(|i| format!("prover-{i}"))
             .build()
             .context("starting the proving threads")?;
@@ -83,7 +82,7 @@ impl Prover {
                 };
                 // A panic in one session, of plonky2 for example, must not end the proving of all others.
                 let proved = catch_unwind(AssertUnwindSafe(|| {
-                    pool.install(|| prove(&state, &job, &out_dir, security, &circuits, &progress))
+                    pool.install(|| prove(&state, &job, &out_dir, &planner, &circuits, &progress))
                 }));
                 let result = match proved {
                     Ok(Ok(bytes)) => ProofState::Proved { bytes },
@@ -154,7 +153,7 @@ fn prove(
     state: &State,
     job: &Job,
     out_dir: &std::path::Path,
-    security: Security,
+    planner: &Planner,
     circuits: &Circuits<BatchCircuit>,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> anyhow::Result<u64> {
@@ -164,8 +163,7 @@ fn prove(
         &job.receipt,
         &job.calls,
         &state.openings,
-        security,
-        DEFAULT_DEGREE_BITS,
+        planner,
         circuits,
         progress,
     )?;

@@ -97,17 +97,9 @@ impl State {
 
     /// Opens a state folder and checks that its parts belong together.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        if !folder.is_dir() {
-            bail!("{}: no such folder; make it with `zklora-contributor init`", folder.display());
-        }
+        check_is_folder(folder)?;
         let key = SecretKey::load(&folder.join(KEY))?;
-        let path = folder.join(MANIFEST);
-        let bytes = read(&path, MAX_MANIFEST_BYTES as u64)?;
-        let signature: Signature = String::from_utf8_lossy(&read(&folder.join(SIGNATURE), 256)?)
-            .trim_end()
-            .parse()
-            .with_context(|| format!("{}", folder.join(SIGNATURE).display()))?;
-        let manifest = SignedManifest::parse(bytes, signature).with_context(|| path.display().to_string())?;
+        let (path, manifest) = (folder.join(MANIFEST), Self::manifest_of(folder)?);
         if *manifest.manifest().contributor() != key.public() {
             bail!(
                 "{} is of {}, but {KEY} is the key of {}: these files are of two different states",
@@ -130,6 +122,25 @@ impl State {
         }
         Ok(Self { key, manifest, openings })
     }
+
+    /// The manifest of a state folder. Reads nothing secret.
+    pub fn manifest_of(folder: &Path) -> anyhow::Result<SignedManifest> {
+        check_is_folder(folder)?;
+        let path = folder.join(MANIFEST);
+        let bytes = read(&path, MAX_MANIFEST_BYTES as u64)?;
+        let signature: Signature = String::from_utf8_lossy(&read(&folder.join(SIGNATURE), 256)?)
+            .trim_end()
+            .parse()
+            .with_context(|| format!("{}", folder.join(SIGNATURE).display()))?;
+        SignedManifest::parse(bytes, signature).with_context(|| path.display().to_string())
+    }
+}
+
+fn check_is_folder(folder: &Path) -> anyhow::Result<()> {
+    if !folder.is_dir() {
+        bail!("{}: no such folder; make it with `zklora-contributor init`", folder.display());
+    }
+    Ok(())
 }
 
 fn encode(openings: &[Opening]) -> anyhow::Result<Zeroizing<Vec<u8>>> {

@@ -379,8 +379,8 @@ fn fold_bytes(manifest: &Manifest) -> u64 {
 /// Most memory that folding a bundle may take: 2 GiB, which is about 3,000 modules of 8192 x 8192.
 pub const MAX_FOLD_BYTES: u64 = 2 << 30;
 /// Most rows of circuits that are built for one bundle: a few minutes' work. Equal batches share one circuit, so that an
-/// honest plan stays far below.
-pub const MAX_NEW_ROWS: u64 = 1 << 21;
+/// honest plan stays far below, and a contributor's planner makes none beyond it.
+pub const MAX_NEW_ROWS: u64 = zklora_circuit::plan::MAX_CIRCUIT_ROWS;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,8 @@ use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, rows};
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::fold::Folder;
-use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
+use zklora_circuit::memory::Footprint;
+use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, Planner, plan};
 use zklora_circuit::prove::prove;
 use zklora_circuit::security::{CircuitId, Security};
 use zklora_circuit::verify::verify;
@@ -78,6 +79,7 @@ struct Figures {
     fold_entries: usize,
     proof_bytes: usize,
     peak_mib: u64,
+    estimated_mib: u64,
 }
 
 fn main() {
@@ -92,9 +94,9 @@ fn main() {
     }
     let wanted = args.first().map(String::as_str).unwrap_or_default();
     println!(
-        "| adapter | set | weights | proofs | rows | degree | build s | prove s | s/M weights | verify cold s | warm ms a proof | fold M entries/s | proof KB | peak MiB | original: prove, verify s |"
+        "| adapter | set | weights | proofs | rows | degree | build s | prove s | s/M weights | verify cold s | warm ms a proof | fold M entries/s | proof KB | peak MiB | estimated MiB | original: prove, verify s |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for case in cases().iter().filter(|case| case.name.contains(wanted)) {
         for security in Security::ALL {
             let output = Command::new(std::env::current_exe().unwrap())
@@ -105,7 +107,7 @@ fn main() {
             let f: Figures = serde_json::from_slice(&output.stdout).unwrap();
             let original = case.original.map(|(prove, verify)| format!("{prove:.0}, {verify:.1}"));
             println!(
-                "| {} | {} | {} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {:.0} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} | {:.0} | {} | {} | {} |",
                 case.name,
                 security.name(),
                 f.weights,
@@ -120,6 +122,7 @@ fn main() {
                 f.fold_entries as f64 / f.fold / 1e6,
                 f.proof_bytes as f64 / f.batches as f64 / 1e3,
                 f.peak_mib,
+                f.estimated_mib,
                 original.as_deref().unwrap_or("-"),
             );
         }
@@ -160,6 +163,7 @@ fn measure(case: &Case, security: Security) -> Figures {
         fold_entries,
         proof_bytes: 0,
         peak_mib: 0,
+        estimated_mib: 0,
     };
     let mut built: HashMap<CircuitId, (BatchCircuit, BatchVerifier)> = HashMap::new();
     for modules in &plan.batches {
@@ -188,6 +192,11 @@ fn measure(case: &Case, security: Security) -> Figures {
     }
     figures.verify_cold += figures.verify_warm;
     figures.peak_mib = peak_mib();
+    // All circuits are kept here, and one proof is made at a time.
+    let footprints = figures.degree_bits.iter().map(|&bits| Planner::new(security).footprint(bits));
+    let kept: usize = footprints.clone().map(|footprint| footprint.kept).sum();
+    let work = footprints.map(|footprint| footprint.building.max(footprint.proving)).max().unwrap_or(0);
+    figures.estimated_mib = ((Footprint::PROCESS + kept + work) >> 20) as u64;
     figures
 }
 

@@ -26,6 +26,7 @@ pub mod hash;
 pub mod keys;
 mod layout;
 pub mod masking;
+pub mod memory;
 pub mod plan;
 pub mod prove;
 pub mod security;

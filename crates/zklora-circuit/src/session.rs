@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Seek};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -15,14 +15,20 @@ use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
 use crate::commitment::Opening;
 use crate::fold::{Fold, Folder};
-use crate::plan::{PlanError, plan};
+use crate::plan::{PlanError, Planner};
 use crate::prove::{ProveError, prove};
 use crate::security::{CircuitId, Security, Soundness, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
 /// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
 /// [`BatchVerifier`] for a verifier.
-pub struct Circuits<T>(Mutex<HashMap<CircuitId, Arc<T>>>);
+pub struct Circuits<T>(Mutex<HashMap<CircuitId, Kept<T>>>);
+
+struct Kept<T> {
+    circuit: Arc<T>,
+    /// When it was last asked for: greater is later.
+    used: u64,
+}
 
 impl<T> Default for Circuits<T> {
     fn default() -> Self {
@@ -39,16 +45,55 @@ impl<T> Circuits<T> {
         build: impl FnOnce(Security, &[ModuleShape]) -> Result<T, CircuitError>,
     ) -> Result<Arc<T>, CircuitError> {
         let id = CircuitId::new(security, shapes);
-        let built = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(circuit) = built().get(&id) {
-            return Ok(circuit.clone());
+        if let Some(circuit) = self.find(&id) {
+            return Ok(circuit);
         }
         // The lock is not held while building, and nobody waits for another's circuit: building runs on rayon's threads,
         // which would wait for ever for a lock whose holder waits for them. Two sessions that want the same circuit at the
         // same time build it twice, and keep the first.
         let circuit = Arc::new(build(security, shapes)?);
-        Ok(built().entry(id).or_insert(circuit).clone())
+        let mut kept = self.lock();
+        let used = next_use(&kept);
+        Ok(kept.entry(id).or_insert(Kept { circuit, used }).circuit.clone())
     }
+
+    fn find(&self, id: &CircuitId) -> Option<Arc<T>> {
+        let mut kept = self.lock();
+        let used = next_use(&kept);
+        let found = kept.get_mut(id)?;
+        found.used = used;
+        Some(found.circuit.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<CircuitId, Kept<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Circuits<BatchCircuit> {
+    /// Forgets circuits that are not among `needed`, those unused for longest first, until the others take at most this many
+    /// bytes.
+    fn shrink(&self, planner: &Planner, needed: &[CircuitId], bytes: usize) {
+        let mut kept = self.lock();
+        let mut others: Vec<_> = kept
+            .iter()
+            .filter(|(id, _)| !needed.contains(id))
+            .map(|(id, kept)| (kept.used, id.clone(), planner.footprint(kept.circuit.degree_bits()).kept))
+            .collect();
+        others.sort_by_key(|(used, ..)| *used);
+        let mut total: usize = others.iter().map(|(.., bytes)| bytes).sum();
+        for (_, id, size) in others {
+            if total <= bytes {
+                break;
+            }
+            kept.remove(&id);
+            total -= size;
+        }
+    }
+}
+
+fn next_use<T>(kept: &HashMap<CircuitId, Kept<T>>) -> u64 {
+    kept.values().map(|kept| kept.used).max().map_or(0, |last| last + 1)
 }
 
 /// Why a session was not proved.
@@ -76,7 +121,8 @@ pub enum ProveSessionError {
     },
 }
 
-/// Proves a session: plans its batches and proves them in parallel as far as their size allows.
+/// Proves a session: plans its batches and proves them side by side as far as the planner's memory allows. Circuits that
+/// `circuits` keeps beside those at work count towards that memory and are forgotten where there is no room.
 ///
 /// `openings` are in the manifest's order. `progress` is called with the batches done and their number, from any thread.
 #[allow(
@@ -88,8 +134,7 @@ pub fn prove_session(
     receipt: &SignedReceipt,
     calls: &[Call],
     openings: &[Opening],
-    security: Security,
-    max_bits: usize,
+    planner: &Planner,
     circuits: &Circuits<BatchCircuit>,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<(Plan, Vec<Vec<u8>>), ProveSessionError> {
@@ -99,53 +144,55 @@ pub fn prove_session(
             return Err(ProveSessionError::Opening(entry.name().into()));
         }
     }
-    let plan = plan(security, manifest.manifest(), &receipt.receipt().rows, max_bits)?;
-    let ids = circuit_ids(manifest.manifest(), &plan, security);
-    let challenges = Challenges::derive(receipt, &plan, &ids);
+    let security = planner.security;
+    let planned = planner.plan(manifest.manifest(), &receipt.receipt().rows)?;
+    let ids = circuit_ids(manifest.manifest(), &planned.plan, security);
+    let challenges = Challenges::derive(receipt, &planned.plan, &ids);
     let (folds, _) = fold(manifest.manifest(), receipt, challenges, |visit| calls.iter().try_for_each(visit))
         .map_err(|_| ProveSessionError::Transcript)?;
 
-    let total = plan.batches.len();
+    let total = planned.batches.len();
     let done = AtomicUsize::new(0);
     progress(0, total);
-    let prove_batch = |(batch, modules, circuit): &(usize, &Vec<usize>, Arc<BatchCircuit>)| {
+    let prove_batch = |(batch, circuit): (usize, Arc<BatchCircuit>)| {
+        let modules = &planned.batches[batch].modules;
         let proof = prove(
-            circuit,
+            &circuit,
             &modules.iter().map(|&m| &openings[m]).collect::<Vec<_>>(),
             &modules.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
             challenges.beta,
             &mut rand::make_rng::<StdRng>(),
         )
-        .map_err(|error| ProveSessionError::Prove { batch: *batch, error })?;
+        .map_err(|error| ProveSessionError::Prove { batch, error })?;
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         Ok(proof)
     };
-    // One proof keeps all cores busy except in its serial parts, and takes memory with its size: only small ones run side
-    // by side.
-    let largest = plan
-        .batches
-        .iter()
-        .map(|batch| crate::plan::degree_bits(security, &shapes(manifest.manifest(), batch)))
-        .max()
-        .unwrap_or(0);
-    let at_once = (1usize << 15 >> largest.min(15)).clamp(1, rayon::current_num_threads());
     let mut proofs = Vec::with_capacity(total);
-    let batches: Vec<_> = plan.batches.iter().enumerate().collect();
-    for group in batches.chunks(at_once) {
+    while proofs.len() < total {
+        // One proof keeps all cores busy except in its serial parts: side by side they fill each other's.
+        let first = proofs.len();
+        let rest = &planned.batches[first..];
+        let group = &rest[..planner.at_once(&planned, rest)];
+        circuits.shrink(
+            planner,
+            &ids[first..first + group.len()],
+            planner.memory.saturating_sub(planner.side_by_side(&planned, group)),
+        );
         // One after another, so that equal batches build one circuit.
-        let group = group
-            .iter()
-            .map(|&(batch, modules)| {
-                let shapes = shapes(manifest.manifest(), modules);
-                Ok((batch, modules, circuits.get(security, &shapes, BatchCircuit::build)?))
+        let group = (first..)
+            .zip(group)
+            .map(|(index, batch)| {
+                let shapes = &planned.circuits[batch.circuit].shapes;
+                Ok((index, circuits.get(security, shapes, BatchCircuit::build)?))
             })
             .collect::<Result<Vec<_>, CircuitError>>()?;
-        let proofs_of_group: Vec<Result<_, ProveSessionError>> = group.par_iter().map(prove_batch).collect();
+        let proofs_of_group: Vec<Result<_, ProveSessionError>> =
+            group.into_par_iter().map(prove_batch).collect();
         for proof in proofs_of_group {
             proofs.push(proof?);
         }
     }
-    Ok((plan, proofs))
+    Ok((planned.plan, proofs))
 }
 
 /// What a valid bundle shows.

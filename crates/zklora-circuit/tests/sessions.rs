@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 use zklora_circuit::circuit::{BatchCircuit, rows};
-use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, degree_bits, plan};
+use zklora_circuit::plan::{Planner, degree_bits, plan};
 use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, VerifySessionError, prove_session, verify_session};
 use zklora_proto::bundle::Bundle;
@@ -98,8 +98,7 @@ fn sessions_of_many_batches_are_proved_side_by_side() {
                     &receipt,
                     &calls,
                     openings,
-                    Security::Standard,
-                    10,
+                    &Planner { max_bits: 10, ..Planner::new(Security::Standard) },
                     circuits,
                     &|_, _| {},
                 )
@@ -145,8 +144,7 @@ fn proving_does_not_depend_on_the_number_of_rows() {
             &receipt,
             &calls,
             world.openings(),
-            Security::Standard,
-            DEFAULT_DEGREE_BITS,
+            &Planner::new(Security::Standard),
             &circuits,
             &|_, _| {},
         )

@@ -9,7 +9,7 @@ use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::fold::Folder;
-use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
+use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, Planner, plan};
 use zklora_circuit::prove::prove;
 use zklora_circuit::security::{CircuitId, Security};
 use zklora_circuit::session::{Circuits, ProveSessionError, prove_session};
@@ -185,8 +185,7 @@ impl World {
             receipt,
             calls,
             &self.openings,
-            self.security,
-            self.max_bits,
+            &Planner { max_bits: self.max_bits, ..Planner::new(self.security) },
             &CIRCUITS,
             &|_, _| {},
         )

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use zklora_base_user::session::{Session, SessionError};
+use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
@@ -33,7 +34,9 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
         let state = Arc::new(State::create(&folder.path().join("state"), &base, &lora).unwrap());
-        let prover = Prover::start(state.clone(), folder.path().join("out"), Security::Standard, 0).unwrap();
+        let prover =
+            Prover::start(state.clone(), folder.path().join("out"), Planner::new(Security::Standard))
+                .unwrap();
         let service = Arc::new(Service::new(state.clone(), limits, prover).unwrap());
         let runtime = Runtime::new().unwrap();
         let listener = {

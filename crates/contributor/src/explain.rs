@@ -1,0 +1,201 @@
+//! What a plan is and why, for people and for programs.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+use zklora_circuit::plan::{
+    Circuit, Cost, PROOF_CELLS, PlanError, Planned, Planner, Way, columns, degree_bits,
+};
+use zklora_proto::ModuleShape;
+
+use crate::memory::readable;
+
+/// The plan of a session that calls every module of an adapter.
+#[derive(Debug)]
+pub struct Explanation {
+    planner: Planner,
+    planned: Planned,
+    names: Vec<String>,
+    shapes: Vec<ModuleShape>,
+}
+
+impl Explanation {
+    /// Plans these modules, given by names and shapes.
+    pub fn new(planner: Planner, modules: &[(&str, ModuleShape)]) -> Result<Self, PlanError> {
+        Ok(Self {
+            planner,
+            planned: planner.plan_modules(modules, &vec![1; modules.len()])?,
+            names: modules.iter().map(|(name, _)| (*name).into()).collect(),
+            shapes: modules.iter().map(|(_, shape)| *shape).collect(),
+        })
+    }
+
+    /// The document that `plan --json` prints; sizes are in bytes.
+    pub fn json(&self) -> Value {
+        let planned = &self.planned;
+        let circuits = planned.circuits.iter().enumerate().map(|(index, circuit)| {
+            json!({
+                "batches": self.batches_of(index),
+                "modules": circuit.shapes.len(),
+                "rows": circuit.rows,
+                "degree_bits": circuit.degree_bits,
+                "fill": fill(circuit),
+                "memory": {
+                    "kept": circuit.footprint.kept,
+                    "building": circuit.footprint.building,
+                    "proving": circuit.footprint.proving,
+                },
+                "proof_bytes": circuit.footprint.proof,
+            })
+        });
+        let batches = planned.batches.iter().map(|batch| {
+            json!({
+                "circuit": batch.circuit,
+                "modules": batch.modules.iter().map(|&module| &self.names[module]).collect::<Vec<_>>(),
+            })
+        });
+        let tried = planned.tried.iter().map(|(way, cost)| cost_json(*way, cost));
+        json!({
+            "format": "zklora-plan/1",
+            "security": self.planner.security.name(),
+            "memory": self.planner.memory,
+            "threads": self.planner.threads,
+            "max_degree_bits": self.planner.max_bits,
+            "modules": self.names.len(),
+            "batches": batches.collect::<Vec<_>>(),
+            "circuits": circuits.collect::<Vec<_>>(),
+            "side_by_side": self.side_by_side(),
+            "peak_memory": self.peak(),
+            "proof_bytes": self.proof_bytes(),
+            "chosen": cost_json(planned.way, &planned.cost),
+            "tried": tried.collect::<Vec<_>>(),
+        })
+    }
+
+    /// How many batches use a circuit.
+    fn batches_of(&self, circuit: usize) -> usize {
+        self.planned.batches.iter().filter(|batch| batch.circuit == circuit).count()
+    }
+
+    /// The numbers of batches that are proved side by side, one group after another.
+    fn groups(&self) -> Vec<(usize, usize)> {
+        let mut rest = &self.planned.batches[..];
+        let mut groups = Vec::new();
+        while !rest.is_empty() {
+            let (group, after) = rest.split_at(self.planner.at_once(&self.planned, rest));
+            groups.push((group.len(), self.planner.side_by_side(&self.planned, group)));
+            rest = after;
+        }
+        groups
+    }
+
+    /// Most proofs that run side by side.
+    fn side_by_side(&self) -> usize {
+        self.groups().iter().map(|(count, _)| *count).max().unwrap_or(0)
+    }
+
+    /// Memory of proving, at the worst moment.
+    fn peak(&self) -> usize {
+        self.groups().iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    }
+
+    fn proof_bytes(&self) -> usize {
+        let circuits = &self.planned.circuits;
+        self.planned.batches.iter().map(|batch| circuits[batch.circuit].footprint.proof).sum()
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (planner, planned) = (&self.planner, &self.planned);
+        writeln!(
+            f,
+            "{}, parameter set {:?}, {}; proving may take {} of memory and circuits of up to 2^{} rows",
+            counted(self.names.len(), "module"),
+            planner.security.name(),
+            counted(planner.threads, "thread"),
+            if planner.memory == usize::MAX { "any amount".into() } else { readable(planner.memory) },
+            planner.max_bits,
+        )?;
+        for (index, batch) in planned.batches.iter().enumerate() {
+            let names: Vec<&str> = batch.modules.iter().map(|&module| &self.names[module][..]).collect();
+            writeln!(f, "proof {index}, circuit {}: {}", batch.circuit, names.join(", "))?;
+        }
+        for (index, circuit) in planned.circuits.iter().enumerate() {
+            writeln!(
+                f,
+                "circuit {index}, for {}: {} of {} rows (2^{}) used, {:.0} %; memory {} while built, {} kept, {} more for \
+                 each proof; a proof has {}",
+                counted(self.batches_of(index), "proof"),
+                circuit.rows,
+                1usize << circuit.degree_bits,
+                circuit.degree_bits,
+                100.0 * fill(circuit),
+                readable(circuit.footprint.building),
+                readable(circuit.footprint.kept),
+                readable(circuit.footprint.proving),
+                readable(circuit.footprint.proof),
+            )?;
+        }
+        writeln!(
+            f,
+            "in all: {} and {} of proofs; up to {} side by side; at most {} of memory at once",
+            cost_words(&planned.cost),
+            readable(self.proof_bytes()),
+            self.side_by_side(),
+            readable(self.peak()),
+        )?;
+        writeln!(f, "why: the cheapest was {}", planned.way)?;
+        writeln!(
+            f,
+            "  what costs: every row of a proof has {} columns; a circuit's rows count once more for building it; a proof costs \
+             {:.1} million cells beside",
+            columns(planner.security),
+            PROOF_CELLS as f64 / 1e6,
+        )?;
+        for (way, cost) in &planned.tried {
+            writeln!(
+                f,
+                "  {:.2} times the cost: {way} ({})",
+                cost.cells as f64 / planned.cost.cells as f64,
+                cost_words(cost),
+            )?;
+        }
+        if !planned.tried.iter().any(|(way, _)| *way == Way::Together) {
+            let bits = degree_bits(planner.security, &self.shapes);
+            writeln!(f, "  not possible: {}, which would take 2^{bits} rows", Way::Together)?;
+        }
+        Ok(())
+    }
+}
+
+/// The share of its rows that a circuit uses.
+fn fill(circuit: &Circuit) -> f64 {
+    circuit.rows as f64 / (1usize << circuit.degree_bits) as f64
+}
+
+fn cost_json(way: Way, cost: &Cost) -> Value {
+    json!({
+        "way": way.to_string(),
+        "cells": cost.cells,
+        "proofs": cost.proofs,
+        "circuits": cost.circuits,
+        "proved_rows": cost.proved_rows,
+        "circuit_rows": cost.circuit_rows,
+    })
+}
+
+fn cost_words(cost: &Cost) -> String {
+    format!(
+        "{} of {} rows, {} of {} rows, {:.1} million cells",
+        counted(cost.proofs, "proof"),
+        cost.proved_rows,
+        counted(cost.circuits, "circuit"),
+        cost.circuit_rows,
+        cost.cells as f64 / 1e6,
+    )
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
