@@ -23,10 +23,6 @@ const VECTOR: usize = 24 + 16;
 const HASH: usize = 32;
 /// Columns of constants beyond those of the gates: the selectors. One for each group of gates; there are two or three.
 const SELECTORS: usize = 4;
-/// Inputs of a Poseidon row, which its generator waits for.
-const WATCHES: usize = 13;
-/// Bytes for each: its share of a node of a B-tree and a vector of one generator.
-const WATCH: usize = 96;
 /// What an allocator takes beyond what is asked of it: pages not given back and holes between blocks, in percent.
 const ALLOCATOR: usize = 20;
 /// An upper estimate, in bytes, of what one circuit takes.
@@ -122,8 +118,7 @@ impl Sizes {
         let sigmas = self.rows * (self.routed * ELEMENT + VECTOR);
         let representatives = self.wires * self.rows * INDEX;
         let roots = self.domain * ELEMENT;
-        let generators = self.rows * (64 + WATCHES * WATCH);
-        self.committed(self.constants) + sigmas + representatives + roots + generators
+        self.committed(self.constants) + sigmas + representatives + roots
     }
 
     fn building(&self) -> usize {

@@ -22,7 +22,7 @@ const PEAKS: &str = "peaks in bytes:";
 #[test]
 fn the_estimate_is_an_upper_bound_and_not_far_off() {
     let security = Security::Standard;
-    let shapes = vec![shape(768, 8, 2304); 3];
+    let shapes = vec![shape(768, 8, 2304); 12];
     if std::env::var_os(CHILD).is_some() {
         return build_and_prove(security, &shapes);
     }
@@ -41,12 +41,12 @@ fn the_estimate_is_an_upper_bound_and_not_far_off() {
 #[test]
 fn proofs_side_by_side_stay_within_the_estimate() {
     let shapes = [shape(768, 8, 2304); 4];
-    let world = World::new(&shapes, 1).with_max_bits(12);
+    let world = World::new(&shapes, 1).with_max_bits(10);
     if std::env::var_os(CHILD).is_some() {
         world.bundle(&[world.call(2, &[0, 1, 2, 3], &mut rng(1))]);
         return println!("{PEAKS} {} .", peak());
     }
-    let planner = Planner { max_bits: 12, ..Planner::new(Security::Standard) };
+    let planner = Planner { max_bits: 10, ..Planner::new(Security::Standard) };
     let planned = planner.plan(world.manifest().manifest(), &[2; 4]).unwrap();
     assert_eq!(planned.batches.len(), 4);
     let at_once = planner.at_once(&planned, &planned.batches);

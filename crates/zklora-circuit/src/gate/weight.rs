@@ -87,10 +87,11 @@ pub struct Grid {
 impl Grid {
     /// The most columns of A in one row.
     pub const MOST_RANKS: usize = 8;
+    const LEAST_RANKS: usize = 2;
 
     /// The grid that takes the fewest rows for an A of this shape, and of these the one of the most columns of A.
     pub fn of(shape: ModuleShape) -> Self {
-        let grids = [Self::MOST_RANKS, 4, 2].map(|ranks| Self { ranks });
+        let grids = [Self::MOST_RANKS, 4, Self::LEAST_RANKS].map(|ranks| Self { ranks });
         // The first of equals is kept.
         grids.into_iter().min_by_key(|grid| grid.rows_of_a(shape)).unwrap_or(grids[0])
     }
@@ -110,6 +111,9 @@ impl Grid {
         2 + 2 * self.entries()
     }
 }
+
+/// The most instance columns that any grid reads.
+pub const MOST_INSTANCE_COLUMNS: usize = Grid { ranks: Grid::LEAST_RANKS }.instance_columns();
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +196,7 @@ impl<T: RichField + Extendable<N>, const N: usize> Gate<T, N> for WeightGate {
 
     fn deserialize(from: &mut Buffer<'_>, common: &CommonCircuitData<T, N>) -> IoResult<Self> {
         let grid = Grid { ranks: from.read_usize()? };
-        let known = [2, 4, Grid::MOST_RANKS].contains(&grid.ranks);
+        let known = [Grid::LEAST_RANKS, 4, Grid::MOST_RANKS].contains(&grid.ranks);
         if !known || CIRCUIT_WIRES + grid.instance_columns() > common.config.num_wires {
             return Err(IoError);
         }

@@ -11,12 +11,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use plonky2::plonk::circuit_data::CircuitConfig;
 use zklora_proto::bundle::Plan;
 use zklora_proto::{Manifest, ModuleShape};
 
 pub use self::pack::Way;
 use self::pack::{Packing, Piles};
 use crate::circuit;
+use crate::gate::weight::MOST_INSTANCE_COLUMNS;
 use crate::memory::Footprint;
 use crate::security::{MAX_DEGREE_BITS, Security};
 
@@ -158,9 +160,15 @@ pub fn degree_bits(security: Security, shapes: &[ModuleShape]) -> usize {
 
 /// Columns that a prover commits to, of wires, Zs with their partial products and quotients.
 pub fn columns(security: Security) -> u64 {
-    let config = security.config();
+    let config = widest(security);
     let products = config.num_routed_wires.div_ceil(config.max_quotient_degree_factor);
     (config.num_wires + config.num_challenges * (products + config.max_quotient_degree_factor)) as u64
+}
+
+/// The configuration with as many instance columns as any circuit has.
+fn widest(security: Security) -> CircuitConfig {
+    let config = security.config();
+    CircuitConfig { num_wires: config.num_wires + MOST_INSTANCE_COLUMNS, ..config }
 }
 
 impl Planner {
@@ -229,7 +237,7 @@ impl Planner {
 
     /// What proving a batch in a circuit of `2^bits` rows takes.
     pub fn footprint(&self, bits: usize) -> Footprint {
-        Footprint::new(&self.security.config(), bits, self.threads)
+        Footprint::new(&widest(self.security), bits, self.threads)
     }
 
     /// How many of these batches, from the first on, are proved side by side: as many as fit into the memory, and at most one for

@@ -30,8 +30,8 @@ fn plan_all(planner: &Planner, shapes: &[ModuleShape]) -> Planned {
 /// As many modules of this shape as fill a circuit of `2^bits` rows to about this share.
 fn filling(bits: usize, share: f64) -> ModuleShape {
     let rows = (share * f64::from(1 << bits)) as usize;
-    let fits = |d_out: &usize| circuit::rows(SECURITY, &[shape(512, 16, *d_out)]) <= rows;
-    shape(512, 16, (1..1 << 16).step_by(8).take_while(fits).last().expect("a share that one module fills"))
+    let fits = |d_out: &usize| circuit::rows(SECURITY, &[shape(512, 64, *d_out)]) <= rows;
+    shape(512, 64, (1..1 << 16).step_by(8).take_while(fits).last().expect("a share that one module fills"))
 }
 
 /// Adapters of up to five different shapes, each of many modules or few, some of which have no rows.
