@@ -20,10 +20,11 @@ cargo run --release -p zklora-testing --example fuzz_seeds -- fuzz/seeds
 rm -rf fuzz/corpus/verifier
 
 # The code that is shipped: cargo-fuzz adds its own flags to these, and would otherwise replace those of .cargo/config.toml.
+# --release leaves debug assertions to the profile in fuzz/Cargo.toml.
 export RUSTFLAGS="-C target-cpu=native --cfg nightly"
 # One thread, so that an input always takes the same way.
 export RAYON_NUM_THREADS=1
-cargo +nightly fuzz build
+cargo +nightly fuzz build --release
 
 run() {
     local target=$1 log=fuzz/artifacts/$1.log options
@@ -32,12 +33,12 @@ run() {
     case $target in
         bundle) options=(-max_len=16384 -rss_limit_mb=1536 -malloc_limit_mb=256 -timeout=20 -dict=fuzz/json.dict) ;;
         message) options=(-max_len=16384 -rss_limit_mb=512 -malloc_limit_mb=16 -timeout=5 -dict=fuzz/json.dict) ;;
-        verifier) options=(-max_len=1048576 -rss_limit_mb=4096 -malloc_limit_mb=1024 -timeout=60 -dict=fuzz/json.dict) ;;
+        verifier) options=(-max_len=786432 -rss_limit_mb=4096 -malloc_limit_mb=1024 -timeout=60 -dict=fuzz/json.dict) ;;
         *) echo "no such target: $target" >&2; exit 2 ;;
     esac
     mkdir -p "fuzz/corpus/$target" fuzz/artifacts
     echo "== $target, $SECONDS_EACH s"
-    if ! cargo +nightly fuzz run "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$SECONDS_EACH" \
+    if ! cargo +nightly fuzz run --release "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- -max_total_time="$SECONDS_EACH" \
         -len_control=0 -print_final_stats=1 "${options[@]}" >"$log" 2>&1; then
         tail -n 60 "$log"
         echo "$target: broken; all of the output is in $log" >&2
