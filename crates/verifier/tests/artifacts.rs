@@ -270,6 +270,23 @@ fn bare(shapes: &[ModuleShape]) -> Vec<u8> {
     RawBundle::new(&manifest, &receipt, &calls, &plan, &vec![vec![]; shapes.len()]).to_bytes()
 }
 
+/// The attacker is anyone: it writes an element of a proof as a number that is not below the order of the field.
+#[test]
+fn a_proof_has_one_encoding() {
+    const ORDER: u64 = 0xffff_ffff_0000_0001;
+    for (index, proof) in SESSION.bundle.proofs().iter().enumerate() {
+        // The last element is what grinding found, often a small number: then the order more is the same element.
+        let (rest, last) = proof.split_last_chunk().unwrap();
+        let element = u64::from_le_bytes(*last);
+        assert!(element < ORDER);
+        for other in [element.checked_add(ORDER).unwrap_or(ORDER), ORDER, u64::MAX] {
+            let proof = [rest, &other.to_le_bytes()].concat();
+            let bundle = SESSION.bundle.with_blob(PROOFS + index, proof).to_bytes();
+            refused(&format!("proof {index}, {other}"), &bundle, "proof", &["canonical form"]);
+        }
+    }
+}
+
 /// The attacker is anyone: what it writes into a bundle must not act on the reader's terminal.
 #[test]
 fn error_texts_hold_no_control_characters() {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zklora_proto::limits::MAX_MESSAGE_HEADER_BYTES;
+use zklora_proto::message::parse_header;
 
 /// Why a frame was not sent or not understood.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +59,7 @@ pub async fn write_frame(
 }
 
 /// Receives the one message of a stream, with a payload of at most `max_payload` bytes.
-pub async fn read_frame<T: DeserializeOwned>(
+pub async fn read_frame<T: Serialize + DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     max_payload: u64,
 ) -> Result<(T, Vec<u8>), FrameError> {
@@ -67,7 +68,7 @@ pub async fn read_frame<T: DeserializeOwned>(
 }
 
 /// Receives the header of a message, so that it can be refused before its payload is read.
-pub async fn read_header<T: DeserializeOwned>(
+pub async fn read_header<T: Serialize + DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> Result<T, FrameError> {
     let length = stream.read_u32_le().await.map_err(cut_off)?;
@@ -76,7 +77,7 @@ pub async fn read_header<T: DeserializeOwned>(
     }
     let mut header = vec![0; length as usize];
     stream.read_exact(&mut header).await.map_err(cut_off)?;
-    serde_json::from_slice(&header).map_err(|e| FrameError::Header(e.to_string()))
+    parse_header(&header).map_err(|e| FrameError::Header(e.to_string()))
 }
 
 /// Receives what follows the header: a payload of at most `max_payload` bytes and the end of the stream. Memory grows with
@@ -109,17 +110,20 @@ fn cut_off(error: std::io::Error) -> FrameError {
 
 #[cfg(test)]
 mod tests {
+    use zklora_proto::message::Response;
+
     use super::*;
 
-    async fn read(bytes: &[u8]) -> Result<(String, Vec<u8>), FrameError> {
+    async fn read(bytes: &[u8]) -> Result<(Response, Vec<u8>), FrameError> {
         read_frame(&mut &bytes[..], 8).await
     }
 
     #[tokio::test]
     async fn frames_round_trip_and_hostile_ones_are_refused() {
         let mut bytes = Vec::new();
-        write_frame(&mut bytes, &"header", b"payload").await.unwrap();
-        assert_eq!(read(&bytes).await.unwrap(), ("header".into(), b"payload".to_vec()));
+        let header = Response::Accepted;
+        write_frame(&mut bytes, &header, b"payload").await.unwrap();
+        assert_eq!(read(&bytes).await.unwrap(), (header, b"payload".to_vec()));
 
         for end in 0..bytes.len() {
             assert!(matches!(read(&bytes[..end]).await, Err(FrameError::CutOff)), "{end}");
@@ -133,12 +137,13 @@ mod tests {
         assert!(matches!(read(&huge_header).await, Err(FrameError::HeaderTooLarge { .. })));
 
         let mut huge_payload = bytes.clone();
-        huge_payload[12..20].copy_from_slice(&(1u64 << 40).to_le_bytes());
+        let length = bytes.len() - b"payload".len();
+        huge_payload[length - 8..length].copy_from_slice(&(1u64 << 40).to_le_bytes());
         let error = read(&huge_payload).await.unwrap_err().to_string();
         assert!(error.contains("claims a payload of 1099511627776 bytes"), "{error}");
 
         let mut no_json = bytes.clone();
-        no_json[4] = b'{';
+        no_json[4] = b'[';
         assert!(matches!(read(&no_json).await, Err(FrameError::Header(_))));
     }
 }

@@ -19,4 +19,4 @@ pub use raw::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
     TRANSCRIPT, TableEntry, encode_transcript,
 };
-pub use world::{World, rng, shape};
+pub use world::{World, known_key, rng, shape};

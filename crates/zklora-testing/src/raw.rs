@@ -71,15 +71,21 @@ impl RawBundle {
 
     /// The parts of a well-formed bundle.
     pub fn parse(bytes: &[u8]) -> Self {
-        let (length, rest) = bytes.split_at(8);
-        let (header, blobs) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
-        let header: Header = serde_json::from_slice(header).unwrap();
-        let blobs = header
-            .blobs
-            .iter()
-            .map(|b| blobs[b.offset as usize..(b.offset + b.length) as usize].to_vec())
-            .collect();
-        Self { plan: header.plan, blobs }
+        Self::try_parse(bytes).expect("a bundle")
+    }
+
+    /// The parts of anything that has a header in front of its blobs, whether or not they fit each other.
+    pub fn try_parse(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_at_checked(8)?;
+        let length = u64::from_le_bytes(length.try_into().unwrap());
+        let (header, rest) = rest.split_at_checked(length.try_into().ok()?)?;
+        let header: Header = serde_json::from_slice(header).ok()?;
+        let blob = |entry: &TableEntry| {
+            let (begin, end) = (entry.offset, entry.offset.checked_add(entry.length)?);
+            Some(rest.get(begin.try_into().ok()?..end.try_into().ok()?)?.to_vec())
+        };
+        let blobs = header.blobs.iter().map(blob).collect::<Option<_>>()?;
+        Some(Self { plan: header.plan, blobs })
     }
 
     /// The bundle's bytes, with a table and digests that fit its blobs.

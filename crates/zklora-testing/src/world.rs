@@ -17,7 +17,7 @@ use zklora_proto::bundle::Plan;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey, SessionId,
-    SignedManifest, SignedReceipt, TranscriptHasher,
+    SignedManifest, SignedReceipt, TranscriptHasher, secret_file,
 };
 
 use crate::RawBundle;
@@ -40,7 +40,12 @@ impl World {
     /// Two parties and an adapter of these shapes, with modules `m.0`, `m.1`, ... and weights that follow from the seed.
     /// Keys and salts are random.
     pub fn new(shapes: &[ModuleShape], seed: u64) -> Self {
-        Self::with_people(Arc::new(SecretKey::generate()), Arc::new(SecretKey::generate()), shapes, seed)
+        Self::with_keys(SecretKey::generate(), SecretKey::generate(), shapes, seed)
+    }
+
+    /// The same between the holders of these two keys.
+    pub fn with_keys(contributor: SecretKey, client: SecretKey, shapes: &[ModuleShape], seed: u64) -> Self {
+        Self::with_people(Arc::new(contributor), Arc::new(client), shapes, seed)
     }
 
     /// The same two parties with another adapter of the same shapes.
@@ -239,6 +244,15 @@ impl World {
 /// A shape that is known to be within its bounds.
 pub fn shape(d_in: usize, rank: usize, d_out: usize) -> ModuleShape {
     ModuleShape::new(d_in, rank, d_out).unwrap()
+}
+
+/// A key that is the same in every run. Anyone can have it.
+pub fn known_key(seed: u8) -> SecretKey {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("identity.key");
+    // Keys are made from randomness or read from a file, and from nothing else.
+    secret_file::create(&path, format!("{seed:02x}").repeat(32).as_bytes()).unwrap();
+    SecretKey::load(&path).unwrap()
 }
 
 /// A generator whose values follow from the seed.
