@@ -137,8 +137,9 @@ pub enum PlanError {
     },
     /// So many different circuits that no verifier would build them.
     #[error(
-        "the cheapest plan has different circuits of {0} rows in all, expected at most {MAX_CIRCUIT_ROWS}, which is what a \
-         verifier builds for one bundle: an adapter whose modules have fewer different shapes needs fewer circuits"
+        "every plan has too many different circuits, the cheapest {0} rows of them in all, expected at most \
+         {MAX_CIRCUIT_ROWS}, which is what a verifier builds for one bundle: call fewer modules in a session, or train an \
+         adapter whose modules have fewer different shapes"
     )]
     Circuits(u64),
 }
@@ -212,12 +213,12 @@ impl Planner {
         // Different ways may come to the same.
         tried.dedup_by(|(_, _, again), (_, _, first)| again == first);
         // Each module alone is always among what was tried, and fits: only a session without rows has no plan.
-        let Some((way, cost, packing)) = tried.first() else {
+        let Some((_, cheapest, _)) = tried.first() else {
             return Ok(Planned::empty(self.security));
         };
-        if cost.circuit_rows > MAX_CIRCUIT_ROWS {
-            return Err(PlanError::Circuits(cost.circuit_rows));
-        }
+        let too_many = PlanError::Circuits(cheapest.circuit_rows);
+        tried.retain(|(_, cost, _)| cost.circuit_rows <= MAX_CIRCUIT_ROWS);
+        let (way, cost, packing) = tried.first().ok_or(too_many)?;
         let mut planned = Planned { way: *way, cost: *cost, ..Planned::empty(self.security) };
         planned.plan.batches = piles.deal(packing);
         planned.tried = tried.iter().map(|(way, cost, _)| (*way, *cost)).collect();

@@ -50,7 +50,8 @@ impl fmt::Display for Way {
     }
 }
 
-/// Batches that have the same number of modules of each pile, by that: (pile, modules), in the order of piles.
+/// Batches that have the same number of modules of each pile, by that: (pile, modules), in the order in which the manifest first
+/// has them.
 pub(super) type Packing = BTreeMap<Vec<(usize, usize)>, usize>;
 
 /// Rows are counted in parts of one, since modules share some: 1/256.
@@ -147,7 +148,7 @@ impl Piles {
                 });
             }
         }
-        found.into_iter().map(|found| (found.way, found.packing())).collect()
+        found.into_iter().map(|found| (found.way, self.packing(found))).collect()
     }
 
     /// The different circuits of a packing, and how many batches have each.
@@ -161,18 +162,22 @@ impl Piles {
         })
     }
 
-    /// The modules of each batch of a packing: of each shape in the manifest's order.
+    /// The modules of each batch of a packing: of each shape in the manifest's order. Batches of one circuit follow one another,
+    /// and circuits each other by the first module that they are for.
     pub(super) fn deal(&self, packing: &Packing) -> Vec<Vec<usize>> {
         let mut piles: Vec<_> = self.piles.iter().map(|pile| pile.modules.iter().copied()).collect();
-        let batches = packing.iter().flat_map(|(contents, &copies)| repeat_n(contents, copies));
-        batches
-            .map(|contents| {
-                contents
-                    .iter()
-                    .flat_map(|&(pile, count)| piles[pile].by_ref().take(count).collect::<Vec<_>>())
-                    .collect()
-            })
-            .collect()
+        let mut batch = |contents: &Counts| -> Vec<usize> {
+            contents
+                .iter()
+                .flat_map(|&(pile, count)| piles[pile].by_ref().take(count).collect::<Vec<_>>())
+                .collect()
+        };
+        let mut circuits: Vec<Vec<Vec<usize>>> = packing
+            .iter()
+            .map(|(contents, &copies)| (0..copies).map(|_| batch(contents)).collect())
+            .collect();
+        circuits.sort_by_key(|batches| batches.iter().flatten().min().copied());
+        circuits.concat()
     }
 
     /// The best of every way but [`Way::Apart`] for these modules.
@@ -283,6 +288,15 @@ impl Piles {
         }
     }
 
+    fn packing(&self, found: Found) -> Packing {
+        let mut packing = Packing::new();
+        for mut open in found.batches {
+            open.contents.sort_unstable_by_key(|(pile, _)| self.piles[*pile].modules[0]);
+            *packing.entry(open.contents).or_default() += open.copies;
+        }
+        packing
+    }
+
     /// These batches with their cost, if no circuit is too large.
     fn found(&self, way: Way, batches: Vec<Open>, largest: usize) -> Option<Found> {
         let (mut cost, mut proofs) = (0, 0);
@@ -301,13 +315,5 @@ impl Piles {
 impl Found {
     fn order(&self) -> (u64, usize) {
         (self.cost, self.proofs)
-    }
-
-    fn packing(self) -> Packing {
-        let mut packing = Packing::new();
-        for open in self.batches {
-            *packing.entry(open.contents).or_default() += open.copies;
-        }
-        packing
     }
 }
