@@ -203,7 +203,7 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(
         module,
         serde_json::json!({
-            "name": "m.2", "d_in": 40, "rank": 200, "d_out": 48, "rows": 2, "batch": 1, "ok": true,
+            "name": "m.2", "d_in": 40, "rank": 216, "d_out": 48, "rows": 2, "batch": 1, "ok": true,
             "a_digest": null, "s": null
         })
     );

@@ -19,7 +19,7 @@ pub struct Session {
 
 pub static SESSION: LazyLock<Session> = LazyLock::new(|| {
     // Together too many rows for a circuit of 2^10, so that the plan has two batches: m.0 with m.1, and m.2.
-    let world = World::new(&[shape(60, 16, 60), shape(60, 16, 60), shape(40, 200, 48)], 1).with_max_bits(10);
+    let world = World::new(&[shape(60, 16, 60), shape(60, 16, 60), shape(40, 216, 48)], 1).with_max_bits(10);
     let mut rng = rng(2);
     let calls =
         vec![world.call(3, &[0, 1], &mut rng), world.call(2, &[2], &mut rng), world.call(1, &[0], &mut rng)];
