@@ -10,7 +10,7 @@ use zklora_proto::{Commitment, ModuleShape};
 use crate::circuit::BatchCircuit;
 use crate::commitment::{Opening, Salt};
 use crate::fold::{Fold, signed};
-use crate::gate::instance::Instance;
+use crate::gate::instance::{Instance, InstanceRows};
 use crate::gate::poseidon::SBOXES;
 use crate::gate::weight::{CAPACITY, DIGITS, WEIGHTS};
 use crate::prove::{Contradictions, ModuleRows, prove, prove_rows};
@@ -277,13 +277,15 @@ fn every_public_value_is_compared() {
     edits.extend([(public + 3, 1), (public + ROWS, 11), (700, 0)]);
     for (row, column) in edits {
         let mut instance = honest.clone();
-        let at = instance.rows.iter().position(|&(r, _)| r == row).unwrap_or_else(|| {
-            instance.rows.push((row, Vec::new()));
-            instance.rows.len() - 1
+        // The row alone, though others may have the same values.
+        let same = instance.rows.iter_mut().find(|same| same.rows.contains(&row));
+        let mut values = same.map_or(Vec::new(), |same| {
+            same.rows.retain(|&other| other != row);
+            same.values.clone()
         });
-        let values = &mut instance.rows[at].1;
         values.resize(values.len().max(column + 1), F::ZERO);
         values[column] += F::ONE;
+        instance.rows.push(InstanceRows { rows: vec![row], values });
         let proof = case.prove(&rows, &instance);
         assert!(case.verify(&commitment, &fold, &proof).is_err(), "column {column} of row {row}");
     }

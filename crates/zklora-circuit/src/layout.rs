@@ -10,7 +10,7 @@ use zklora_proto::{Commitment, ModuleShape};
 
 use crate::commitment::header;
 use crate::fold::Fold;
-use crate::gate::instance::{Instance, VALUES, digest};
+use crate::gate::instance::{Instance, InstanceRows, VALUES, digest};
 use crate::gate::weight::{CAPACITY, Grid, WEIGHTS};
 use crate::{E, F};
 
@@ -93,31 +93,34 @@ impl Layout {
 
     /// The public values of a proof about modules with these commitments and folds.
     pub(crate) fn instance(&self, modules: &[(&Commitment, &Fold)], beta: E) -> Instance {
-        let mut rows = Vec::with_capacity(self.end());
+        let mut all = Vec::new();
+        let mut rows = |rows, values| all.push(InstanceRows { rows, values });
         for &(grid, first) in &self.grids {
             let step = beta.exp_u64(grid.entries() as u64);
             let powers: Vec<E> = step.powers().take(grid.ranks).collect();
-            rows.extend((first..).zip(powers.chunks(PAIRS).map(flat)));
+            for (row, powers) in (first..).zip(powers.chunks(PAIRS)) {
+                rows(vec![row], flat(powers));
+            }
         }
         for (module, &(commitment, fold)) in self.modules.iter().zip(modules) {
             let mut values = header(module.shape).map(F::from_canonical_u64).to_vec();
             values.extend([F::ZERO; 2]);
             values.extend(commitment.elements().map(F::from_canonical_u64));
             values.extend(fold.s.0);
-            rows.push((module.public, values));
+            rows(vec![module.public], values);
             let entries = module.grid.entries();
-            let chunks: Vec<Vec<F>> =
-                fold.a.chunks(entries).map(|a| [flat(&[E::ONE]), flat(a)].concat()).collect();
-            rows.extend(module.rows_of_a().map(|(_, row)| row).zip(chunks.iter().cycle().cloned()));
+            for (chunk, a) in fold.a.chunks(entries).enumerate() {
+                rows(module.rows_of_chunk(chunk).collect(), [flat(&[E::ONE]), flat(a)].concat());
+            }
             let powers: Vec<E> = beta.powers().take(entries).collect();
             let of_b = [flat(&[beta.exp_u64(WEIGHTS as u64)]), flat(&powers)].concat();
-            rows.extend(module.all_rows_of_b().map(|row| (row, of_b.clone())));
+            rows(module.all_rows_of_b().collect(), of_b);
         }
         let values = modules.iter().flat_map(|(commitment, fold)| {
             let commitment = commitment.elements().map(F::from_canonical_u64);
             commitment.into_iter().chain(fold.a.iter().flat_map(|x| x.0)).chain(fold.s.0)
         });
-        Instance { digest: digest(beta.0.into_iter().chain(values)), rows }
+        Instance { digest: digest(beta.0.into_iter().chain(values)), rows: all }
     }
 }
 
@@ -140,10 +143,20 @@ impl ModuleLayout {
         self.salt()..self.all_rows_of_b().end
     }
 
+    fn chunks_of_a(&self) -> usize {
+        self.shape.d_in().div_ceil(self.grid.entries())
+    }
+
     /// The rows of A, each with the number of its group of columns.
     pub(crate) fn rows_of_a(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let (first, chunks) = (self.salt() + 1, self.shape.d_in().div_ceil(self.grid.entries()));
+        let (first, chunks) = (self.salt() + 1, self.chunks_of_a());
         (0..self.count_of_a()).map(move |i| (i / chunks, first + i))
+    }
+
+    /// The rows of A that stand for the same run of entries, one for each group of columns.
+    fn rows_of_chunk(&self, chunk: usize) -> impl Iterator<Item = usize> + use<> {
+        let first = self.salt() + 1;
+        (first + chunk..first + self.count_of_a()).step_by(self.chunks_of_a())
     }
 
     /// The rows of row k of B.

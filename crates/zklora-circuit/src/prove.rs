@@ -21,7 +21,7 @@ use zklora_proto::{Commitment, ModuleShape};
 use crate::circuit::BatchCircuit;
 use crate::commitment::{Opening, header};
 use crate::fold::{Fold, signed};
-use crate::gate::instance::{CIRCUIT_WIRES, Instance, VALUES};
+use crate::gate::instance::{CIRCUIT_WIRES, Instance, InstanceRows, VALUES};
 use crate::gate::poseidon::{self, SBOXES, WIDTH};
 use crate::gate::weight::{
     BIAS, CAPACITY, DIGITS, Grid, WEIGHTS, WEIGHTS_PER_WORD, WIRE_ACC_OUT, WIRE_CAPACITY_OUT, WIRE_SBOXES,
@@ -260,10 +260,12 @@ pub(crate) fn fill_rows<'a>(
 
     let publics = circuit.layout.modules.iter().map(|module| module.public);
     let copied: HashSet<usize> = circuit.layout.powers().chain(publics).collect();
-    for (row, values) in &instance.rows {
-        filler.set(*row, CIRCUIT_WIRES, values.iter().copied())?;
-        if copied.contains(row) {
-            filler.set(*row, 0, values.iter().copied().chain([F::ZERO; VALUES]).take(VALUES))?;
+    for InstanceRows { rows, values } in &instance.rows {
+        for &row in rows {
+            filler.set(row, CIRCUIT_WIRES, values.iter().copied())?;
+            if copied.contains(&row) {
+                filler.set(row, 0, values.iter().copied().chain([F::ZERO; VALUES]).take(VALUES))?;
+            }
         }
     }
     for (layout, module) in circuit.layout.modules.iter().zip(modules) {

@@ -25,6 +25,7 @@ use plonky2::plonk::vars::{
     EvaluationTargets, EvaluationVars, EvaluationVarsBase, EvaluationVarsBaseBatch, EvaluationVarsBasePacked,
 };
 use plonky2::util::serialization::{Buffer, IoResult};
+use rayon::prelude::*;
 
 use super::weight;
 use crate::{D, F};
@@ -107,10 +108,19 @@ impl<T: RichField + Extendable<N>, const N: usize> PackedEvaluableBase<T, N> for
 /// The public values of a proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
-    /// Rows that hold any, ascending, each with the values of its first instance columns.
-    pub rows: Vec<(usize, Vec<F>)>,
+    /// Rows that hold any, each in one of these.
+    pub rows: Vec<InstanceRows>,
     /// What binds them to the proof's challenges.
     pub digest: [u8; 32],
+}
+
+/// Rows with the same public values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRows {
+    /// Which.
+    pub rows: Vec<usize>,
+    /// The values of their first instance columns; the others are zero.
+    pub values: Vec<F>,
 }
 
 impl Instance {
@@ -124,22 +134,35 @@ impl Instance {
     ///
     /// By Lagrange's formula on H: `f(ζ) = (ζ^n - 1)/n · Σ_h f(h)·h/(ζ - h)`.
     pub fn evaluate(&self, columns: usize, degree_bits: usize, point: Point) -> Vec<Point> {
-        let n = 1u64 << degree_bits;
-        let generator = F::primitive_root_of_unity(degree_bits);
-        let points: Vec<F> = self.rows.iter().map(|&(row, _)| generator.exp_u64(row as u64)).collect();
-        let distances: Vec<Point> = points.iter().map(|&h| point - Point::from(h)).collect();
-        let inverses = Point::batch_multiplicative_inverse(&distances);
+        let subgroup = F::two_adic_subgroup(degree_bits);
+        let flat: Vec<F> = self.rows.iter().flat_map(|same| &same.rows).map(|&row| subgroup[row]).collect();
+        // h/(ζ - h) of every row, in the order of the rows here.
+        let weights: Vec<Point> = flat
+            .par_chunks(1 << 10)
+            .flat_map_iter(|points| {
+                let distances: Vec<Point> = points.iter().map(|&h| point - Point::from(h)).collect();
+                let inverses = Point::batch_multiplicative_inverse(&distances).into_iter();
+                inverses.zip(points).map(|(inverse, &h)| scale(inverse, h)).collect::<Vec<_>>()
+            })
+            .collect();
+        let mut rest = &weights[..];
         let mut sums = vec![Point::ZERO; columns];
-        for ((&h, inverse), (_, values)) in points.iter().zip(inverses).zip(&self.rows) {
-            let weight = <Point as FieldExtension<D>>::scalar_mul(&inverse, h);
+        for InstanceRows { rows, values } in &self.rows {
+            let (of_rows, after) = rest.split_at(rows.len());
+            rest = after;
+            let weight: Point = of_rows.iter().copied().sum();
             for (sum, &value) in sums.iter_mut().zip(values) {
-                *sum += <Point as FieldExtension<D>>::scalar_mul(&weight, value);
+                *sum += scale(weight, value);
             }
         }
         let vanishing = point.exp_power_of_2(degree_bits) - Point::ONE;
-        let factor = <Point as FieldExtension<D>>::scalar_mul(&vanishing, F::from_canonical_u64(n).inverse());
+        let factor = scale(vanishing, F::from_canonical_u64(1 << degree_bits).inverse());
         sums.into_iter().map(|sum| sum * factor).collect()
     }
+}
+
+fn scale(point: Point, by: F) -> Point {
+    FieldExtension::<D>::scalar_mul(&point, by)
 }
 
 /// The field that ζ comes from.
@@ -179,14 +202,16 @@ mod tests {
     fn columns_are_evaluated_as_the_polynomials_that_they_are() {
         let mut rng = StdRng::seed_from_u64(3);
         let mut random = || F::sample(&mut rng);
-        let rows = vec![(0, vec![random(), random()]), (5, vec![random()]), (31, vec![random(), random()])];
-        let instance = Instance { rows: rows.clone(), digest: [0; 32] };
+        let rows =
+            [(vec![0, 9], vec![random(), random()]), (vec![5], vec![random()]), (vec![31], vec![random()])]
+                .map(|(rows, values)| InstanceRows { rows, values });
+        let instance = Instance { rows: rows.to_vec(), digest: [0; 32] };
         let zeta = Point::sample(&mut StdRng::seed_from_u64(4));
         let found = instance.evaluate(3, 5, zeta);
         for (column, found) in found.into_iter().enumerate() {
             let mut values = vec![F::ZERO; 32];
-            for (row, given) in &rows {
-                values[*row] = given.get(column).copied().unwrap_or(F::ZERO);
+            for InstanceRows { rows, values: given } in &rows {
+                rows.iter().for_each(|&row| values[row] = given.get(column).copied().unwrap_or(F::ZERO));
             }
             let polynomial = PolynomialValues::new(values).ifft();
             assert_eq!(found, polynomial.to_extension::<D>().eval(zeta));
