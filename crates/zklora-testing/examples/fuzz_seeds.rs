@@ -19,7 +19,7 @@ fn main() {
     let seeds = Seeds { folder };
 
     // Two modules that share an input, one that does not, one that is not called; in one proof and in several.
-    let shapes = [shape(60, 16, 60), shape(60, 16, 60), shape(40, 70, 48), shape(5, 1, 3)];
+    let shapes = [shape(60, 16, 60), shape(60, 16, 60), shape(40, 216, 48), shape(5, 1, 3)];
     let world = World::with_keys(known_key(1), known_key(2), &shapes, 1);
     let mut rng = rng(1);
     let calls = [world.call(2, &[0, 1], &mut rng), world.call(1, &[1], &mut rng)];
