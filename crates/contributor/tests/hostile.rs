@@ -204,6 +204,11 @@ fn sessions_belong_to_the_client_that_opened_them() {
         assert_eq!(code, ErrorCode::Session, "{message}");
     }
 
+    // Refused before the payload is read, however long: the stranger is told all the same.
+    let request = Request::Forward { session, call: 1, rows: 1, modules: vec![0] };
+    let (code, _) = error(ask(&world, &stranger, &request, &vec![0; 32 << 20]));
+    assert_eq!(code, ErrorCode::Session);
+
     // The owner itself may not finish with another transcript, nor sign with another key or for another purpose.
     let (code, _) = error(ask(&world, &connection, &Request::Finish { session, calls: 1, transcript }, &[]));
     assert_eq!(code, ErrorCode::Transcript);
