@@ -30,7 +30,7 @@ impl Prime {
     /// The prime of this value; `None` if it is none or out of range.
     pub fn new(value: u32) -> Option<Self> {
         let is_prime = PRIMES.contains(&value)
-            && (2..).take_while(|d| d * d <= value).all(|divisor| value % divisor != 0);
+            && (2..).take_while(|d| d * d <= value).all(|divisor| !value.is_multiple_of(divisor));
         is_prime.then_some(Self(value))
     }
 
