@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
-use tracing::info;
+use tracing::{info, warn};
 use zklora_base_user::gpt2::Gpt2;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
@@ -83,6 +83,17 @@ fn loss(args: &Loss) -> anyhow::Result<()> {
         Session::open(runtime.handle().clone(), key, &args.contributor, args.adapter, base.digest())?;
     let session = Arc::new(session);
     info!(session = %session.id(), "session opened");
+    let modules = session.manifest().modules().iter().zip(session.left());
+    if let Some((module, left)) = modules.min_by_key(|(_, left)| **left)
+        && *left < ids.len() as u64
+    {
+        warn!(
+            "the text has {} tokens, each a row of every module, but {} may answer {left} more independent rows: the contributor \
+             will refuse, unless enough of them were answered before; take a shorter text",
+            ids.len(),
+            module.name()
+        );
+    }
     RemoteHook::patch(&mut model, &session, args.combine_mode)?;
     let adapter_loss = model.loss(&ids)?;
     model.unpatch();

@@ -91,6 +91,7 @@ pub struct Session {
     id: SessionId,
     manifest: SignedManifest,
     max_rows: usize,
+    left: Vec<u64>,
     transcript: Mutex<TranscriptHasher>,
 }
 
@@ -109,11 +110,16 @@ impl Session {
         let nonce = Nonce::random();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
         let (response, bytes) = ask(&runtime, &connection, &hello, &[])?;
-        let Response::Welcome { nonce: theirs, signature, max_rows } = response else {
+        let Response::Welcome { nonce: theirs, signature, max_rows, left } = response else {
             return Err(unexpected("welcome", &response));
         };
         let manifest = SignedManifest::parse(bytes, signature)?;
         pinned("adapter", manifest.adapter_id(), adapter)?;
+        let modules = manifest.manifest().modules().len();
+        if left.len() != modules {
+            let found = format!("{} budgets for {modules} modules", left.len());
+            return Err(SessionError::Unexpected { expected: "a budget for each module", found });
+        }
         pinned("contributor", *manifest.manifest().contributor(), address.key)?;
         pinned("base model", *manifest.manifest().base_model(), base_model)?;
         let id =
@@ -126,8 +132,15 @@ impl Session {
             id,
             manifest,
             max_rows: max_rows.clamp(1, MAX_CALL_ROWS),
+            left,
             transcript,
         })
+    }
+
+    /// For each module, linearly independent rows that the contributor would still answer when the session was opened, to all its
+    /// clients together.
+    pub fn left(&self) -> &[u64] {
+        &self.left
     }
 
     /// The session's name.

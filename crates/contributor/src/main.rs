@@ -15,11 +15,13 @@ use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_cli::Logging;
 use zklora_contributor::explain::Explanation;
+use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger};
 use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
+use zklora_contributor::store::{self, STORE, Store};
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
 use zklora_net::Listener;
 use zklora_proto::{Address, ModuleShape};
@@ -39,6 +41,7 @@ enum Command {
     Init(Init),
     Plan(PlanArgs),
     Serve(Serve),
+    Exposure(ExposureArgs),
 }
 
 /// How sessions are proved.
@@ -126,9 +129,35 @@ struct Serve {
     out_dir: PathBuf,
     #[command(flatten)]
     proving: Proving,
+    /// Linearly independent rows that each module may answer, to all clients together, as a share of its d_in. All of them
+    /// would give the adapter away.
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
+    exposure_budget: f64,
     /// Print the address as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Shows how much of the adapter the answered rows give away, module by module.
+#[derive(Args)]
+#[command(after_help = "Example: zklora-contributor exposure --state a-state")]
+struct ExposureArgs {
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// The budget that `serve` has been given.
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
+    exposure_budget: f64,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -140,10 +169,30 @@ fn main() -> ExitCode {
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Init(args) => init(&args),
         Command::Plan(args) => plan(&args),
+        Command::Exposure(args) => exposure(&args),
         Command::Serve(args) => {
             tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(run(&args))
         }
     })
+}
+
+fn exposure(args: &ExposureArgs) -> anyhow::Result<()> {
+    let state = State::open(&args.state)?;
+    let store = Store::open(&args.state.join(STORE), state.manifest.adapter_id())?;
+    let exposures = Ledger::report(&store, state.manifest.manifest(), args.exposure_budget)?;
+    if args.json {
+        println!("{}", json!({ "adapter": state.manifest.adapter_id(), "modules": exposures }));
+        return Ok(());
+    }
+    println!("{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in");
+    for Exposure { module, rows, lost, budget, d_in } in exposures {
+        let lost = if lost > 0 { format!(" ({lost} of them lost with the power)") } else { String::new() };
+        println!("{rows:>7} {budget:>7} {d_in:>7}  {module}{lost}");
+    }
+    println!(
+        "Rows are linearly independent ones, answered to all clients together. d_in of them give a module away."
+    );
+    Ok(())
 }
 
 fn init(args: &Init) -> anyhow::Result<()> {
@@ -204,8 +253,11 @@ async fn run(args: &Serve) -> anyhow::Result<()> {
     let state = Arc::new(State::open(&args.state)?);
     let listener = Listener::bind(&state.key, args.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
-    let prover = Prover::start(state.clone(), args.out_dir.clone(), planner)?;
-    let service = Arc::new(Service::new(state.clone(), Limits::default(), prover)?);
+    let _lock = store::lock(&args.state)?;
+    let store = Arc::new(Store::open(&args.state.join(STORE), state.manifest.adapter_id())?);
+    let prover = Prover::start(state.clone(), args.out_dir.clone(), planner, store.clone())?;
+    let share = args.exposure_budget;
+    let service = Arc::new(Service::new(state.clone(), Limits::default(), store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
     if args.json {
         println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
@@ -215,6 +267,7 @@ async fn run(args: &Serve) -> anyhow::Result<()> {
     info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
 
     serve(&listener, service.clone(), shutdown()).await;
+    service.close()?;
     info!("stopping: finishing the proofs of finished sessions; stop again to give them up");
     tokio::select! {
         drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs")?,

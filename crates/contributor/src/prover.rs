@@ -19,6 +19,7 @@ use zklora_proto::{Call, PublicKey, SessionId, SignedReceipt};
 
 use crate::budget::Reservation;
 use crate::state::State;
+use crate::store::Store;
 
 /// Sessions that are over and whose outcome is still told.
 const REMEMBERED: usize = 4096;
@@ -55,7 +56,12 @@ struct Sessions {
 impl Prover {
     /// Starts the prover. Bundles are written into `out_dir` as `<session>.pf`; the planner says with how many threads and in
     /// how much memory. Fails if a module cannot be proved in it, or if nothing can be written into the folder.
-    pub fn start(state: Arc<State>, out_dir: PathBuf, planner: Planner) -> anyhow::Result<Self> {
+    pub fn start(
+        state: Arc<State>,
+        out_dir: PathBuf,
+        planner: Planner,
+        store: Arc<Store>,
+    ) -> anyhow::Result<Self> {
         // What cannot be proved must not be served.
         let modules = state.manifest.manifest().modules().len();
         planner
@@ -84,17 +90,20 @@ impl Prover {
                 let proved = catch_unwind(AssertUnwindSafe(|| {
                     pool.install(|| prove(&state, &job, &out_dir, &planner, &circuits, &progress))
                 }));
-                let result = match proved {
-                    Ok(Ok(bytes)) => ProofState::Proved { bytes },
+                let (recorded, result) = match proved {
+                    Ok(Ok(bytes)) => (store.proved(id, bytes), ProofState::Proved { bytes }),
                     Ok(Err(error)) => {
-                        error!(session = %id, "proving failed: {error:#}");
-                        ProofState::Failed
+                        error!(session = %id, "proving failed, and is tried again at the next start: {error:#}");
+                        (Ok(()), ProofState::Failed)
                     }
                     Err(_) => {
                         error!(session = %id, "proving panicked; this is a bug");
-                        ProofState::Failed
+                        (store.failed(id), ProofState::Failed)
                     }
                 };
+                if let Err(error) = recorded {
+                    error!(session = %id, "recording how proving ended: {error:#}");
+                }
                 worker_states.set(&job.receipt, result);
             }
         })?;

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info};
+use anyhow::Context;
+use tracing::{error, info, warn};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::{MAX_CALL_ROWS, MAX_PAYLOAD_BYTES};
+use zklora_proto::limits::{MAX_CALL_ROWS, MAX_CALLS, MAX_PAYLOAD_BYTES};
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_from_bytes, pack_deltas};
 use zklora_proto::transcript::CallShape;
@@ -17,8 +18,10 @@ use zklora_proto::{
 
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaEngine, DeltaError};
+use crate::exposure::{Ledger, Refused, boot_id};
 use crate::prover::{Job, Prover};
 use crate::state::{State, unix_time};
+use crate::store::{self, Store, StoredSession};
 
 /// What a contributor allows its clients.
 #[derive(Debug, Clone)]
@@ -68,6 +71,8 @@ pub struct Service {
     limits: Limits,
     sessions: Mutex<HashMap<SessionId, Entry>>,
     budget: Arc<Budget>,
+    store: Arc<Store>,
+    ledger: Ledger,
     prover: Prover,
 }
 
@@ -96,18 +101,110 @@ enum Stage {
     Done,
 }
 
+impl Session {
+    fn new(started: u64, modules: usize, budget: Arc<Budget>) -> Self {
+        Self {
+            started,
+            last_used: Instant::now(),
+            hasher: TranscriptHasher::new(modules),
+            calls: Vec::new(),
+            memory: Reservation::none(budget),
+            stage: Stage::Open,
+        }
+    }
+}
+
 impl Service {
-    /// A service of this state, whose finished sessions go to `prover`.
-    pub fn new(state: Arc<State>, limits: Limits, prover: Prover) -> Result<Self, DeltaError> {
-        Ok(Self {
+    /// A service of this state, whose finished sessions go to `prover`, and which answers at most `share` of each module's d_in in
+    /// independent rows. Takes up what an earlier service left in the store: finished sessions are proved, open ones wait for
+    /// their clients.
+    pub fn new(
+        state: Arc<State>,
+        limits: Limits,
+        store: Arc<Store>,
+        share: f64,
+        prover: Prover,
+    ) -> anyhow::Result<Self> {
+        let service = Self {
             adapter: state.manifest.adapter_id(),
             engines: state.openings.iter().map(DeltaEngine::new).collect::<Result<_, _>>()?,
+            ledger: Ledger::open(&store, state.manifest.manifest(), share, &boot_id())
+                .context("opening the exposure ledger")?,
             state,
             budget: Budget::new(limits.total_bytes),
             limits,
             sessions: Mutex::default(),
+            store,
             prover,
-        })
+        };
+        for stored in service.store.sessions_at(store::Stage::Finished)? {
+            let id = stored.id;
+            match service
+                .restore(stored)
+                .and_then(|(session, receipt)| Ok((session, receipt.context("the receipt is missing")?)))
+            {
+                Ok((session, receipt)) => {
+                    info!(session = %id, "taken up again: finished, to be proved");
+                    let Session { calls, memory, .. } = session;
+                    service.prover.submit(Job { receipt, calls, memory });
+                }
+                Err(error) => {
+                    error!(session = %id, "cannot be taken up again: {error:#}");
+                    service.store.failed(id)?;
+                }
+            }
+        }
+        for stage in [store::Stage::Open, store::Stage::Signed] {
+            for stored in service.store.sessions_at(stage)? {
+                let (id, client) = (stored.id, stored.client);
+                match service.restore(stored) {
+                    Ok((session, _)) => {
+                        info!(session = %id, calls = session.hasher.calls(), "taken up again: waits for its client");
+                        let session = Arc::new(Mutex::new(session));
+                        service.lock().insert(id, Entry { client, session });
+                    }
+                    Err(error) => {
+                        warn!(session = %id, "abandoned: {error:#}");
+                        service.store.abandon(id)?;
+                    }
+                }
+            }
+        }
+        Ok(service)
+    }
+
+    /// A session as it was, with its deltas computed again, and its receipt if both have signed it.
+    fn restore(&self, stored: StoredSession) -> anyhow::Result<(Session, Option<SignedReceipt>)> {
+        let manifest = self.state.manifest.manifest();
+        let mut session = Session::new(stored.started, manifest.modules().len(), self.budget.clone());
+        for call in self.store.calls(stored.id)? {
+            let shape = CallShape::new(manifest, call.rows, call.modules)?;
+            let call = Call {
+                rows: call.rows,
+                deltas: self.deltas(&shape, &call.activations)?,
+                activations: call.activations,
+            };
+            anyhow::ensure!(session.memory.grow(bytes_of(&call)), "there is not memory for all sessions");
+            anyhow::ensure!(session.hasher.add(&call), "the session has too many calls");
+            session.calls.push(call);
+        }
+        let mut receipt = None;
+        if let (Some(bytes), Some(signature)) = (stored.receipt, stored.by_contributor) {
+            if let Some(by_client) = stored.by_client {
+                receipt = Some(SignedReceipt::parse(bytes.clone(), signature, by_client)?);
+            }
+            session.stage = Stage::Signed { receipt: bytes, signature };
+        }
+        Ok((session, receipt))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Entry>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the service in order: nothing that the ledger reserved is open any more.
+    pub fn close(&self) -> anyhow::Result<()> {
+        self.ledger.close(&self.store)
     }
 
     /// Largest payload that any request may have: the activations of a call.
@@ -188,33 +285,38 @@ impl Service {
             &self.adapter,
         );
         let modules = self.state.manifest.manifest().modules().len();
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sessions = self.lock();
         let mut of_client = 0;
-        sessions.retain(|_, entry| {
+        let mut abandoned = Vec::new();
+        sessions.retain(|id, entry| {
             // A session that is locked is in use.
             let keep = entry.session.try_lock().map_or(true, |session| {
-                session.last_used.elapsed() < self.limits.idle && !matches!(session.stage, Stage::Done)
+                let done = matches!(session.stage, Stage::Done);
+                let idle = session.last_used.elapsed() >= self.limits.idle;
+                if idle && !done {
+                    abandoned.push(*id);
+                }
+                !idle && !done
             });
             of_client += usize::from(keep && entry.client == client);
             keep
         });
+        for id in abandoned {
+            info!(session = %id, "abandoned: its client has been silent for too long");
+            self.store.abandon(id).map_err(|e| not_recorded(id, &e))?;
+        }
         if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
         }
-        let session = Session {
-            started: unix_time(),
-            last_used: Instant::now(),
-            hasher: TranscriptHasher::new(modules),
-            calls: Vec::new(),
-            memory: Reservation::none(self.budget.clone()),
-            stage: Stage::Open,
-        };
+        let session = Session::new(unix_time(), modules, self.budget.clone());
+        self.store.begin(id, client, session.started).map_err(|e| not_recorded(id, &e))?;
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
         info!(session = %id, %client, "session opened");
         let welcome = Response::Welcome {
             nonce: mine,
             signature: *self.state.manifest.signature(),
             max_rows: self.max_rows(),
+            left: self.ledger.exposures().iter().map(|e| e.budget.saturating_sub(e.rows) as u64).collect(),
         };
         Ok((welcome, self.state.manifest.bytes().to_vec()))
     }
@@ -234,11 +336,16 @@ impl Service {
             return refuse(ErrorCode::Session, "the session is finished; open another for more calls");
         }
         let expected = session.hasher.calls();
-        if call != expected {
+        // The answer to the last call may have been lost: the same question has the same answer.
+        let again = call + 1 == expected;
+        if call != expected && !again {
             return refuse(
                 ErrorCode::Session,
                 format!("this is call {call}, expected call {expected}: calls come in order, each once"),
             );
+        }
+        if call >= MAX_CALLS {
+            return refuse(ErrorCode::Limit, "the session has as many calls as it may have; finish it");
         }
         let manifest = self.state.manifest.manifest();
         let bad = |why: String| Refusal { code: ErrorCode::BadRequest, message: why };
@@ -247,6 +354,18 @@ impl Service {
         let activations = activations_from_bytes(payload, entries).ok_or_else(|| {
             bad(format!("expected {entries} activations as int16 above -2^15, found {} bytes", payload.len()))
         })?;
+        if again {
+            let last = session.calls.last().filter(|last| {
+                last.activations == activations
+                    && last.deltas.iter().map(|delta| delta.module).eq(shape.modules().iter().copied())
+            });
+            let Some(last) = last else {
+                return refuse(ErrorCode::Session, format!("call {call} has been answered, and was another"));
+            };
+            let answer = packed(&last.deltas);
+            session.last_used = Instant::now();
+            return Ok(answer);
+        }
         let outputs: usize =
             shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
         let bytes = 2 * entries + 8 * outputs;
@@ -265,31 +384,39 @@ impl Service {
                 "this contributor holds as many transcripts as it can; finish the session, or try again later",
             );
         }
-        let mut deltas = Vec::with_capacity(shape.modules().len());
-        let (mut widths, mut answer) = (Vec::new(), Vec::new());
-        for &module in shape.modules() {
-            let values = self.engines[module].delta(&activations).map_err(|e| {
-                error!(session = %id, module = manifest.modules()[module].name(), "delta: {e}");
-                Refusal {
-                    code: ErrorCode::Internal,
-                    message: "the contributor could not compute the delta".into(),
-                }
-            })?;
-            let packed = pack_deltas(&values);
-            widths.push(packed.width);
-            answer.extend_from_slice(&packed.bytes);
-            deltas.push(Delta { module, values });
-        }
-        if answer.len() as u64 > MAX_PAYLOAD_BYTES {
+        let deltas = self.deltas(&shape, &activations).map_err(|e| {
+            error!(session = %id, "delta: {e}");
+            Refusal {
+                code: ErrorCode::Internal,
+                message: "the contributor could not compute the delta".into(),
+            }
+        })?;
+        let answer = packed(&deltas);
+        if answer.1.len() as u64 > MAX_PAYLOAD_BYTES {
             return refuse(ErrorCode::Limit, "the deltas of this call do not fit a message; send fewer rows");
         }
+        // The ledger and the journal come before the answer. What is counted and then not sent is counted all the same.
+        let charge = self.ledger.charge(shape.modules(), &activations).map_err(|refused| match refused {
+            Refused::Exhausted(_) => Refusal { code: ErrorCode::Exposure, message: refused.to_string() },
+            Refused::Closed => Refusal { code: ErrorCode::Limit, message: refused.to_string() },
+        })?;
+        charge
+            .record(&activations, |exposed| {
+                self.store.record(id, call, (shape.modules(), rows, &activations), exposed)
+            })
+            .map_err(|e| not_recorded(id, &e))?;
         let call = Call { rows, activations, deltas };
-        if !session.hasher.add(&call) {
-            return refuse(ErrorCode::Limit, "the session has as many calls as it may have; finish it");
-        }
+        // Fewer calls than there may be: checked above.
+        let _ = session.hasher.add(&call);
         session.calls.push(call);
         session.last_used = Instant::now();
-        Ok((Response::Deltas { widths }, answer))
+        Ok(answer)
+    }
+
+    /// The deltas of a call, module by module.
+    fn deltas(&self, shape: &CallShape, activations: &[i16]) -> Result<Vec<Delta>, DeltaError> {
+        let of = |&module: &usize| Ok(Delta { module, values: self.engines[module].delta(activations)? });
+        shape.modules().iter().map(of).collect()
     }
 
     fn finish(
@@ -336,6 +463,7 @@ impl Service {
         )
         .to_bytes();
         let signature = self.state.key.sign(Purpose::ReceiptContributor, &receipt);
+        self.store.sign(id, &receipt, &signature).map_err(|e| not_recorded(id, &e))?;
         session.stage = Stage::Signed { receipt: receipt.clone(), signature };
         session.last_used = Instant::now();
         Ok((Response::Receipt { signature }, receipt))
@@ -358,6 +486,7 @@ impl Service {
         };
         let receipt = SignedReceipt::parse(receipt.clone(), *signature, by_client)
             .map_err(|e| Refusal { code: ErrorCode::Signature, message: e.to_string() })?;
+        self.store.finish(id, &by_client).map_err(|e| not_recorded(id, &e))?;
         info!(session = %id, calls = receipt.receipt().calls, "receipt signed by both");
         session.stage = Stage::Done;
         let calls = std::mem::take(&mut session.calls);
@@ -371,17 +500,26 @@ impl Service {
             Some((owner, state)) if owner == client => state,
             // Whose session it is, is nobody else's business.
             Some(_) => return unknown_session(),
-            None => {
-                self.session(client, id)?;
-                ProofState::Open
-            }
+            None => match self.session(client, id) {
+                Ok(_) => ProofState::Open,
+                Err(unknown) => self.past(client, id).ok_or(unknown)?,
+            },
         };
         Ok((Response::Status { state }, vec![]))
     }
 
+    /// How a session of an earlier service ended.
+    fn past(&self, client: PublicKey, id: SessionId) -> Option<ProofState> {
+        let session = self.store.session(id).ok().flatten().filter(|session| session.client == client)?;
+        match session.stage {
+            store::Stage::Proved => Some(ProofState::Proved { bytes: session.bundle_bytes? }),
+            store::Stage::Failed => Some(ProofState::Failed),
+            _ => None,
+        }
+    }
+
     fn session(&self, client: PublicKey, id: SessionId) -> Result<Arc<Mutex<Session>>, Refusal> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        match sessions.get(&id) {
+        match self.lock().get(&id) {
             Some(entry) if entry.client == client => Ok(entry.session.clone()),
             _ => unknown_session(),
         }
@@ -394,4 +532,25 @@ impl Service {
 
 fn unknown_session<T>() -> Result<T, Refusal> {
     refuse(ErrorCode::Session, "you have no such session here; it may have been idle for too long")
+}
+
+fn not_recorded(id: SessionId, error: &anyhow::Error) -> Refusal {
+    error!(session = %id, "recording: {error:#}");
+    Refusal { code: ErrorCode::Internal, message: "the contributor could not record this; try again".into() }
+}
+
+/// The response that carries these deltas.
+fn packed(deltas: &[Delta]) -> (Response, Vec<u8>) {
+    let (mut widths, mut payload) = (Vec::new(), Vec::new());
+    for delta in deltas {
+        let packed = pack_deltas(&delta.values);
+        widths.push(packed.width);
+        payload.extend_from_slice(&packed.bytes);
+    }
+    (Response::Deltas { widths }, payload)
+}
+
+/// Memory that a call takes.
+fn bytes_of(call: &Call) -> usize {
+    2 * call.activations.len() + call.deltas.iter().map(|delta| 8 * delta.values.len()).sum::<usize>()
 }

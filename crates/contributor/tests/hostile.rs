@@ -168,8 +168,18 @@ fn forwards_out_of_order_or_out_of_bounds_are_refused_and_change_nothing() {
         let (_, message) = error(forward(call, rows, modules, payload));
         assert!(message.contains(expected), "{message:?} does not say {expected:?}");
     }
-    assert!(matches!(forward(0, 1, &[0], &row), Response::Deltas { .. }));
-    let (_, message) = error(forward(0, 1, &[0], &row));
+    let row = &row[..2 * d_in];
+    let answer = forward(0, 1, &[0], row);
+    assert!(matches!(answer, Response::Deltas { .. }));
+    // The last call once more has the same answer, if it is the same.
+    assert_eq!(forward(0, 1, &[0], row), answer);
+    let mut other = row.to_vec();
+    other[0] = 1;
+    let (_, message) = error(forward(0, 1, &[0], &other));
+    assert!(message.contains("was another"), "{message}");
+    let (_, message) = error(forward(0, 1, &[1], row));
+    assert!(message.contains("was another"), "{message}");
+    let (_, message) = error(forward(2, 1, &[0], row));
     assert!(message.contains("expected call 1"), "{message}");
 }
 
@@ -193,6 +203,11 @@ fn sessions_belong_to_the_client_that_opened_them() {
         let (code, message) = error(ask(&world, &stranger, &request, payload));
         assert_eq!(code, ErrorCode::Session, "{message}");
     }
+
+    // Refused before the payload is read, however long: the stranger is told all the same.
+    let request = Request::Forward { session, call: 1, rows: 1, modules: vec![0] };
+    let (code, _) = error(ask(&world, &stranger, &request, &vec![0; 32 << 20]));
+    assert_eq!(code, ErrorCode::Session);
 
     // The owner itself may not finish with another transcript, nor sign with another key or for another purpose.
     let (code, _) = error(ask(&world, &connection, &Request::Finish { session, calls: 1, transcript }, &[]));

@@ -215,10 +215,14 @@ impl Connection {
     ) -> Result<(Response, Vec<u8>), FrameError> {
         let exchange = async {
             let (mut send, mut receive) = self.open().await?;
-            write_frame(&mut send, request, payload).await?;
+            let written = write_frame(&mut send, request, payload).await;
             // Cannot fail: the stream was not finished or reset before.
             let _ = send.finish();
-            read_frame(&mut receive, MAX_PAYLOAD_BYTES).await
+            // A peer that refuses after the header does not wait for the payload: there may be an answer all the same.
+            match read_frame(&mut receive, MAX_PAYLOAD_BYTES).await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(written.err().unwrap_or(error)),
+            }
         };
         tokio::time::timeout(REQUEST_TIMEOUT, exchange)
             .await

@@ -86,6 +86,8 @@ pub enum Response {
         signature: Signature,
         /// Most rows of one call that this contributor accepts.
         max_rows: usize,
+        /// For each module of the manifest, linearly independent rows that it may still answer, to all clients together.
+        left: Vec<u64>,
     },
     /// Deltas. The payload is the deltas of each module in the order of the request, each packed to its width.
     Deltas {
@@ -157,6 +159,8 @@ pub enum ErrorCode {
     Signature,
     /// A limit of the contributor is reached.
     Limit,
+    /// A module has answered as much as it may without giving the adapter away.
+    Exposure,
     /// The contributor failed; its log says why.
     Internal,
 }

@@ -110,7 +110,11 @@ impl Seeds {
             states.into_iter().map(|state| (format!("{state:?}"), Response::Status { state }, &[][..]));
         let error = Response::Error { code: ErrorCode::BaseModel, message: "\"\u{1b}[2J\u{202e}".into() };
         for (name, response, payload) in [
-            ("welcome".into(), Response::Welcome { nonce, signature, max_rows: 16 }, manifest),
+            (
+                "welcome".into(),
+                Response::Welcome { nonce, signature, max_rows: 16, left: vec![3, 0] },
+                manifest,
+            ),
             ("deltas".into(), Response::Deltas { widths: vec![deltas.width] }, &deltas.bytes),
             ("receipt-answer".into(), Response::Receipt { signature }, receipt),
             ("accepted".into(), Response::Accepted, &[]),

@@ -13,6 +13,7 @@ use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
+use zklora_contributor::store::{STORE, Store};
 use zklora_net::{Connection, Listener};
 use zklora_proto::{Address, SecretKey};
 
@@ -30,14 +31,25 @@ pub struct World {
 }
 
 impl World {
+    /// A contributor with a budget that nothing exhausts.
     pub fn new(limits: Limits) -> Self {
+        Self::with_budget(limits, 1.0)
+    }
+
+    pub fn with_budget(limits: Limits, share: f64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
         let state = Arc::new(State::create(&folder.path().join("state"), &base, &lora).unwrap());
-        let prover =
-            Prover::start(state.clone(), folder.path().join("out"), Planner::new(Security::Standard))
-                .unwrap();
-        let service = Arc::new(Service::new(state.clone(), limits, prover).unwrap());
+        let path = folder.path().join("state").join(STORE);
+        let store = Arc::new(Store::open(&path, state.manifest.adapter_id()).unwrap());
+        let prover = Prover::start(
+            state.clone(),
+            folder.path().join("out"),
+            Planner::new(Security::Standard),
+            store.clone(),
+        )
+        .unwrap();
+        let service = Arc::new(Service::new(state.clone(), limits, store, share, prover).unwrap());
         let runtime = Runtime::new().unwrap();
         let listener = {
             let _guard = runtime.enter();

@@ -1,0 +1,371 @@
+//! How much of A·B the answered rows give away, and when to stop.
+//!
+//! A delta is linear in its activations. Whoever has the deltas of rows that span all of the input space computes A·B by linear
+//! algebra, whatever is proved and however it is hidden. So each module has a budget: a share of d_in. Rows that are linearly
+//! independent of all that were answered before count against it, over all sessions and clients; repeated and dependent rows,
+//! which tell nothing new, do not.
+//!
+//! The ledger is on disk before an answer leaves. Rows are written to a file that survives the death of the process. To
+//! wait for the disk at every call would cost more than the answer; instead the ledger *reserves* rows ahead, and waits for the
+//! disk then. After a loss of power, of which the kernel's boot id tells, everything that was reserved counts as answered.
+
+mod basis;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use rand::Rng;
+use zklora_proto::Manifest;
+
+pub use self::basis::{Addition, Basis, Prime};
+use crate::store::{Exposed, Store, StoredExposure};
+
+/// The share of d_in that is served unless told otherwise.
+///
+/// A half would be too much. Weights have 12 bits and activations 16, so that one row can be chosen to read two rows of A at once:
+/// some d_in/2 chosen rows recover A·B. A quarter leaves a factor of two to that.
+pub const DEFAULT_SHARE: f64 = 0.25;
+
+/// Rows that are reserved at once, at most.
+const RESERVE: usize = 64;
+
+const PRIME: &str = "exposure prime";
+const BOOT: &str = "boot";
+const CLEAN: &str = "closed cleanly";
+
+/// The ledger of all modules.
+pub struct Ledger {
+    modules: Vec<Module>,
+}
+
+struct Module {
+    name: String,
+    width: usize,
+    budget: usize,
+    account: Mutex<Account>,
+}
+
+struct Account {
+    basis: Basis,
+    reserved: usize,
+    lost: usize,
+    closed: bool,
+}
+
+impl Account {
+    fn charged(&self) -> usize {
+        self.basis.rank() + self.lost
+    }
+}
+
+/// What is known of one module.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Exposure {
+    /// The module.
+    pub module: String,
+    /// Independent rows that were answered, or have to be taken for it.
+    pub rows: usize,
+    /// Of them, those that were reserved when power was lost.
+    pub lost: usize,
+    /// Rows that may be answered in all.
+    pub budget: usize,
+    /// Rows that would give everything away.
+    pub d_in: usize,
+}
+
+/// Why a call is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It would go beyond a budget.
+    #[error(transparent)]
+    Exhausted(Exhausted),
+    /// The ledger is closed.
+    #[error("the contributor is stopping")]
+    Closed,
+}
+
+/// A call that would go beyond a budget.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "module {module} may answer {left} more independent rows of its budget of {budget} ({d_in} would give the adapter away), \
+     and this call has {asked}"
+)]
+pub struct Exhausted {
+    /// The module.
+    pub module: String,
+    /// Independent rows of the call.
+    pub asked: usize,
+    /// Rows that are left.
+    pub left: usize,
+    /// Rows that may be answered in all.
+    pub budget: usize,
+    /// Rows that would give everything away.
+    pub d_in: usize,
+}
+
+/// A call that fits the budgets, with the modules' accounts locked until it is recorded or given up.
+pub struct Charge<'a> {
+    accounts: Vec<(usize, MutexGuard<'a, Account>, Addition)>,
+    budgets: Vec<usize>,
+}
+
+impl Ledger {
+    /// The ledger of a store, with this share of each module's d_in as budget.
+    ///
+    /// `boot` is the kernel's boot id. If it is another than that of the last time, and the ledger was not closed, then power
+    /// was lost.
+    pub fn open(store: &Store, manifest: &Manifest, share: f64, boot: &[u8]) -> anyhow::Result<Self> {
+        let prime = store.fact(PRIME, || {
+            let prime = Prime::random(&mut rand::make_rng::<rand::rngs::StdRng>());
+            Ok(prime.value().to_le_bytes().to_vec())
+        })?;
+        let prime =
+            <[u8; 4]>::try_from(&prime[..]).ok().and_then(|bytes| Prime::new(u32::from_le_bytes(bytes)));
+        let prime = prime.context("the ledger's prime is damaged")?;
+        let clean = store.fact(CLEAN, || Ok(vec![1]))? == [1];
+        let same_boot = store.fact(BOOT, || Ok(boot.to_vec()))? == boot;
+
+        let mut modules = Vec::with_capacity(manifest.modules().len());
+        for (index, entry) in manifest.modules().iter().enumerate() {
+            let width = entry.shape().d_in();
+            let StoredExposure { rows, reserved, mut lost } = store.exposure(index)?;
+            let mut basis = Basis::new(prime, width);
+            for row in &rows {
+                anyhow::ensure!(row.len() == width, "a row of module {} is damaged", entry.name());
+                let addition = basis.consider(row);
+                basis.add(addition);
+            }
+            anyhow::ensure!(basis.rank() == rows.len(), "the rows of module {} are damaged", entry.name());
+            if !clean && !same_boot && reserved > rows.len() + lost {
+                lost = reserved - rows.len();
+                store.lose(index, lost)?;
+            }
+            let budget = budget(share, width);
+            let account = Mutex::new(Account { basis, reserved, lost, closed: false });
+            modules.push(Module { name: entry.name().into(), width, budget, account });
+        }
+        store.set_fact(BOOT, boot)?;
+        store.set_fact(CLEAN, &[0])?;
+        Ok(Self { modules })
+    }
+
+    /// What a store says of every module, without opening the ledger, which may be open elsewhere.
+    pub fn report(store: &Store, manifest: &Manifest, share: f64) -> anyhow::Result<Vec<Exposure>> {
+        let modules = manifest.modules().iter().enumerate();
+        modules
+            .map(|(index, entry)| {
+                let (d_in, known) = (entry.shape().d_in(), store.exposure(index)?);
+                Ok(Exposure {
+                    module: entry.name().into(),
+                    rows: known.rows.len() + known.lost,
+                    lost: known.lost,
+                    budget: budget(share, d_in),
+                    d_in,
+                })
+            })
+            .collect()
+    }
+
+    /// Ends the ledger in order: what is being charged is recorded, nothing more is charged, and nothing that was reserved is open.
+    pub fn close(&self, store: &Store) -> anyhow::Result<()> {
+        for module in &self.modules {
+            module.account.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        }
+        store.set_fact(CLEAN, &[1])
+    }
+
+    /// Whether a call fits the budgets of its modules. The modules are locked until the charge is dropped.
+    pub fn charge(&self, modules: &[usize], activations: &[i16]) -> Result<Charge<'_>, Refused> {
+        // In one order, so that two calls never wait for each other.
+        let mut ordered = modules.to_vec();
+        ordered.sort_unstable();
+        let mut charge = Charge { accounts: Vec::new(), budgets: Vec::new() };
+        for index in ordered {
+            let module = &self.modules[index];
+            let account = module.account.lock().unwrap_or_else(PoisonError::into_inner);
+            if account.closed {
+                return Err(Refused::Closed);
+            }
+            let addition = account.basis.consider(activations);
+            let (asked, left) = (addition.independent.len(), module.budget.saturating_sub(account.charged()));
+            if asked > left {
+                let Module { name, width, budget, .. } = module;
+                let (module, budget, d_in) = (name.clone(), *budget, *width);
+                return Err(Refused::Exhausted(Exhausted { module, asked, left, budget, d_in }));
+            }
+            charge.accounts.push((index, account, addition));
+            charge.budgets.push(module.budget);
+        }
+        Ok(charge)
+    }
+
+    /// The state of every module.
+    pub fn exposures(&self) -> Vec<Exposure> {
+        self.modules
+            .iter()
+            .map(|module| {
+                let account = module.account.lock().unwrap_or_else(PoisonError::into_inner);
+                Exposure {
+                    module: module.name.clone(),
+                    rows: account.charged(),
+                    lost: account.lost,
+                    budget: module.budget,
+                    d_in: module.width,
+                }
+            })
+            .collect()
+    }
+}
+
+fn budget(share: f64, d_in: usize) -> usize {
+    (share * d_in as f64).floor() as usize
+}
+
+impl Charge<'_> {
+    /// Records the charge by `write`, and only then counts it.
+    pub fn record<T, E>(
+        mut self,
+        activations: &[i16],
+        write: impl FnOnce(&[Exposed<'_>]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let exposed: Vec<Exposed<'_>> = self
+            .accounts
+            .iter()
+            .zip(&self.budgets)
+            .filter(|((_, _, addition), _)| !addition.independent.is_empty())
+            .map(|((module, account, addition), &budget)| {
+                let width = account.basis.width();
+                let row = |&index: &usize| &activations[index * width..(index + 1) * width];
+                let charged = account.charged() + addition.independent.len();
+                let reserve = (charged > account.reserved).then(|| budget.min(charged + RESERVE));
+                let rows = addition.independent.iter().map(row).collect();
+                Exposed { module: *module, first: account.basis.rank(), rows, reserve }
+            })
+            .collect();
+        let value = write(&exposed)?;
+        for exposed in exposed {
+            let changed = self.accounts.iter_mut().find(|(module, ..)| *module == exposed.module);
+            if let (Some((_, account, _)), Some(reserved)) = (changed, exposed.reserve) {
+                account.reserved = reserved;
+            }
+        }
+        for (_, mut account, addition) in self.accounts {
+            account.basis.add(addition);
+        }
+        Ok(value)
+    }
+}
+
+/// The kernel's boot id: another after every start of the machine.
+pub fn boot_id() -> Vec<u8> {
+    // Without it every unclean end is taken for a loss of power.
+    std::fs::read("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_else(|_| rand::make_rng::<rand::rngs::StdRng>().next_u64().to_le_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use zklora_proto::{
+        AdapterId, BaseModelDigest, Commitment, ModuleEntry, ModuleShape, SecretKey, SessionId,
+    };
+
+    use super::*;
+
+    /// Two modules of four inputs, a budget of half.
+    struct World {
+        folder: tempfile::TempDir,
+        manifest: Manifest,
+        calls: u64,
+    }
+
+    const SESSION: SessionId = SessionId::from_bytes([1; 32]);
+
+    impl World {
+        fn new() -> Self {
+            let entry = |name: &str| {
+                let commitment = Commitment::from_elements([0; 4]).unwrap();
+                ModuleEntry::new(name.into(), ModuleShape::new(4, 1, 4).unwrap(), 1.0, commitment).unwrap()
+            };
+            let manifest = Manifest::new(
+                SecretKey::generate().public(),
+                BaseModelDigest::from_bytes([0; 32]),
+                0,
+                vec![entry("m.0"), entry("m.1")],
+            )
+            .unwrap();
+            let world = Self { folder: tempfile::tempdir().unwrap(), manifest, calls: 0 };
+            world.store().begin(SESSION, SecretKey::generate().public(), 0).unwrap();
+            world
+        }
+
+        fn store(&self) -> Store {
+            Store::open(&self.folder.path().join("store"), AdapterId::from_bytes([0; 32])).unwrap()
+        }
+
+        fn open(&self, boot: &[u8]) -> (Store, Ledger) {
+            let store = self.store();
+            let ledger = Ledger::open(&store, &self.manifest, 0.5, boot).unwrap();
+            (store, ledger)
+        }
+
+        /// Asks for rows, and says how many of each module then count.
+        fn ask(
+            &mut self,
+            (store, ledger): &(Store, Ledger),
+            modules: &[usize],
+            rows: &[i16],
+        ) -> Result<[usize; 2], Refused> {
+            let charge = ledger.charge(modules, rows)?;
+            let call = (modules, rows.len() / 4, rows);
+            charge.record(rows, |exposed| store.record(SESSION, self.calls, call, exposed)).unwrap();
+            self.calls += 1;
+            Ok(counted(ledger))
+        }
+    }
+
+    fn counted(ledger: &Ledger) -> [usize; 2] {
+        let rows: Vec<usize> = ledger.exposures().iter().map(|exposure| exposure.rows).collect();
+        rows.try_into().unwrap()
+    }
+
+    #[test]
+    fn independent_rows_count_for_each_module_and_the_budget_ends_service() {
+        let mut world = World::new();
+        let open = world.open(b"boot");
+        assert_eq!(world.ask(&open, &[0], &[1, 0, 0, 0]), Ok([1, 0]));
+        assert_eq!(world.ask(&open, &[1, 0], &[1, 0, 0, 0, 2, 0, 0, 0]), Ok([1, 1]));
+        assert_eq!(world.ask(&open, &[0], &[1, 1, 0, 0, 0, 0, 0, 0]), Ok([2, 1]));
+        let refused = world.ask(&open, &[0, 1], &[0, 0, 1, 0]).unwrap_err();
+        let Refused::Exhausted(refused) = refused else { panic!("{refused}") };
+        assert_eq!((refused.module.as_str(), refused.asked, refused.left), ("m.0", 1, 0));
+        assert!(refused.to_string().contains("0 more independent rows of its budget of 2"), "{refused}");
+        // Nothing of a refused call counts, and what tells nothing new is still answered.
+        assert_eq!(world.ask(&open, &[0], &[-7, 30, 0, 0]), Ok([2, 1]));
+        assert_eq!(world.ask(&open, &[1], &[0, 0, 1, 0]), Ok([2, 2]));
+    }
+
+    #[test]
+    fn what_was_answered_is_remembered() {
+        let mut world = World::new();
+        let open = world.open(b"boot");
+        world.ask(&open, &[0], &[1, 2, 3, 4]).unwrap();
+        // Killed: nothing is closed, and the same machine goes on.
+        drop(open);
+        let open = world.open(b"boot");
+        assert_eq!(counted(&open.1), [1, 0]);
+        assert_eq!(world.ask(&open, &[0], &[2, 4, 6, 8]), Ok([1, 0]));
+        // Power lost: all that was reserved counts, up to the budget.
+        drop(open);
+        let open = world.open(b"another boot");
+        assert_eq!(counted(&open.1), [2, 0]);
+        assert_eq!(open.1.exposures()[0].lost, 1);
+        assert!(world.ask(&open, &[0], &[0, 0, 0, 1]).is_err());
+        assert_eq!(world.ask(&open, &[0], &[1, 2, 3, 4]), Ok([2, 0]));
+        assert_eq!(world.ask(&open, &[1], &[1, 2, 3, 4]), Ok([2, 1]));
+        // Stopped in order: the next boot loses nothing.
+        open.1.close(&open.0).unwrap();
+        assert_eq!(world.ask(&open, &[1], &[1, 2, 3, 4]), Err(Refused::Closed));
+        drop(open);
+        assert_eq!(counted(&world.open(b"third boot").1), [2, 1]);
+    }
+}

@@ -1,0 +1,499 @@
+//! What must survive the process: sessions, their calls, and the exposure ledger, in one SQLite file.
+//!
+//! SQLite in WAL mode. A commit is in the file system's hands when the call returns, so that it survives the death of the process at
+//! any point. What must survive a loss of power as well (a signed receipt, a reservation of the ledger) is committed with
+//! `synchronous = FULL`, which waits for the disk; the rest with `NORMAL`, which keeps the file whole but may lose the last
+//! commits. [`crate::exposure`] says why the ledger may live with that.
+//!
+//! The file holds clients' activations and the ledger's secret prime. It lies in the state folder and is closed to others.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rustix::fs::{FlockOperation, flock};
+use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
+use zklora_proto::{AdapterId, PublicKey, SessionId, Signature};
+
+/// The layout of the tables. Another number in a file means another version of this program.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE session (
+    id BLOB PRIMARY KEY,
+    client BLOB NOT NULL,
+    started INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'signed', 'finished', 'proved', 'failed', 'abandoned')),
+    receipt BLOB,
+    by_contributor TEXT,
+    by_client TEXT,
+    bundle_bytes INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE call (
+    session BLOB NOT NULL REFERENCES session (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    modules BLOB NOT NULL,
+    rows INTEGER NOT NULL,
+    activations BLOB NOT NULL,
+    PRIMARY KEY (session, number)
+) STRICT;
+CREATE TABLE exposed_row (
+    module INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    entries BLOB NOT NULL,
+    PRIMARY KEY (module, number)
+) STRICT;
+CREATE TABLE exposure (
+    module INTEGER PRIMARY KEY,
+    reserved INTEGER NOT NULL,
+    lost INTEGER NOT NULL
+) STRICT;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+";
+
+/// The file's name in the state folder.
+pub const STORE: &str = "sessions.sqlite";
+
+/// Makes sure that one process alone serves a state: two would count exposed rows apart. Holds until the file is dropped.
+pub fn lock(state: &Path) -> anyhow::Result<File> {
+    let file = File::open(state).with_context(|| format!("opening {}", state.display()))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!("{} is being served by another process; stop that one first", state.display())
+    })?;
+    Ok(file)
+}
+
+/// See the module's documentation.
+pub struct Store(Mutex<Connection>);
+
+/// How far a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Calls may come.
+    Open,
+    /// The contributor has signed the receipt.
+    Signed,
+    /// Both have; it is to be proved.
+    Finished,
+    /// The bundle is written.
+    Proved,
+    /// Proving failed.
+    Failed,
+    /// The client did not come back.
+    Abandoned,
+}
+
+impl Stage {
+    const ALL: [(Self, &str); 6] = [
+        (Self::Open, "open"),
+        (Self::Signed, "signed"),
+        (Self::Finished, "finished"),
+        (Self::Proved, "proved"),
+        (Self::Failed, "failed"),
+        (Self::Abandoned, "abandoned"),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(stage, _)| *stage == self).map_or("open", |(_, name)| name)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(stage, _)| *stage)
+    }
+}
+
+/// A session as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub client: PublicKey,
+    /// Seconds since 1970.
+    pub started: u64,
+    /// How far it is.
+    pub stage: Stage,
+    /// The receipt's exact bytes, once it is signed.
+    pub receipt: Option<Vec<u8>>,
+    /// The contributor's signature of it.
+    pub by_contributor: Option<Signature>,
+    /// The client's.
+    pub by_client: Option<Signature>,
+    /// Size of the bundle, once it is proved.
+    pub bundle_bytes: Option<u64>,
+}
+
+/// A call as it is stored: its deltas follow from the adapter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCall {
+    /// Modules by index in the manifest.
+    pub modules: Vec<usize>,
+    /// Rows.
+    pub rows: usize,
+    /// Row-major.
+    pub activations: Vec<i16>,
+}
+
+/// What a call adds to the ledger for one module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exposed<'a> {
+    /// The module, by index in the manifest.
+    pub module: usize,
+    /// The number of the first of these rows.
+    pub first: usize,
+    /// Rows that are independent of all before them.
+    pub rows: Vec<&'a [i16]>,
+    /// The module's new reservation, if it needs one.
+    pub reserve: Option<usize>,
+}
+
+/// What the ledger knows of one module.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredExposure {
+    /// Independent rows that were answered, in their order.
+    pub rows: Vec<Vec<i16>>,
+    /// Rows that may be answered before the ledger has to wait for the disk.
+    pub reserved: usize,
+    /// Rows that may have been answered and forgotten in a loss of power.
+    pub lost: usize,
+}
+
+impl Store {
+    /// Opens the file, and makes it if it is not there, for the sessions of this adapter.
+    pub fn open(path: &Path, adapter: AdapterId) -> anyhow::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Before SQLite makes it, who gives its own mode to its other files.
+        std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("making {}", path.display()))?;
+        let store = || -> anyhow::Result<Connection> {
+            let db = Connection::open(path)?;
+            db.execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+            )?;
+            let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            match version {
+                0 => {
+                    db.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
+                }
+                VERSION => {}
+                other => anyhow::bail!(
+                    "it has layout {other}, expected {VERSION}: it belongs to another version of this program"
+                ),
+            }
+            Ok(db)
+        };
+        let store = Self(Mutex::new(store().with_context(|| format!("opening {}", path.display()))?));
+        let known = store.fact("adapter", || Ok(adapter.as_bytes().to_vec()))?;
+        if known != adapter.as_bytes() {
+            anyhow::bail!("{} is of another adapter than the state's {adapter}", path.display());
+        }
+        Ok(store)
+    }
+
+    fn db(&self) -> MutexGuard<'_, Connection> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes changes together, and waits for the disk if they have to survive a loss of power.
+    fn change<T>(
+        &self,
+        durable: bool,
+        changes: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> anyhow::Result<T> {
+        let mut db = self.db();
+        db.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = changes(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// A value that is made once and then stays.
+    pub fn fact(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let known = self
+            .db()
+            .query_row("SELECT value FROM fact WHERE name = ?", [name], |row| row.get(0))
+            .optional()?;
+        match known {
+            Some(value) => Ok(value),
+            None => {
+                let value = make()?;
+                self.set_fact(name, &value)?;
+                Ok(value)
+            }
+        }
+    }
+
+    /// Gives a fact another value.
+    pub fn set_fact(&self, name: &str, value: &[u8]) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", params![name, value])
+        })?;
+        Ok(())
+    }
+
+    /// A new session.
+    pub fn begin(&self, id: SessionId, client: PublicKey, started: u64) -> anyhow::Result<()> {
+        self.change(false, |db| {
+            db.execute(
+                "INSERT INTO session (id, client, started, state) VALUES (?, ?, ?, 'open')",
+                params![id.as_bytes(), client.as_bytes(), started as i64],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The next call of an open session, and what it adds to the ledger.
+    pub fn record(
+        &self,
+        session: SessionId,
+        number: u64,
+        call: (&[usize], usize, &[i16]),
+        exposed: &[Exposed<'_>],
+    ) -> anyhow::Result<()> {
+        let (modules, rows, activations) = call;
+        let modules: Vec<u8> = modules.iter().flat_map(|&module| (module as u32).to_le_bytes()).collect();
+        let durable = exposed.iter().any(|exposed| exposed.reserve.is_some());
+        self.change(durable, |db| {
+            let mut insert = db.prepare_cached("INSERT INTO call VALUES (?, ?, ?, ?, ?)")?;
+            let activations = activations_to_bytes(activations);
+            insert.execute(params![session.as_bytes(), number as i64, modules, rows as i64, activations])?;
+            let mut insert = db.prepare_cached("INSERT INTO exposed_row VALUES (?, ?, ?)")?;
+            for exposed in exposed {
+                for (number, row) in (exposed.first..).zip(&exposed.rows) {
+                    let entries = activations_to_bytes(row);
+                    insert.execute(params![exposed.module as i64, number as i64, entries])?;
+                }
+                if let Some(reserved) = exposed.reserve {
+                    db.execute(
+                        "INSERT INTO exposure VALUES (?1, ?2, 0) ON CONFLICT (module) DO UPDATE SET reserved = ?2",
+                        params![exposed.module as i64, reserved as i64],
+                    )?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The contributor's signature of the receipt.
+    pub fn sign(&self, id: SessionId, receipt: &[u8], signature: &Signature) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute(
+                "UPDATE session SET state = 'signed', receipt = ?, by_contributor = ? WHERE id = ?",
+                params![receipt, signature.to_string(), id.as_bytes()],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The client's signature of the receipt: from now on the session will be proved.
+    pub fn finish(&self, id: SessionId, signature: &Signature) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute(
+                "UPDATE session SET state = 'finished', by_client = ? WHERE id = ?",
+                params![signature.to_string(), id.as_bytes()],
+            )
+        })?;
+        Ok(())
+    }
+
+    /// The bundle is in its place: what it was made of is no longer needed.
+    pub fn proved(&self, id: SessionId, bundle_bytes: u64) -> anyhow::Result<()> {
+        self.close(id, Stage::Proved, Some(bundle_bytes))
+    }
+
+    /// Proving failed, and would fail again. What it was made of is kept, for someone to look at.
+    pub fn failed(&self, id: SessionId) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute("UPDATE session SET state = 'failed' WHERE id = ?", [id.as_bytes()])
+        })?;
+        Ok(())
+    }
+
+    /// The client did not come back.
+    pub fn abandon(&self, id: SessionId) -> anyhow::Result<()> {
+        self.close(id, Stage::Abandoned, None)
+    }
+
+    fn close(&self, id: SessionId, stage: Stage, bundle_bytes: Option<u64>) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute(
+                "UPDATE session SET state = ?, bundle_bytes = ? WHERE id = ?",
+                params![stage.name(), bundle_bytes.map(|bytes| bytes as i64), id.as_bytes()],
+            )?;
+            db.execute("DELETE FROM call WHERE session = ?", [id.as_bytes()])
+        })?;
+        Ok(())
+    }
+
+    /// One session.
+    pub fn session(&self, id: SessionId) -> anyhow::Result<Option<StoredSession>> {
+        Ok(self.sessions("WHERE id = ?", &[id.as_bytes()])?.pop())
+    }
+
+    /// All sessions at this stage, the oldest first.
+    pub fn sessions_at(&self, stage: Stage) -> anyhow::Result<Vec<StoredSession>> {
+        self.sessions("WHERE state = ? ORDER BY started, id", &[&stage.name()])
+    }
+
+    fn sessions(&self, which: &str, values: &[&dyn rusqlite::ToSql]) -> anyhow::Result<Vec<StoredSession>> {
+        let db = self.db();
+        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes";
+        let mut query = db.prepare_cached(&format!("SELECT {columns} FROM session {which}"))?;
+        let mut rows = query.query(values)?;
+        let mut sessions = Vec::new();
+        while let Some(row) = rows.next()? {
+            let signature = |text: Option<String>| text.map(|text| text.parse::<Signature>()).transpose();
+            let stage: String = row.get(3)?;
+            sessions.push(StoredSession {
+                id: SessionId::from_bytes(row.get(0)?),
+                client: PublicKey::from_bytes(row.get(1)?),
+                started: row.get::<_, i64>(2)? as u64,
+                stage: Stage::parse(&stage).with_context(|| format!("unknown stage {stage:?}"))?,
+                receipt: row.get(4)?,
+                by_contributor: signature(row.get(5)?)?,
+                by_client: signature(row.get(6)?)?,
+                bundle_bytes: row.get::<_, Option<i64>>(7)?.map(|bytes| bytes as u64),
+            });
+        }
+        Ok(sessions)
+    }
+
+    /// The calls of a session, in their order.
+    pub fn calls(&self, session: SessionId) -> anyhow::Result<Vec<StoredCall>> {
+        let db = self.db();
+        let mut query = db.prepare_cached(
+            "SELECT number, modules, rows, activations FROM call WHERE session = ? ORDER BY number",
+        )?;
+        let mut found = query.query([session.as_bytes()])?;
+        let mut calls = Vec::new();
+        while let Some(row) = found.next()? {
+            let number: i64 = row.get(0)?;
+            anyhow::ensure!(
+                number == calls.len() as i64,
+                "session {session}: call {} is missing",
+                calls.len()
+            );
+            let (modules, activations): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(3)?);
+            let modules = modules.chunks_exact(4);
+            calls.push(StoredCall {
+                modules: modules.map(|m| u32::from_le_bytes([m[0], m[1], m[2], m[3]]) as usize).collect(),
+                rows: row.get::<_, i64>(2)? as usize,
+                activations: activations_from_bytes(&activations, activations.len() / 2)
+                    .with_context(|| format!("session {session}: call {number} is damaged"))?,
+            });
+        }
+        Ok(calls)
+    }
+
+    /// What the ledger knows of a module.
+    pub fn exposure(&self, module: usize) -> anyhow::Result<StoredExposure> {
+        let db = self.db();
+        let known = db
+            .query_row("SELECT reserved, lost FROM exposure WHERE module = ?", [module as i64], |row| {
+                Ok((row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize))
+            })
+            .optional()?;
+        let (reserved, lost) = known.unwrap_or_default();
+        let mut query =
+            db.prepare_cached("SELECT entries FROM exposed_row WHERE module = ? ORDER BY number")?;
+        let mut rows = query.query([module as i64])?;
+        let mut exposure = StoredExposure { rows: Vec::new(), reserved, lost };
+        while let Some(row) = rows.next()? {
+            let entries: Vec<u8> = row.get(0)?;
+            let entries = activations_from_bytes(&entries, entries.len() / 2);
+            exposure.rows.push(entries.with_context(|| format!("a row of module {module} is damaged"))?);
+        }
+        Ok(exposure)
+    }
+
+    /// Counts rows of a module as answered and forgotten.
+    pub fn lose(&self, module: usize, lost: usize) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute("UPDATE exposure SET lost = ? WHERE module = ?", params![lost as i64, module as i64])
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use zklora_proto::SecretKey;
+    use zklora_proto::identity::Purpose;
+
+    use super::*;
+
+    fn adapter(byte: u8) -> AdapterId {
+        AdapterId::from_bytes([byte; 32])
+    }
+
+    #[test]
+    fn a_session_survives_from_its_first_call_to_its_bundle() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        // Opened anew for each step, as after a crash.
+        let store = || Store::open(&path, adapter(1)).unwrap();
+        let (id, key) = (SessionId::from_bytes([7; 32]), SecretKey::generate());
+        store().begin(id, key.public(), 99).unwrap();
+        let call = (&[3, 1][..], 2, &[1i16, -2, 3, -32767][..]);
+        store().record(id, 0, call, &[]).unwrap();
+        assert!(store().record(id, 0, call, &[]).is_err(), "a call is recorded once");
+        let exposed = Exposed { module: 3, first: 0, rows: vec![&[1, -2]], reserve: Some(5) };
+        store().record(id, 1, (&[3], 1, &[1, -2]), &[exposed]).unwrap();
+
+        let calls = store().calls(id).unwrap();
+        assert_eq!(
+            calls[0],
+            StoredCall { modules: vec![3, 1], rows: 2, activations: vec![1, -2, 3, -32767] }
+        );
+        assert_eq!(calls.len(), 2);
+        let exposure = StoredExposure { rows: vec![vec![1, -2]], reserved: 5, lost: 0 };
+        assert_eq!(store().exposure(3).unwrap(), exposure);
+        assert_eq!(store().exposure(1).unwrap(), StoredExposure::default());
+
+        let signature = key.sign(Purpose::ReceiptContributor, b"receipt");
+        store().sign(id, b"receipt", &signature).unwrap();
+        assert_eq!(store().sessions_at(Stage::Signed).unwrap().len(), 1);
+        store().finish(id, &signature).unwrap();
+        let session = store().session(id).unwrap().unwrap();
+        assert_eq!((session.stage, session.client, session.started), (Stage::Finished, key.public(), 99));
+        assert_eq!(session.receipt.as_deref(), Some(&b"receipt"[..]));
+        assert_eq!((session.by_contributor, session.by_client), (Some(signature), Some(signature)));
+        store().proved(id, 1234).unwrap();
+        let session = store().session(id).unwrap().unwrap();
+        assert_eq!((session.stage, session.bundle_bytes), (Stage::Proved, Some(1234)));
+        // The transcript is in the bundle now; the ledger keeps its rows.
+        assert_eq!(store().calls(id).unwrap(), []);
+        assert_eq!(store().exposure(3).unwrap(), exposure);
+    }
+
+    #[test]
+    fn the_file_is_closed_to_others_and_of_one_adapter() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path, adapter(1)).unwrap();
+        store.begin(SessionId::from_bytes([7; 32]), SecretKey::generate().public(), 0).unwrap();
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o77, 0, "{:?}", entry.file_name());
+        }
+        drop(store);
+        let error = Store::open(&path, adapter(2)).err().unwrap();
+        assert!(error.to_string().contains("of another adapter"), "{error}");
+        std::fs::write(&path, b"no database, though it has some bytes").unwrap();
+        assert!(Store::open(&path, adapter(1)).is_err());
+    }
+}
