@@ -148,10 +148,8 @@ impl Service {
                     let Session { calls, memory, .. } = session;
                     service.prover.submit(Job { receipt, calls, memory });
                 }
-                Err(error) => {
-                    error!(session = %id, "cannot be taken up again: {error:#}");
-                    service.store.failed(id)?;
-                }
+                // It stays finished: what stands in its way, such as a lack of memory, may be gone at the next start.
+                Err(error) => error!(session = %id, "not taken up again until the next start: {error:#}"),
             }
         }
         for stage in [store::Stage::Open, store::Stage::Signed] {
@@ -337,7 +335,7 @@ impl Service {
         }
         let expected = session.hasher.calls();
         // The answer to the last call may have been lost: the same question has the same answer.
-        let again = call + 1 == expected;
+        let again = call.checked_add(1) == Some(expected);
         if call != expected && !again {
             return refuse(
                 ErrorCode::Session,

@@ -154,6 +154,7 @@ fn forwards_out_of_order_or_out_of_bounds_are_refused_and_change_nothing() {
     lowest[..2].copy_from_slice(&i16::MIN.to_le_bytes());
     for (call, rows, modules, payload, expected) in [
         (1, 1, &[0][..], &row[..], "expected call 0"),
+        (u64::MAX, 1, &[0], &row, "expected call 0"),
         (0, 0, &[0], &[], "0 rows"),
         (0, 1 << 40, &[0], &row, "rows"),
         (0, usize::MAX, &[0], &row, "rows"),
