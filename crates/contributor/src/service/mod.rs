@@ -1,5 +1,7 @@
 //! What the contributor answers, free of any transport.
 
+mod session;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,9 +15,10 @@ use zklora_proto::packing::{activations_from_bytes, pack_deltas};
 use zklora_proto::transcript::CallShape;
 use zklora_proto::{
     AdapterId, BaseModelDigest, Call, Delta, PROTOCOL_VERSION, PublicKey, Receipt, SessionId, Signature,
-    SignedReceipt, TranscriptDigest, TranscriptHasher,
+    SignedReceipt, TranscriptDigest,
 };
 
+use self::session::{Entry, Session, Stage};
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaEngine, DeltaError};
 use crate::exposure::{Ledger, Refused, boot_id};
@@ -74,44 +77,6 @@ pub struct Service {
     store: Arc<Store>,
     ledger: Ledger,
     prover: Prover,
-}
-
-/// A session and whose it is. The owner stands outside the lock, so that a session in use holds up nobody else.
-struct Entry {
-    client: PublicKey,
-    session: Arc<Mutex<Session>>,
-}
-
-/// A session until its receipt is signed by both.
-struct Session {
-    started: u64,
-    last_used: Instant,
-    hasher: TranscriptHasher,
-    calls: Vec<Call>,
-    memory: Reservation,
-    stage: Stage,
-}
-
-enum Stage {
-    /// Forward calls may come.
-    Open,
-    /// The receipt waits for the client's signature.
-    Signed { receipt: Vec<u8>, signature: Signature },
-    /// Handed to the prover.
-    Done,
-}
-
-impl Session {
-    fn new(started: u64, modules: usize, budget: Arc<Budget>) -> Self {
-        Self {
-            started,
-            last_used: Instant::now(),
-            hasher: TranscriptHasher::new(modules),
-            calls: Vec::new(),
-            memory: Reservation::none(budget),
-            stage: Stage::Open,
-        }
-    }
 }
 
 impl Service {

@@ -1,0 +1,43 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger};
+use zklora_contributor::state::State;
+use zklora_contributor::store::{STORE, Store};
+
+use super::share;
+
+/// Shows how much of the adapter the answered rows give away, module by module.
+#[derive(Args)]
+#[command(after_help = "Example: zklora-contributor exposure --state a-state")]
+pub struct ExposureReport {
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// The budget that `serve` has been given.
+    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
+    exposure_budget: f64,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
+    let state = State::open(&args.state)?;
+    let store = Store::open(&args.state.join(STORE), state.manifest.adapter_id())?;
+    let exposures = Ledger::report(&store, state.manifest.manifest(), args.exposure_budget)?;
+    if args.json {
+        println!("{}", json!({ "adapter": state.manifest.adapter_id(), "modules": exposures }));
+        return Ok(());
+    }
+    println!("{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in");
+    for Exposure { module, rows, lost, budget, d_in } in exposures {
+        let lost = if lost > 0 { format!(" ({lost} of them lost with the power)") } else { String::new() };
+        println!("{rows:>7} {budget:>7} {d_in:>7}  {module}{lost}");
+    }
+    println!(
+        "Rows are linearly independent ones, answered to all clients together. d_in of them give a module away."
+    );
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! The program's commands, one a file: its arguments and what it does.
+
+pub mod exposure;
+pub mod init;
+pub mod plan;
+pub mod serve;
+
+use std::num::NonZero;
+
+use clap::Args;
+use zklora_circuit::plan::Planner;
+use zklora_circuit::security::Security;
+use zklora_contributor::memory::MemoryLimit;
+
+/// How sessions are proved.
+#[derive(Args)]
+pub struct Proving {
+    /// Parameter set of the proofs.
+    #[arg(long, default_value_t = String::from(Security::default().name()))]
+    security: String,
+    /// Threads for proving; 0 takes one for each core.
+    #[arg(long, default_value_t = 0)]
+    proving_threads: usize,
+    /// Memory that proving may take, beside weights and transcripts: an amount such as 2GiB, or a share of what is available
+    /// when the program starts, control groups considered.
+    #[arg(long, value_name = "SIZE", default_value_t = MemoryLimit::default())]
+    memory: MemoryLimit,
+}
+
+impl Proving {
+    fn planner(&self) -> anyhow::Result<Planner> {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+        Ok(Planner {
+            memory: self.memory.resolve()?,
+            threads: if self.proving_threads == 0 { cores() } else { self.proving_threads },
+            ..Planner::new(self.security.parse()?)
+        })
+    }
+}
+
+/// A share, from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".into()),
+    }
+}

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use zklora_contributor::explain::Explanation;
+use zklora_contributor::state::State;
+use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
+use zklora_proto::ModuleShape;
+
+use super::Proving;
+
+/// Says which proofs a session with every module of an adapter is proved with, what they take, and why these.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  zklora-contributor plan --state a-state
+  zklora-contributor plan --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --memory 1GiB")]
+pub struct Plan {
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR", required_unless_present = "lora", conflicts_with_all = ["lora", "base_model"])]
+    state: Option<PathBuf>,
+    /// Folder of an adapter, as PEFT writes it, in place of a state.
+    #[arg(long, value_name = "DIR", requires = "base_model")]
+    lora: Option<PathBuf>,
+    /// Folder of that adapter's base model, in Hugging Face layout.
+    #[arg(long, value_name = "DIR", requires = "lora")]
+    base_model: Option<PathBuf>,
+    #[command(flatten)]
+    proving: Proving,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Plan) -> anyhow::Result<()> {
+    let planner = args.proving.planner()?;
+    let modules = match (&args.state, &args.lora, &args.base_model) {
+        (None, Some(lora), Some(base_model)) => {
+            let base = BaseModel::open(base_model)?;
+            let shape = |module: &LoraModule| {
+                let shape = ModuleShape::new(module.d_in, module.rank, module.d_out);
+                Ok((module.name.clone(), shape.with_context(|| format!("module {}", module.name))?))
+            };
+            let modules = LoraAdapter::open(lora, &base.projections())?.modules;
+            modules.iter().map(shape).collect::<anyhow::Result<Vec<_>>>()?
+        }
+        (Some(state), ..) => {
+            let manifest = State::manifest_of(state)?;
+            let modules = manifest.manifest().modules().iter();
+            modules.map(|module| (module.name().into(), module.shape())).collect()
+        }
+        _ => anyhow::bail!("expected --state, or --lora with --base-model"),
+    };
+    let modules: Vec<_> = modules.iter().map(|(name, shape)| (&name[..], *shape)).collect();
+    let explanation = Explanation::new(planner, &modules).context("this adapter cannot be proved")?;
+    if args.json {
+        println!("{}", explanation.json());
+    } else {
+        print!("{explanation}");
+    }
+    Ok(())
+}
