@@ -1,4 +1,4 @@
-//! Memory that all sessions share.
+//! Disk space that all sessions share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +47,12 @@ impl Reservation {
         }
         grown.is_ok()
     }
+
+    /// Takes what is in use already, whether the budget has it or not.
+    pub fn note(&mut self, bytes: usize) {
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+    }
 }
 
 impl Drop for Reservation {
@@ -69,5 +75,8 @@ mod tests {
         drop(first);
         assert!(second.grow(6));
         assert_eq!(second.bytes(), 10);
+        second.note(5);
+        assert_eq!(second.bytes(), 15);
+        assert!(!second.grow(1));
     }
 }

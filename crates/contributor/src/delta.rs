@@ -4,8 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use tch::{Kind, Tensor};
 use zklora_circuit::commitment::Opening;
-use zklora_proto::ModuleShape;
 use zklora_proto::limits::{MAX_ACTIVATION, WEIGHT_BITS};
+use zklora_proto::transcript::CallShape;
+use zklora_proto::{Call, Delta, ModuleShape, SignedManifest};
+
+use crate::store::StoredCall;
 
 /// The matrices of one module as tensors.
 #[derive(Debug)]
@@ -49,6 +52,39 @@ impl DeltaEngine {
         let count = values.len();
         y.f_contiguous()?.f_copy_data(&mut values, count)?;
         Ok(values)
+    }
+}
+
+/// All modules of an adapter, ready to answer.
+#[derive(Debug)]
+pub struct Engines {
+    manifest: SignedManifest,
+    modules: Vec<DeltaEngine>,
+}
+
+impl Engines {
+    /// Takes the openings, in the manifest's order.
+    pub fn new(manifest: SignedManifest, openings: &[Opening]) -> Result<Self, DeltaError> {
+        Ok(Self { manifest, modules: openings.iter().map(DeltaEngine::new).collect::<Result<_, _>>()? })
+    }
+
+    /// Whose modules they are.
+    pub fn manifest(&self) -> &SignedManifest {
+        &self.manifest
+    }
+
+    /// The deltas of a call, module by module.
+    pub fn deltas(&self, shape: &CallShape, activations: &[i16]) -> Result<Vec<Delta>, DeltaError> {
+        let of = |&module: &usize| Ok(Delta { module, values: self.modules[module].delta(activations)? });
+        shape.modules().iter().map(of).collect()
+    }
+
+    /// A recorded call, with its deltas.
+    pub fn call(&self, stored: StoredCall) -> anyhow::Result<Call> {
+        let shape = CallShape::new(self.manifest.manifest(), stored.rows, stored.modules)?;
+        anyhow::ensure!(stored.activations.len() == stored.rows * shape.d_in(), "a recorded call is damaged");
+        let deltas = self.deltas(&shape, &stored.activations)?;
+        Ok(Call { rows: stored.rows, activations: stored.activations, deltas })
     }
 }
 

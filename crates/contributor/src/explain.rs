@@ -82,8 +82,8 @@ impl Explanation {
         let mut rest = &self.planned.batches[..];
         let mut groups = Vec::new();
         while !rest.is_empty() {
-            let (group, after) = rest.split_at(self.planner.at_once(&self.planned, rest));
-            groups.push((group.len(), self.planner.side_by_side(&self.planned, group)));
+            let (group, after) = rest.split_at(self.planner.at_once(&self.planned.circuits, rest));
+            groups.push((group.len(), self.planner.side_by_side(&self.planned.circuits, group)));
             rest = after;
         }
         groups

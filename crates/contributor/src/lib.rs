@@ -2,13 +2,14 @@
 //!
 //! [`state`] makes and opens the state folder (key, manifest, secret openings) from an adapter that [`quantise`] turned into
 //! integers; [`delta`] multiplies in libtorch; [`service`] answers requests and keeps sessions; [`server`] puts it on QUIC;
-//! [`prover`] proves finished sessions, one after another, within a limit of [`memory`], and writes their bundles; [`explain`]
-//! says how it will group modules into proofs. [`exposure`] counts what answers give away, in the [`store`].
+//! [`prover`] proves finished sessions, one after another, within a limit of [`memory`], and writes their bundles; a [`job`] is
+//! such a session as a folder, on which other machines may work, too; [`explain`] says how modules are grouped into proofs. [`exposure`] counts what answers give away, in the [`store`].
 
 pub mod budget;
 pub mod delta;
 pub mod explain;
 pub mod exposure;
+pub mod job;
 pub mod memory;
 pub mod prover;
 pub mod quantise;

@@ -23,6 +23,7 @@ enum Command {
     Init(commands::init::Init),
     Plan(commands::plan::Plan),
     Serve(commands::serve::Serve),
+    Prove(commands::prove::Prove),
     Exposure(commands::exposure::ExposureReport),
 }
 
@@ -33,9 +34,14 @@ fn main() -> ExitCode {
         eprintln!("warning: core files cannot be switched off: {error}");
     }
     zklora_cli::run(&cli.logging, || match cli.command {
-        Command::Init(args) => commands::init::run(&args),
-        Command::Plan(args) => commands::plan::run(&args),
-        Command::Exposure(args) => commands::exposure::run(&args),
-        Command::Serve(args) => commands::serve::run(&args),
+        Command::Init(args) => commands::init::run(&args).map(done),
+        Command::Plan(args) => commands::plan::run(&args).map(done),
+        Command::Exposure(args) => commands::exposure::run(&args).map(done),
+        Command::Prove(args) => commands::prove::run(&args),
+        Command::Serve(args) => commands::serve::run(&args).map(done),
     })
+}
+
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

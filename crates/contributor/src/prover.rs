@@ -1,198 +1,388 @@
 //! Proving finished sessions, one after another, in a thread and with a thread pool of its own, so that answering deltas
 //! goes on meanwhile.
+//!
+//! What waits is in the [`Store`] and in [job folders](crate::job), and is taken up again at the next start: stopping loses nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tracing::{error, info};
+use tracing::{error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
-use zklora_circuit::session::{Circuits, prove_session};
-use zklora_proto::bundle::{self, BundleParts};
+use zklora_circuit::session::Circuits;
+use zklora_proto::bundle::{Bundle, BundleParts};
 use zklora_proto::message::ProofState;
-use zklora_proto::{Call, PublicKey, SessionId, SignedReceipt};
+use zklora_proto::{PublicKey, SessionId, SignedReceipt};
 
 use crate::budget::Reservation;
+use crate::delta::Engines;
+use crate::job::Job;
 use crate::state::State;
-use crate::store::Store;
+use crate::store::{Stage, Store};
 
-/// Sessions that are over and whose outcome is still told.
+/// Sessions that are over and whose outcome is still told from memory.
 const REMEMBERED: usize = 4096;
+/// How often the folders of jobs that are proved elsewhere are looked into.
+const POLL: Duration = Duration::from_secs(2);
+/// What the proving threads add to their nice value: whoever answers goes first.
+const NICE: i32 = 10;
 
-/// A session whose receipt both have signed.
-pub struct Job {
-    /// The receipt.
-    pub receipt: SignedReceipt,
-    /// Its transcript.
-    pub calls: Vec<Call>,
-    /// The memory that the transcript takes.
-    pub memory: Reservation,
+/// Where sessions are proved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Place {
+    /// In this process.
+    #[default]
+    Here,
+    /// By others, who put proofs into the job folders; this process makes the folders, and the bundles when all proofs are there.
+    Elsewhere,
+}
+
+/// How sessions are proved.
+#[derive(Debug, Clone)]
+pub struct ProverConfig {
+    /// The state folder; jobs are in it.
+    pub folder: PathBuf,
+    /// Bundles are written here as `<session>.pf`.
+    pub out_dir: PathBuf,
+    /// Parameter set, threads and memory.
+    pub planner: Planner,
+    /// By whom.
+    pub place: Place,
 }
 
 /// The queue of sessions to be proved.
 pub struct Prover {
-    queue: Sender<Job>,
-    states: Arc<States>,
+    shared: Arc<Shared>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the queue has done and has to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Snapshot {
+    /// Sessions that wait, the one being proved included.
+    pub waiting: usize,
+    /// Batches done and in all, of the session being proved.
+    pub proving: Option<(usize, usize)>,
+    /// Bundles written since the start.
+    pub proved: u64,
+    /// Sessions that failed since the start.
+    pub failed: u64,
+    /// Time spent on proving since the start.
+    pub seconds: f64,
 }
 
 #[derive(Default)]
-struct States {
-    sessions: Mutex<Sessions>,
+struct Shared {
+    queue: Mutex<Queue>,
     changed: Condvar,
+    stopping: AtomicBool,
 }
 
 #[derive(Default)]
-struct Sessions {
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// In the hands of the worker.
+    working: usize,
     states: HashMap<SessionId, (PublicKey, ProofState)>,
     /// Those that are over, oldest first.
     over: VecDeque<SessionId>,
+    done: Snapshot,
+}
+
+/// A session that both have signed, and the disk space that it takes.
+struct Waiting {
+    id: SessionId,
+    client: PublicKey,
+    _journal: Reservation,
+}
+
+enum Outcome {
+    Proved(u64),
+    /// Proofs are missing: others are to make them, or one was damaged.
+    Pending,
+    Stopped,
 }
 
 impl Prover {
-    /// Starts the prover. Bundles are written into `out_dir` as `<session>.pf`; the planner says with how many threads and in
-    /// how much memory. Fails if a module cannot be proved in it, or if nothing can be written into the folder.
+    /// Starts the prover. Fails if a module cannot be proved as configured, or if nothing can be written where bundles go.
     pub fn start(
         state: Arc<State>,
-        out_dir: PathBuf,
-        planner: Planner,
+        engines: Arc<Engines>,
         store: Arc<Store>,
+        config: ProverConfig,
     ) -> anyhow::Result<Self> {
+        let ProverConfig { out_dir, planner, .. } = &config;
         // What cannot be proved must not be served.
         let modules = state.manifest.manifest().modules().len();
         planner
             .plan(state.manifest.manifest(), &vec![1; modules])
             .context("this adapter cannot be proved")?;
-        std::fs::create_dir_all(&out_dir).with_context(|| format!("making {}", out_dir.display()))?;
+        std::fs::create_dir_all(out_dir).with_context(|| format!("making {}", out_dir.display()))?;
         // Whether a bundle can be written there is better known before a session than after it.
-        tempfile::tempfile_in(&out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(planner.threads)
-            .thread_name(|i| format!("prover-{i}"))
-            .build()
-            .context("starting the proving threads")?;
-        let (queue, jobs) = mpsc::channel::<Job>();
-        let states = Arc::new(States::default());
-        let worker_states = states.clone();
-        std::thread::Builder::new().name("prover".into()).spawn(move || {
-            let circuits = Circuits::default();
-            for job in jobs {
-                let id = job.receipt.receipt().session;
-                let progress = |done, total| {
-                    info!(session = %id, "proving: {done} of {total} batches");
-                    worker_states.set(&job.receipt, ProofState::Proving { done, total });
-                };
-                // A panic in one session, of plonky2 for example, must not end the proving of all others.
-                let proved = catch_unwind(AssertUnwindSafe(|| {
-                    pool.install(|| prove(&state, &job, &out_dir, &planner, &circuits, &progress))
-                }));
-                let (recorded, result) = match proved {
-                    Ok(Ok(bytes)) => (store.proved(id, bytes), ProofState::Proved { bytes }),
-                    Ok(Err(error)) => {
-                        error!(session = %id, "proving failed, and is tried again at the next start: {error:#}");
-                        (Ok(()), ProofState::Failed)
-                    }
-                    Err(_) => {
-                        error!(session = %id, "proving panicked; this is a bug");
-                        (store.failed(id), ProofState::Failed)
-                    }
-                };
-                if let Err(error) = recorded {
-                    error!(session = %id, "recording how proving ended: {error:#}");
-                }
-                worker_states.set(&job.receipt, result);
-            }
-        })?;
-        Ok(Self { queue, states })
+        tempfile::tempfile_in(out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
+        let pool = proving_threads(planner.threads)?;
+        let shared = Arc::new(Shared::default());
+        let worker = Worker { state, engines, store, config, circuits: Circuits::default(), shared, pool };
+        let shared = worker.shared.clone();
+        let worker = std::thread::Builder::new()
+            .name("prover".into())
+            .spawn(move || worker.run())
+            .context("starting")?;
+        Ok(Self { shared, worker: Mutex::new(Some(worker)) })
     }
 
-    /// Adds a session to the queue.
-    pub fn submit(&self, job: Job) {
-        self.states.set(&job.receipt, ProofState::Queued);
-        let receipt = job.receipt.clone();
-        if self.queue.send(job).is_err() {
-            error!(session = %receipt.receipt().session, "the proving thread has stopped");
-            self.states.set(&receipt, ProofState::Failed);
-        }
+    /// Adds a session that the store has as finished or as being proved. `journal` is the disk space it takes until then.
+    pub fn submit(&self, id: SessionId, client: PublicKey, journal: Reservation) {
+        let mut queue = self.shared.lock();
+        queue.states.insert(id, (client, ProofState::Queued));
+        queue.waiting.push_back(Waiting { id, client, _journal: journal });
+        self.shared.changed.notify_all();
     }
 
-    /// Whose a session is and how far it is; `None` if it was never submitted.
+    /// Whose a session is and how far it is; `None` if it was never submitted, or long ago.
     pub fn status(&self, session: &SessionId) -> Option<(PublicKey, ProofState)> {
-        self.states.lock().states.get(session).cloned()
+        self.shared.lock().states.get(session).cloned()
+    }
+
+    /// What the queue has done and has to do.
+    pub fn snapshot(&self) -> Snapshot {
+        let queue = self.shared.lock();
+        let proving = queue.states.values().find_map(|(_, state)| match state {
+            ProofState::Proving { done, total } => Some((*done, *total)),
+            _ => None,
+        });
+        Snapshot { waiting: queue.waiting.len() + queue.working, proving, ..queue.done }
     }
 
     /// Waits until the queue is empty.
     pub fn drain(&self) {
-        let mut sessions = self.states.lock();
-        while sessions
-            .states
-            .values()
-            .any(|(_, state)| matches!(state, ProofState::Queued | ProofState::Proving { .. }))
-        {
-            sessions = self.states.changed.wait(sessions).unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.shared.lock();
+        while !queue.waiting.is_empty() || queue.working > 0 {
+            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Stops at the end of the batches that are being proved, and waits for it. What is left is proved after the next start.
+    pub fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        // Whoever is between looking and waiting has the lock.
+        drop(self.shared.lock());
+        self.shared.changed.notify_all();
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if worker.is_some_and(|worker| worker.join().is_err()) {
+            error!("the proving thread panicked; this is a bug");
         }
     }
 }
 
-impl States {
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Threads for proving, who let everybody else go first.
+pub fn proving_threads(threads: usize) -> anyhow::Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|i| format!("prover-{i}"))
+        .start_handler(|_| {
+            // On Linux a thread has a nice value of its own. Without it, all goes on, only slower.
+            let _ = rustix::process::nice(NICE);
+        })
+        .build()
+        .context("starting the proving threads")
+}
 
-    fn set(&self, receipt: &SignedReceipt, state: ProofState) {
-        let receipt = receipt.receipt();
-        let mut sessions = self.lock();
-        if matches!(state, ProofState::Proved { .. } | ProofState::Failed) {
-            sessions.over.push_back(receipt.session);
-            if sessions.over.len() > REMEMBERED {
-                let oldest = sessions.over.pop_front();
-                oldest.map(|session| sessions.states.remove(&session));
+/// The job of a finished session: the one that is there, or a new one, made of what the store has.
+pub fn prepare(
+    folder: &Path,
+    id: SessionId,
+    engines: &Engines,
+    store: &Store,
+    planner: &Planner,
+) -> anyhow::Result<Job> {
+    let path = Job::folder(folder, id);
+    let session = store.session(id)?.with_context(|| format!("there is no session {id}"))?;
+    anyhow::ensure!(
+        matches!(session.stage, Stage::Finished | Stage::Proving | Stage::Failed),
+        "session {id} is {}, expected one that both parties have signed and that is not proved",
+        session.stage.name()
+    );
+    if !path.exists() {
+        let (Some(receipt), Some(by_contributor), Some(by_client)) =
+            (session.receipt, session.by_contributor, session.by_client)
+        else {
+            anyhow::bail!("the receipt of session {id} is missing")
+        };
+        let receipt = SignedReceipt::parse(receipt, by_contributor, by_client)?;
+        let mut calls = Vec::new();
+        store.calls(id, |call| {
+            calls.push(engines.call(call)?);
+            Ok(())
+        })?;
+        let manifest = engines.manifest();
+        let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
+        Job::create(
+            &path,
+            &BundleParts { manifest, receipt: &receipt, calls: &calls, plan: &plan, proofs: &[] },
+        )?;
+    }
+    let job = Job::open(&path)?;
+    anyhow::ensure!(job.receipt().receipt().session == id, "{} is of another session", path.display());
+    if session.stage == Stage::Finished {
+        store.proving(id)?;
+    }
+    Ok(job)
+}
+
+/// What the proving thread has.
+struct Worker {
+    state: Arc<State>,
+    engines: Arc<Engines>,
+    store: Arc<Store>,
+    config: ProverConfig,
+    circuits: Circuits<BatchCircuit>,
+    shared: Arc<Shared>,
+    pool: rayon::ThreadPool,
+}
+
+impl Worker {
+    fn run(&self) {
+        // How many in a row could not be finished.
+        let mut pending = 0;
+        while let Some(waiting) = self.shared.next(pending) {
+            let (id, started) = (waiting.id, Instant::now());
+            let _span = info_span!("session", %id).entered();
+            // A panic in one session, of plonky2 for example, must not end the proving of all others.
+            let outcome = catch_unwind(AssertUnwindSafe(|| self.prove(&waiting)));
+            let seconds = started.elapsed().as_secs_f64();
+            pending = if matches!(outcome, Ok(Ok(Outcome::Pending))) { pending + 1 } else { 0 };
+            match outcome {
+                Ok(Ok(Outcome::Proved(bytes))) => {
+                    if let Err(error) = self.store.proved(id, bytes) {
+                        error!("recording that it is proved: {error:#}");
+                    }
+                    self.shared.end(waiting, ProofState::Proved { bytes }, seconds);
+                }
+                Ok(Ok(Outcome::Pending)) => self.shared.put_back(waiting),
+                Ok(Ok(Outcome::Stopped)) => {
+                    info!("proving is stopped, and goes on at the next start");
+                    self.shared.put_back(waiting);
+                }
+                Ok(Err(error)) => {
+                    error!("proving failed, and is tried again at the next start: {error:#}");
+                    self.shared.end(waiting, ProofState::Failed, seconds);
+                }
+                Err(_) => {
+                    error!("proving panicked; this is a bug");
+                    if let Err(error) = self.store.failed(id) {
+                        error!("recording that it failed: {error:#}");
+                    }
+                    self.shared.end(waiting, ProofState::Failed, seconds);
+                }
             }
         }
-        sessions.states.insert(receipt.session, (receipt.client, state));
-        self.changed.notify_all();
+    }
+
+    fn prove(&self, waiting: &Waiting) -> anyhow::Result<Outcome> {
+        let Self { state, engines, store, config, circuits, shared, pool } = self;
+        let (id, client) = (waiting.id, waiting.client);
+        let path = config.out_dir.join(format!("{id}.pf"));
+        let ProverConfig { folder, planner, place, .. } = config;
+        let mut job = match prepare(folder, id, engines, store, planner) {
+            Ok(job) => job,
+            // The folder may be gone because the bundle is there: the process died in between.
+            Err(error) => return written(&path, id).map(Outcome::Proved).ok_or(error),
+        };
+        if *place == Place::Here {
+            job.discard_damaged()?;
+        }
+        let (started, missing, total) = (Instant::now(), job.missing(), job.plan().batches.len());
+        let done = AtomicUsize::new(total - missing.len());
+        let progress = |done| shared.set(id, client, ProofState::Proving { done, total });
+        progress(done.load(Ordering::Relaxed));
+        if *place == Place::Here && !missing.is_empty() {
+            info!("proving: {} of {total} batches", total - missing.len());
+            let proved = || {
+                let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                info!("proving: {done} of {total} batches");
+                progress(done);
+                match shared.stopping.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            };
+            let _ = pool.install(|| job.prove(&missing, &state.openings, planner, circuits, &proved))?;
+        }
+        let Some(bytes) = job.finish(&path)? else {
+            let stopping = shared.stopping.load(Ordering::Relaxed);
+            return Ok(if stopping { Outcome::Stopped } else { Outcome::Pending });
+        };
+        let proving = started.elapsed().as_secs_f64();
+        info!(proofs = total, bytes, seconds = proving, "proved: {}", path.display());
+        if let Err(error) = job.remove() {
+            warn!("the job folder, which is done with, could not be removed: {error}");
+        }
+        Ok(Outcome::Proved(bytes))
     }
 }
 
-fn prove(
-    state: &State,
-    job: &Job,
-    out_dir: &std::path::Path,
-    planner: &Planner,
-    circuits: &Circuits<BatchCircuit>,
-    progress: &(dyn Fn(usize, usize) + Sync),
-) -> anyhow::Result<u64> {
-    let started = Instant::now();
-    let (plan, proofs) = prove_session(
-        &state.manifest,
-        &job.receipt,
-        &job.calls,
-        &state.openings,
-        planner,
-        circuits,
-        progress,
-    )?;
-    let proving = started.elapsed();
-    let path = out_dir.join(format!("{}.pf", job.receipt.receipt().session));
-    let parts = BundleParts {
-        manifest: &state.manifest,
-        receipt: &job.receipt,
-        calls: &job.calls,
-        plan: &plan,
-        proofs: &proofs,
-    };
-    let bytes = bundle::write(&path, &parts).with_context(|| format!("writing {}", path.display()))?;
-    info!(
-        session = %job.receipt.receipt().session,
-        proofs = proofs.len(),
-        bytes,
-        seconds = proving.as_secs_f64(),
-        "proved: {}",
-        path.display()
-    );
-    Ok(bytes)
+/// The size of a session's bundle, if it is there.
+fn written(path: &Path, id: SessionId) -> Option<u64> {
+    let bundle = Bundle::open(path).ok()?;
+    (bundle.receipt().receipt().session == id).then(|| std::fs::metadata(path).ok().map(|file| file.len()))?
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next session to be looked at; `None` once the prover is to stop. Waits a while if none of them could be finished the
+    /// last time.
+    fn next(&self, pending: usize) -> Option<Waiting> {
+        let mut queue = self.lock();
+        if pending > 0 && pending >= queue.waiting.len() && !self.stopping.load(Ordering::Relaxed) {
+            queue = self.changed.wait_timeout(queue, POLL).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        loop {
+            if self.stopping.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(waiting) = queue.waiting.pop_front() {
+                queue.working = 1;
+                return Some(waiting);
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn set(&self, id: SessionId, client: PublicKey, state: ProofState) {
+        self.lock().states.insert(id, (client, state));
+    }
+
+    fn put_back(&self, waiting: Waiting) {
+        let mut queue = self.lock();
+        queue.waiting.push_back(waiting);
+        queue.working = 0;
+    }
+
+    fn end(&self, waiting: Waiting, state: ProofState, seconds: f64) {
+        let mut queue = self.lock();
+        match state {
+            ProofState::Failed => queue.done.failed += 1,
+            _ => queue.done.proved += 1,
+        }
+        queue.done.seconds += seconds;
+        queue.over.push_back(waiting.id);
+        if queue.over.len() > REMEMBERED {
+            let oldest = queue.over.pop_front();
+            oldest.map(|session| queue.states.remove(&session));
+        }
+        queue.states.insert(waiting.id, (waiting.client, state));
+        queue.working = 0;
+        self.changed.notify_all();
+    }
 }

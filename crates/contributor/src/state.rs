@@ -99,7 +99,7 @@ impl State {
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         check_is_folder(folder)?;
         let key = SecretKey::load(&folder.join(KEY))?;
-        let (path, manifest) = (folder.join(MANIFEST), Self::manifest_of(folder)?);
+        let (path, (manifest, openings)) = (folder.join(MANIFEST), Self::adapter_of(folder)?);
         if *manifest.manifest().contributor() != key.public() {
             bail!(
                 "{} is of {}, but {KEY} is the key of {}: these files are of two different states",
@@ -108,6 +108,12 @@ impl State {
                 key.public()
             );
         }
+        Ok(Self { key, manifest, openings })
+    }
+
+    /// The adapter of a state folder: its manifest and what opens its commitments. Needs no private key.
+    pub fn adapter_of(folder: &Path) -> anyhow::Result<(SignedManifest, Vec<Opening>)> {
+        let manifest = Self::manifest_of(folder)?;
         let path = folder.join(OPENINGS);
         let bytes = Zeroizing::new(secret_file::read(&path, MAX_OPENINGS_BYTES)?);
         let openings = decode(&bytes, manifest.manifest()).with_context(|| path.display().to_string())?;
@@ -120,7 +126,7 @@ impl State {
                 );
             }
         }
-        Ok(Self { key, manifest, openings })
+        Ok((manifest, openings))
     }
 
     /// The manifest of a state folder. Reads nothing secret.

@@ -18,14 +18,14 @@ use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
 use zklora_proto::{AdapterId, PublicKey, SessionId, Signature};
 
 /// The layout of the tables. Another number in a file means another version of this program.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE session (
     id BLOB PRIMARY KEY,
     client BLOB NOT NULL,
     started INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('open', 'signed', 'finished', 'proved', 'failed', 'abandoned')),
+    state TEXT NOT NULL CHECK (state IN ('open', 'signed', 'finished', 'proving', 'proved', 'failed', 'abandoned')),
     receipt BLOB,
     by_contributor TEXT,
     by_client TEXT,
@@ -77,6 +77,8 @@ pub enum Stage {
     Signed,
     /// Both have; it is to be proved.
     Finished,
+    /// Its job folder has all that proving takes, in place of this file.
+    Proving,
     /// The bundle is written.
     Proved,
     /// Proving failed.
@@ -86,16 +88,18 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Open, "open"),
         (Self::Signed, "signed"),
         (Self::Finished, "finished"),
+        (Self::Proving, "proving"),
         (Self::Proved, "proved"),
         (Self::Failed, "failed"),
         (Self::Abandoned, "abandoned"),
     ];
 
-    fn name(self) -> &'static str {
+    /// The stage in a word.
+    pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(stage, _)| *stage == self).map_or("open", |(_, name)| name)
     }
 
@@ -308,7 +312,12 @@ impl Store {
         Ok(())
     }
 
-    /// The bundle is in its place: what it was made of is no longer needed.
+    /// The job folder is in its place: it has the calls now.
+    pub fn proving(&self, id: SessionId) -> anyhow::Result<()> {
+        self.close(id, Stage::Proving, None)
+    }
+
+    /// The bundle is in its place.
     pub fn proved(&self, id: SessionId, bundle_bytes: u64) -> anyhow::Result<()> {
         self.close(id, Stage::Proved, Some(bundle_bytes))
     }
@@ -370,31 +379,36 @@ impl Store {
         Ok(sessions)
     }
 
-    /// The calls of a session, in their order.
-    pub fn calls(&self, session: SessionId) -> anyhow::Result<Vec<StoredCall>> {
-        let db = self.db();
-        let mut query = db.prepare_cached(
-            "SELECT number, modules, rows, activations FROM call WHERE session = ? ORDER BY number",
+    /// Visits the calls of a session, in their order. Others may use the store in between.
+    pub fn calls(
+        &self,
+        session: SessionId,
+        mut visit: impl FnMut(StoredCall) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let count: i64 = self.db().query_row(
+            "SELECT count(*) FROM call WHERE session = ?",
+            [session.as_bytes()],
+            |row| row.get(0),
         )?;
-        let mut found = query.query([session.as_bytes()])?;
-        let mut calls = Vec::new();
-        while let Some(row) = found.next()? {
-            let number: i64 = row.get(0)?;
-            anyhow::ensure!(
-                number == calls.len() as i64,
-                "session {session}: call {} is missing",
-                calls.len()
-            );
-            let (modules, activations): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(3)?);
-            let modules = modules.chunks_exact(4);
-            calls.push(StoredCall {
-                modules: modules.map(|m| u32::from_le_bytes([m[0], m[1], m[2], m[3]]) as usize).collect(),
-                rows: row.get::<_, i64>(2)? as usize,
-                activations: activations_from_bytes(&activations, activations.len() / 2)
-                    .with_context(|| format!("session {session}: call {number} is damaged"))?,
-            });
+        for number in 0..count {
+            let call = self.call(session, number)?;
+            visit(call.with_context(|| format!("session {session}: call {number} is missing or damaged"))?)?;
         }
-        Ok(calls)
+        Ok(())
+    }
+
+    fn call(&self, session: SessionId, number: i64) -> anyhow::Result<Option<StoredCall>> {
+        let db = self.db();
+        let mut query = db
+            .prepare_cached("SELECT modules, rows, activations FROM call WHERE session = ? AND number = ?")?;
+        let mut found = query.query(params![session.as_bytes(), number])?;
+        let Some(row) = found.next()? else { return Ok(None) };
+        let (modules, activations): (Vec<u8>, Vec<u8>) = (row.get(0)?, row.get(2)?);
+        let modules = modules.chunks_exact(4);
+        let modules = modules.map(|m| u32::from_le_bytes([m[0], m[1], m[2], m[3]]) as usize).collect();
+        let rows = row.get::<_, i64>(1)? as usize;
+        let activations = activations_from_bytes(&activations, activations.len() / 2);
+        Ok(activations.map(|activations| StoredCall { modules, rows, activations }))
     }
 
     /// What the ledger knows of a module.
@@ -454,12 +468,20 @@ mod tests {
         let exposed = Exposed { module: 3, first: 0, rows: vec![&[1, -2]], reserve: Some(5) };
         store().record(id, 1, (&[3], 1, &[1, -2]), &[exposed]).unwrap();
 
-        let calls = store().calls(id).unwrap();
+        let calls = || {
+            let mut calls = Vec::new();
+            let visited = store().calls(id, |call| {
+                calls.push(call);
+                Ok(())
+            });
+            visited.unwrap();
+            calls
+        };
         assert_eq!(
-            calls[0],
+            calls()[0],
             StoredCall { modules: vec![3, 1], rows: 2, activations: vec![1, -2, 3, -32767] }
         );
-        assert_eq!(calls.len(), 2);
+        assert_eq!(calls().len(), 2);
         let exposure = StoredExposure { rows: vec![vec![1, -2]], reserved: 5, lost: 0 };
         assert_eq!(store().exposure(3).unwrap(), exposure);
         assert_eq!(store().exposure(1).unwrap(), StoredExposure::default());
@@ -472,11 +494,12 @@ mod tests {
         assert_eq!((session.stage, session.client, session.started), (Stage::Finished, key.public(), 99));
         assert_eq!(session.receipt.as_deref(), Some(&b"receipt"[..]));
         assert_eq!((session.by_contributor, session.by_client), (Some(signature), Some(signature)));
+        store().proving(id).unwrap();
+        assert_eq!(calls(), [], "the job folder has them");
         store().proved(id, 1234).unwrap();
         let session = store().session(id).unwrap().unwrap();
         assert_eq!((session.stage, session.bundle_bytes), (Stage::Proved, Some(1234)));
         // The transcript is in the bundle now; the ledger keeps its rows.
-        assert_eq!(store().calls(id).unwrap(), []);
         assert_eq!(store().exposure(3).unwrap(), exposure);
     }
 

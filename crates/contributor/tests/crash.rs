@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Cursor};
+use std::io::Cursor;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
+use common::daemon::{Daemon, bundle_at};
 use common::fixtures;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -20,41 +21,11 @@ use zklora_proto::bundle::Bundle;
 use zklora_proto::identity::Purpose;
 use zklora_proto::message::{Nonce, Request, Response};
 use zklora_proto::packing::{activations_to_bytes, unpack_deltas};
-use zklora_proto::{Address, Call, Delta, PROTOCOL_VERSION, SecretKey, SessionId, TranscriptHasher};
+use zklora_proto::{Call, Delta, PROTOCOL_VERSION, SecretKey, SessionId, TranscriptHasher};
 
 const MODULE: usize = 0;
 /// Random rows span no more than this, so that the budget does not end the test.
 const DIMENSIONS: usize = 60;
-
-/// The daemon, as a process of its own.
-struct Daemon {
-    process: Child,
-    address: Address,
-}
-
-impl Daemon {
-    fn start(folder: &Path) -> Self {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"))
-            .args(["serve", "--json", "--listen", "127.0.0.1:0", "--exposure-budget", "1"])
-            .arg("--state")
-            .arg(folder.join("state"))
-            .arg("--out-dir")
-            .arg(folder.join("out"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap();
-        Self { process, address: said["address"].as_str().unwrap().parse().unwrap() }
-    }
-
-    fn kill(mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
 
 /// A client that remembers what it was answered, and comes back.
 struct Client<'a> {
@@ -163,7 +134,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
         (0..width).map(|i| if i < DIMENSIONS { rng.random_range(-9999..9999) } else { 0 }).collect()
     };
 
-    let mut daemon = Daemon::start(folder);
+    let mut daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
     let mut client = Client::open(&runtime, &state, &daemon);
     for round in 0..5 {
         // A killer with a clock of its own, while calls go on.
@@ -184,7 +155,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
         assert!(counted(folder) >= answered.min(DIMENSIONS as u64), "round {round}: {answered} answered");
 
         // The client comes back with the question that was not answered, which may have been recorded; and with it once more.
-        daemon = Daemon::start(folder);
+        daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
         let connection = client.connect(&daemon);
         assert!(client.next(&connection, &question), "round {round}");
         let again = client.forward(&connection, answered, &question).unwrap();
@@ -201,7 +172,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
     let (response, receipt) = client.ask(&connection, &request, &[]).unwrap();
     assert!(matches!(response, Response::Receipt { .. }), "{response:?}");
     daemon.kill();
-    daemon = Daemon::start(folder);
+    daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
     let connection = client.connect(&daemon);
     let signature = client.key.sign(Purpose::ReceiptClient, &receipt);
     let request = Request::Countersign { session: client.id, signature };
@@ -210,15 +181,9 @@ fn killed_at_any_moment_it_forgets_nothing() {
     daemon.kill();
 
     // Nobody asks; the bundle comes, and holds.
-    daemon = Daemon::start(folder);
+    daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
     let path = folder.join("out").join(format!("{}.pf", client.id));
-    for _ in 0..1200 {
-        if path.exists() {
-            break;
-        }
-        sleep(Duration::from_millis(50));
-    }
-    let bytes = std::fs::read(&path).expect("the bundle of the finished session");
+    let bytes = bundle_at(&path);
     let mut bundle = Bundle::from_reader(Cursor::new(bytes)).unwrap();
     assert_eq!(bundle.receipt().receipt().calls, client.transcript.calls());
     verify_session(&mut bundle, &Circuits::default()).unwrap();

@@ -49,8 +49,8 @@ fn proofs_side_by_side_stay_within_the_estimate() {
     let planner = Planner { max_bits: 10, ..Planner::new(Security::Standard) };
     let planned = planner.plan(world.manifest().manifest(), &[2; 4]).unwrap();
     assert_eq!(planned.batches.len(), 4);
-    let at_once = planner.at_once(&planned, &planned.batches);
-    let estimate = planner.side_by_side(&planned, &planned.batches[..at_once]);
+    let at_once = planner.at_once(&planned.circuits, &planned.batches);
+    let estimate = planner.side_by_side(&planned.circuits, &planned.batches[..at_once]);
     let peak = peaks_of("proofs_side_by_side_stay_within_the_estimate")[0];
     println!("{at_once} side by side: estimated {} MiB, measured {} MiB", estimate >> 20, peak >> 20);
     assert!(peak <= estimate, "{estimate}, measured {peak}");

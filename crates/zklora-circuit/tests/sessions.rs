@@ -1,13 +1,15 @@
 //! Real proofs of whole sessions, through the bundle and back.
 
 use std::io::Cursor;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
 
 use proptest::prelude::*;
 use zklora_circuit::circuit::{BatchCircuit, rows};
 use zklora_circuit::plan::{Planner, degree_bits, plan};
 use zklora_circuit::security::Security;
-use zklora_circuit::session::{Circuits, VerifySessionError, prove_session, verify_session};
-use zklora_proto::bundle::Bundle;
+use zklora_circuit::session::{Circuits, SessionProver, VerifySessionError, prove_session, verify_session};
+use zklora_proto::bundle::{Bundle, BundleParts, write_unproved};
 use zklora_testing::{PROOFS, World, rng, shape};
 
 fn verify(bytes: &[u8]) -> Result<usize, VerifySessionError> {
@@ -100,13 +102,66 @@ fn sessions_of_many_batches_are_proved_side_by_side() {
                     openings,
                     &Planner { max_bits: 10, ..Planner::new(Security::Standard) },
                     circuits,
-                    &|_, _| {},
                 )
                 .unwrap();
                 assert!(plan.batches.len() > 2 && proofs.len() == plan.batches.len());
             });
         }
     });
+}
+
+#[test]
+fn batches_proved_by_processes_that_share_the_plan_alone_make_one_bundle() {
+    let shapes: Vec<_> = (0..5).map(|m| shape(900, 8, 800 - 50 * m)).collect();
+    let world = World::new(&shapes, 1);
+    let calls = [world.call(2, &[0, 1, 2, 3, 4], &mut rng(1))];
+    let receipt = world.sign(&world.receipt(&calls));
+    let planner = Planner { max_bits: 10, threads: 2, ..Planner::new(Security::Standard) };
+    let plan = planner.plan(world.manifest().manifest(), &receipt.receipt().rows).unwrap().plan;
+    let folder = tempfile::tempdir().unwrap();
+    let (unproved, proved) = (folder.path().join("unproved"), folder.path().join("proved"));
+    let (manifest, receipt) = (world.manifest(), &receipt);
+    let parts = BundleParts { manifest, receipt, calls: &calls, plan: &plan, proofs: &[] };
+    write_unproved(&unproved, &parts).unwrap();
+    let error = verify(&std::fs::read(&unproved).unwrap()).unwrap_err();
+    assert!(matches!(error, VerifySessionError::Proof { batch: 0, .. }), "{error}");
+
+    // Each opens the file anew. The first is stopped after its first proof, and stops at the end of what it had begun; the
+    // others prove what is left, in another order, with another idea of parameters.
+    let proofs = Mutex::new(vec![Vec::new(); plan.batches.len()]);
+    let prove = |security, batches: &[usize], go_on: ControlFlow<()>| {
+        let mut bundle = Bundle::open(&unproved).unwrap();
+        let (manifest, receipt, plan) =
+            (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
+        let planner = Planner { threads: 1, ..Planner::new(security) };
+        let prover = SessionProver::new(&manifest, &receipt, &plan, world.openings(), &planner, |visit| {
+            bundle.calls(|call| visit(&call))
+        });
+        let ended = prover.unwrap().prove(batches, &Circuits::default(), &|batch, proof| {
+            proofs.lock().unwrap()[batch] = proof;
+            go_on
+        });
+        assert_eq!(ended.unwrap(), go_on);
+        (0..plan.batches.len()).filter(|&batch| proofs.lock().unwrap()[batch].is_empty()).collect::<Vec<_>>()
+    };
+    let all: Vec<usize> = (0..plan.batches.len()).collect();
+    let missing = prove(Security::Standard, &all, ControlFlow::Break(()));
+    assert_eq!(missing, all[1..]);
+    let missing = prove(Security::Compact, &missing[..1], ControlFlow::Continue(()));
+    assert_eq!(missing, all[2..]);
+    let backwards: Vec<usize> = missing.into_iter().rev().collect();
+    assert_eq!(prove(Security::Standard, &backwards, ControlFlow::Continue(())), [0; 0]);
+
+    let mut bundle = Bundle::open(&unproved).unwrap();
+    bundle.write_with_proofs(&proved, proofs.lock().unwrap().as_slice()).unwrap();
+    assert_eq!(verify(&std::fs::read(&proved).unwrap()).unwrap(), plan.batches.len());
+    // A damaged transcript is not handed on.
+    let mut bytes = std::fs::read(&unproved).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let mut damaged = Bundle::from_reader(Cursor::new(bytes)).unwrap();
+    let error = damaged.write_with_proofs(&proved, &[]).unwrap_err();
+    assert_eq!(error.to_string(), "the transcript does not have its digest");
+    assert!(verify(&std::fs::read(&proved).unwrap()).is_ok());
 }
 
 #[test]
@@ -146,7 +201,6 @@ fn proving_does_not_depend_on_the_number_of_rows() {
             world.openings(),
             &Planner::new(Security::Standard),
             &circuits,
-            &|_, _| {},
         )
         .unwrap();
         println!("{rows} rows of 2 modules: proved in {:?}", started.elapsed());

@@ -4,7 +4,7 @@
 mod escape;
 
 use std::io::IsTerminal;
-use std::process::ExitCode;
+use std::process::{ExitCode, Termination};
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -45,10 +45,10 @@ impl Logging {
 }
 
 /// Starts logging, runs a command and turns its error into a line on stderr and exit code 1.
-pub fn run(logging: &Logging, command: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
+pub fn run<T: Termination>(logging: &Logging, command: impl FnOnce() -> anyhow::Result<T>) -> ExitCode {
     logging.init();
     match command() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(value) => value.report(),
         Err(error) => {
             eprintln!("error: {}", Escaped(&format!("{error:#}")));
             ExitCode::FAILURE

@@ -192,7 +192,6 @@ impl World {
             &self.openings,
             &Planner { max_bits: self.max_bits, ..Planner::new(self.security) },
             &CIRCUITS,
-            &|_, _| {},
         )
     }
 

@@ -3,11 +3,14 @@
 pub mod exposure;
 pub mod init;
 pub mod plan;
+pub mod prove;
 pub mod serve;
 
 use std::num::NonZero;
 
+use anyhow::Context;
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_contributor::memory::MemoryLimit;
@@ -43,5 +46,27 @@ fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("expected a number from 0 to 1".into()),
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on these signals do not end the process. Needs a runtime.
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Completes at the next of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -6,8 +6,9 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use tracing::info;
+use zklora_contributor::delta::Engines;
 use zklora_contributor::exposure::DEFAULT_SHARE;
-use zklora_contributor::prover::Prover;
+use zklora_contributor::prover::{Place, Prover, ProverConfig};
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
@@ -15,9 +16,10 @@ use zklora_contributor::store::{self, STORE, Store};
 use zklora_net::Listener;
 use zklora_proto::Address;
 
-use super::{Proving, share};
+use super::{Proving, StopSignals, share};
 
-/// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM), then finishes its proofs.
+/// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM). What is not proved by then is proved after the
+/// next start.
 #[derive(Args)]
 #[command(
     after_help = "Example: zklora-contributor serve --state a-state --listen 127.0.0.1:30000 --out-dir a-out"
@@ -34,6 +36,10 @@ pub struct Serve {
     out_dir: PathBuf,
     #[command(flatten)]
     proving: Proving,
+    /// Do not prove here: leave each finished session as a folder in the state's `jobs`, for `prove` to work on, and make the bundle
+    /// when all its proofs are there.
+    #[arg(long)]
+    prove_elsewhere: bool,
     /// Linearly independent rows that each module may answer, to all clients together, as a share of its d_in. All of them
     /// would give the adapter away.
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
@@ -49,15 +55,23 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
 }
 
 async fn run_async(args: &Serve) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen()?;
     let planner = args.proving.planner()?;
     let state = Arc::new(State::open(&args.state)?);
     let listener = Listener::bind(&state.key, args.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
     let _lock = store::lock(&args.state)?;
     let store = Arc::new(Store::open(&args.state.join(STORE), state.manifest.adapter_id())?);
-    let prover = Prover::start(state.clone(), args.out_dir.clone(), planner, store.clone())?;
+    let engines = Arc::new(Engines::new(state.manifest.clone(), &state.openings)?);
+    let config = ProverConfig {
+        folder: args.state.clone(),
+        out_dir: args.out_dir.clone(),
+        planner,
+        place: if args.prove_elsewhere { Place::Elsewhere } else { Place::Here },
+    };
+    let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config)?;
     let share = args.exposure_budget;
-    let service = Arc::new(Service::new(state.clone(), Limits::default(), store, share, prover)?);
+    let service = Arc::new(Service::new(state.clone(), engines, Limits::default(), store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
     if args.json {
         println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
@@ -66,12 +80,12 @@ async fn run_async(args: &Serve) -> anyhow::Result<()> {
     }
     info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
 
-    serve(&listener, service.clone(), shutdown()).await;
+    serve(&listener, service.clone(), signals.next()).await;
+    info!("stopping: the proofs under way are finished; those not begun are made after the next start");
     service.close()?;
-    info!("stopping: finishing the proofs of finished sessions; stop again to give them up");
     tokio::select! {
-        drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs")?,
-        () = shutdown() => anyhow::bail!("stopped before all finished sessions were proved"),
+        stopped = tokio::task::spawn_blocking(move || service.stop_proving()) => stopped.context("stopping the prover")?,
+        () = signals.next() => anyhow::bail!("stopped again before the proofs under way were finished; they are made anew"),
     }
     Ok(())
 }
@@ -81,17 +95,5 @@ fn host_of(address: SocketAddr) -> String {
     match address {
         SocketAddr::V4(v4) => v4.ip().to_string(),
         SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
-    }
-}
-
-/// Completes at the next Ctrl-C or SIGTERM.
-async fn shutdown() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }

@@ -18,11 +18,11 @@ use zklora_proto::{
     SignedReceipt, TranscriptDigest,
 };
 
-use self::session::{Entry, Session, Stage};
+use self::session::{Entry, Question, Session, Stage};
 use crate::budget::{Budget, Reservation};
-use crate::delta::{DeltaEngine, DeltaError};
+use crate::delta::{DeltaError, Engines};
 use crate::exposure::{Ledger, Refused, boot_id};
-use crate::prover::{Job, Prover};
+use crate::prover::Prover;
 use crate::state::{State, unix_time};
 use crate::store::{self, Store, StoredSession};
 
@@ -33,10 +33,12 @@ pub struct Limits {
     pub sessions_per_client: usize,
     /// Open sessions of all clients.
     pub sessions: usize,
-    /// Memory for the transcript of one session, in bytes.
+    /// Size of the transcript of one session, in bytes: of its activations and deltas. Whoever proves it holds it in memory once.
     pub session_bytes: usize,
-    /// Memory for the transcripts of all sessions, those that wait for their proof included, in bytes.
+    /// Size of the transcripts of all sessions, those that wait for their proof included, in bytes. They are on the disk.
     pub total_bytes: usize,
+    /// Sessions that may wait for their proofs before no other is opened.
+    pub queue: usize,
     /// A session without a request for this long is forgotten.
     pub idle: Duration,
 }
@@ -48,6 +50,7 @@ impl Default for Limits {
             sessions: 256,
             session_bytes: 2 << 30,
             total_bytes: 8 << 30,
+            queue: 256,
             idle: Duration::from_secs(600),
         }
     }
@@ -70,7 +73,7 @@ fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> 
 pub struct Service {
     state: Arc<State>,
     adapter: AdapterId,
-    engines: Vec<DeltaEngine>,
+    engines: Arc<Engines>,
     limits: Limits,
     sessions: Mutex<HashMap<SessionId, Entry>>,
     budget: Arc<Budget>,
@@ -85,6 +88,7 @@ impl Service {
     /// their clients.
     pub fn new(
         state: Arc<State>,
+        engines: Arc<Engines>,
         limits: Limits,
         store: Arc<Store>,
         share: f64,
@@ -92,7 +96,7 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let service = Self {
             adapter: state.manifest.adapter_id(),
-            engines: state.openings.iter().map(DeltaEngine::new).collect::<Result<_, _>>()?,
+            engines,
             ledger: Ledger::open(&store, state.manifest.manifest(), share, &boot_id())
                 .context("opening the exposure ledger")?,
             state,
@@ -102,26 +106,20 @@ impl Service {
             store,
             prover,
         };
-        for stored in service.store.sessions_at(store::Stage::Finished)? {
-            let id = stored.id;
-            match service
-                .restore(stored)
-                .and_then(|(session, receipt)| Ok((session, receipt.context("the receipt is missing")?)))
-            {
-                Ok((session, receipt)) => {
-                    info!(session = %id, "taken up again: finished, to be proved");
-                    let Session { calls, memory, .. } = session;
-                    service.prover.submit(Job { receipt, calls, memory });
-                }
-                // It stays finished: what stands in its way, such as a lack of memory, may be gone at the next start.
-                Err(error) => error!(session = %id, "not taken up again until the next start: {error:#}"),
+        for stage in [store::Stage::Finished, store::Stage::Proving] {
+            for stored in service.store.sessions_at(stage)? {
+                info!(session = %stored.id, "taken up again: finished, to be proved");
+                let receipt = stored.receipt.as_deref().map(Receipt::from_bytes).transpose()?;
+                let mut journal = Reservation::none(service.budget.clone());
+                journal.note(receipt.map_or(0, |receipt| service.transcript_bytes(&receipt.rows)));
+                service.prover.submit(stored.id, stored.client, journal);
             }
         }
         for stage in [store::Stage::Open, store::Stage::Signed] {
             for stored in service.store.sessions_at(stage)? {
                 let (id, client) = (stored.id, stored.client);
                 match service.restore(stored) {
-                    Ok((session, _)) => {
+                    Ok(session) => {
                         info!(session = %id, calls = session.hasher.calls(), "taken up again: waits for its client");
                         let session = Arc::new(Mutex::new(session));
                         service.lock().insert(id, Entry { client, session });
@@ -136,29 +134,30 @@ impl Service {
         Ok(service)
     }
 
-    /// A session as it was, with its deltas computed again, and its receipt if both have signed it.
-    fn restore(&self, stored: StoredSession) -> anyhow::Result<(Session, Option<SignedReceipt>)> {
-        let manifest = self.state.manifest.manifest();
-        let mut session = Session::new(stored.started, manifest.modules().len(), self.budget.clone());
-        for call in self.store.calls(stored.id)? {
-            let shape = CallShape::new(manifest, call.rows, call.modules)?;
-            let call = Call {
-                rows: call.rows,
-                deltas: self.deltas(&shape, &call.activations)?,
-                activations: call.activations,
-            };
-            anyhow::ensure!(session.memory.grow(bytes_of(&call)), "there is not memory for all sessions");
+    /// A session as it was: its deltas are computed and hashed again.
+    fn restore(&self, stored: StoredSession) -> anyhow::Result<Session> {
+        let modules = self.state.manifest.manifest().modules().len();
+        let mut session = Session::new(stored.started, modules, self.budget.clone());
+        self.store.calls(stored.id, |call| {
+            let call = self.engines.call(call)?;
+            let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
+            session.last = Some(Question::new(&modules, &call.activations));
+            session.journal.note(bytes_of(&call));
             anyhow::ensure!(session.hasher.add(&call), "the session has too many calls");
-            session.calls.push(call);
+            Ok(())
+        })?;
+        if let (Some(receipt), Some(signature)) = (stored.receipt, stored.by_contributor) {
+            session.stage = Stage::Signed { receipt, signature };
         }
-        let mut receipt = None;
-        if let (Some(bytes), Some(signature)) = (stored.receipt, stored.by_contributor) {
-            if let Some(by_client) = stored.by_client {
-                receipt = Some(SignedReceipt::parse(bytes.clone(), signature, by_client)?);
-            }
-            session.stage = Stage::Signed { receipt: bytes, signature };
-        }
-        Ok((session, receipt))
+        Ok(session)
+    }
+
+    /// Size of the transcript of a session with these rows of each module.
+    fn transcript_bytes(&self, rows: &[u64]) -> usize {
+        let modules = self.state.manifest.manifest().modules().iter().zip(rows);
+        modules
+            .map(|(module, &rows)| rows as usize * (2 * module.shape().d_in() + 8 * module.shape().d_out()))
+            .sum()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Entry>> {
@@ -210,6 +209,11 @@ impl Service {
     /// Waits until every finished session has been proved.
     pub fn drain(&self) {
         self.prover.drain();
+    }
+
+    /// Stops proving at the end of the batches that are being proved, and waits for it.
+    pub fn stop_proving(&self) {
+        self.prover.stop();
     }
 
     fn hello(
@@ -271,6 +275,13 @@ impl Service {
         if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
         }
+        let waiting = self.prover.snapshot().waiting;
+        if waiting >= self.limits.queue {
+            return refuse(
+                ErrorCode::Limit,
+                format!("{waiting} finished sessions wait for their proofs, as many as may; try again later"),
+            );
+        }
         let session = Session::new(unix_time(), modules, self.budget.clone());
         self.store.begin(id, client, session.started).map_err(|e| not_recorded(id, &e))?;
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
@@ -317,22 +328,25 @@ impl Service {
         let activations = activations_from_bytes(payload, entries).ok_or_else(|| {
             bad(format!("expected {entries} activations as int16 above -2^15, found {} bytes", payload.len()))
         })?;
+        let question = Question::new(shape.modules(), &activations);
+        let failed = |error: DeltaError| {
+            error!("delta: {error}");
+            Refusal {
+                code: ErrorCode::Internal,
+                message: "the contributor could not compute the delta".into(),
+            }
+        };
         if again {
-            let last = session.calls.last().filter(|last| {
-                last.activations == activations
-                    && last.deltas.iter().map(|delta| delta.module).eq(shape.modules().iter().copied())
-            });
-            let Some(last) = last else {
+            if session.last.as_ref() != Some(&question) {
                 return refuse(ErrorCode::Session, format!("call {call} has been answered, and was another"));
-            };
-            let answer = packed(&last.deltas);
+            }
             session.last_used = Instant::now();
-            return Ok(answer);
+            return Ok(packed(&self.engines.deltas(&shape, &activations).map_err(failed)?));
         }
         let outputs: usize =
             shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
         let bytes = 2 * entries + 8 * outputs;
-        if session.memory.bytes() + bytes > self.limits.session_bytes {
+        if session.journal.bytes() + bytes > self.limits.session_bytes {
             return refuse(
                 ErrorCode::Limit,
                 format!(
@@ -341,19 +355,13 @@ impl Service {
                 ),
             );
         }
-        if !session.memory.grow(bytes) {
+        if !session.journal.grow(bytes) {
             return refuse(
                 ErrorCode::Limit,
                 "this contributor holds as many transcripts as it can; finish the session, or try again later",
             );
         }
-        let deltas = self.deltas(&shape, &activations).map_err(|e| {
-            error!(session = %id, "delta: {e}");
-            Refusal {
-                code: ErrorCode::Internal,
-                message: "the contributor could not compute the delta".into(),
-            }
-        })?;
+        let deltas = self.engines.deltas(&shape, &activations).map_err(failed)?;
         let answer = packed(&deltas);
         if answer.1.len() as u64 > MAX_PAYLOAD_BYTES {
             return refuse(ErrorCode::Limit, "the deltas of this call do not fit a message; send fewer rows");
@@ -371,15 +379,9 @@ impl Service {
         let call = Call { rows, activations, deltas };
         // Fewer calls than there may be: checked above.
         let _ = session.hasher.add(&call);
-        session.calls.push(call);
+        session.last = Some(question);
         session.last_used = Instant::now();
         Ok(answer)
-    }
-
-    /// The deltas of a call, module by module.
-    fn deltas(&self, shape: &CallShape, activations: &[i16]) -> Result<Vec<Delta>, DeltaError> {
-        let of = |&module: &usize| Ok(Delta { module, values: self.engines[module].delta(activations)? });
-        shape.modules().iter().map(of).collect()
     }
 
     fn finish(
@@ -438,9 +440,11 @@ impl Service {
         id: SessionId,
         by_client: Signature,
     ) -> Result<(Response, Vec<u8>), Refusal> {
-        if self.prover.status(&id).is_some() {
-            // Asked again: it has been accepted.
-            return self.status(client, id).map(|_| (Response::Accepted, vec![]));
+        // Asked again: it has been accepted.
+        if let Ok((Response::Status { state }, _)) = self.status(client, id)
+            && state != ProofState::Open
+        {
+            return Ok((Response::Accepted, vec![]));
         }
         let session = self.session(client, id)?;
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -452,9 +456,8 @@ impl Service {
         self.store.finish(id, &by_client).map_err(|e| not_recorded(id, &e))?;
         info!(session = %id, calls = receipt.receipt().calls, "receipt signed by both");
         session.stage = Stage::Done;
-        let calls = std::mem::take(&mut session.calls);
-        let memory = std::mem::replace(&mut session.memory, Reservation::none(self.budget.clone()));
-        self.prover.submit(Job { receipt, calls, memory });
+        let journal = std::mem::replace(&mut session.journal, Reservation::none(self.budget.clone()));
+        self.prover.submit(id, client, journal);
         Ok((Response::Accepted, vec![]))
     }
 
@@ -477,6 +480,7 @@ impl Service {
         match session.stage {
             store::Stage::Proved => Some(ProofState::Proved { bytes: session.bundle_bytes? }),
             store::Stage::Failed => Some(ProofState::Failed),
+            store::Stage::Finished | store::Stage::Proving => Some(ProofState::Queued),
             _ => None,
         }
     }

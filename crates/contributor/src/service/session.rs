@@ -1,9 +1,10 @@
-//! What is kept in memory of a session.
+//! What is kept in memory of a session: its calls are in the store.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use zklora_proto::{Call, PublicKey, Signature, TranscriptHasher};
+use zklora_proto::packing::activations_to_bytes;
+use zklora_proto::{PublicKey, Signature, TranscriptHasher};
 
 use crate::budget::{Budget, Reservation};
 
@@ -18,9 +19,16 @@ pub(super) struct Session {
     pub(super) started: u64,
     pub(super) last_used: Instant,
     pub(super) hasher: TranscriptHasher,
-    pub(super) calls: Vec<Call>,
-    pub(super) memory: Reservation,
+    pub(super) last: Option<Question>,
+    pub(super) journal: Reservation,
     pub(super) stage: Stage,
+}
+
+/// What was asked in a call.
+#[derive(PartialEq, Eq)]
+pub(super) struct Question {
+    modules: Vec<usize>,
+    activations: blake3::Hash,
 }
 
 pub(super) enum Stage {
@@ -38,9 +46,19 @@ impl Session {
             started,
             last_used: Instant::now(),
             hasher: TranscriptHasher::new(modules),
-            calls: Vec::new(),
-            memory: Reservation::none(budget),
+            last: None,
+            journal: Reservation::none(budget),
             stage: Stage::Open,
         }
+    }
+}
+
+impl Question {
+    pub(super) fn new(modules: &[usize], activations: &[i16]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for chunk in activations.chunks(4096) {
+            hasher.update(&activations_to_bytes(chunk));
+        }
+        Self { modules: modules.to_vec(), activations: hasher.finalize() }
     }
 }

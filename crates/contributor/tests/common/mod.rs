@@ -1,6 +1,8 @@
 //! A contributor in this process, serving the fixture adapter on loopback.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod daemon;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +11,8 @@ use tokio::runtime::Runtime;
 use zklora_base_user::session::{Session, SessionError};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
-use zklora_contributor::prover::Prover;
+use zklora_contributor::delta::Engines;
+use zklora_contributor::prover::{Place, Prover, ProverConfig};
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
@@ -42,14 +45,15 @@ impl World {
         let state = Arc::new(State::create(&folder.path().join("state"), &base, &lora).unwrap());
         let path = folder.path().join("state").join(STORE);
         let store = Arc::new(Store::open(&path, state.manifest.adapter_id()).unwrap());
-        let prover = Prover::start(
-            state.clone(),
-            folder.path().join("out"),
-            Planner::new(Security::Standard),
-            store.clone(),
-        )
-        .unwrap();
-        let service = Arc::new(Service::new(state.clone(), limits, store, share, prover).unwrap());
+        let engines = Arc::new(Engines::new(state.manifest.clone(), &state.openings).unwrap());
+        let config = ProverConfig {
+            folder: folder.path().join("state"),
+            out_dir: folder.path().join("out"),
+            planner: Planner::new(Security::Standard),
+            place: Place::Here,
+        };
+        let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config).unwrap();
+        let service = Arc::new(Service::new(state.clone(), engines, limits, store, share, prover).unwrap());
         let runtime = Runtime::new().unwrap();
         let listener = {
             let _guard = runtime.enter();

@@ -222,18 +222,26 @@ impl Planner {
         let mut planned = Planned { way: *way, cost: *cost, ..Planned::empty(self.security) };
         planned.plan.batches = piles.deal(packing);
         planned.tried = tried.iter().map(|(way, cost, _)| (*way, *cost)).collect();
-        for batch in &planned.plan.batches {
-            let shapes: Vec<_> = batch.iter().map(|&module| modules[module].1).collect();
+        let shapes: Vec<ModuleShape> = modules.iter().map(|(_, shape)| *shape).collect();
+        (planned.batches, planned.circuits) = self.lay_out(&shapes, &planned.plan);
+        Ok(planned)
+    }
+
+    /// The batches of a plan of modules of these shapes, and their circuits.
+    pub fn lay_out(&self, shapes: &[ModuleShape], plan: &Plan) -> (Vec<Batch>, Vec<Circuit>) {
+        let (mut batches, mut circuits) = (Vec::new(), Vec::<Circuit>::new());
+        for batch in &plan.batches {
+            let shapes: Vec<_> = batch.iter().map(|&module| shapes[module]).collect();
             // Batches of equal circuits follow one another.
-            if planned.circuits.last().is_none_or(|last| last.shapes != shapes) {
+            if circuits.last().is_none_or(|last| last.shapes != shapes) {
                 let rows = circuit::rows(self.security, &shapes);
                 let degree_bits = degree_bits(self.security, &shapes);
                 let footprint = self.footprint(degree_bits);
-                planned.circuits.push(Circuit { shapes, rows, degree_bits, footprint });
+                circuits.push(Circuit { shapes, rows, degree_bits, footprint });
             }
-            planned.batches.push(Batch { modules: batch.clone(), circuit: planned.circuits.len() - 1 });
+            batches.push(Batch { modules: batch.clone(), circuit: circuits.len() - 1 });
         }
-        Ok(planned)
+        (batches, circuits)
     }
 
     /// What proving a batch in a circuit of `2^bits` rows takes.
@@ -243,20 +251,20 @@ impl Planner {
 
     /// How many of these batches, from the first on, are proved side by side: as many as fit into the memory, and at most one for
     /// each thread; at least one.
-    pub fn at_once(&self, planned: &Planned, batches: &[Batch]) -> usize {
-        let fits = |count: &usize| self.side_by_side(planned, &batches[..*count]) <= self.memory;
+    pub fn at_once(&self, circuits: &[Circuit], batches: &[Batch]) -> usize {
+        let fits = |count: &usize| self.side_by_side(circuits, &batches[..*count]) <= self.memory;
         (2..=batches.len().min(self.threads)).take_while(fits).last().unwrap_or(1)
     }
 
     /// What it takes to have the circuits of these batches built, one after another, and then to prove all of them side by side.
-    pub fn side_by_side(&self, planned: &Planned, batches: &[Batch]) -> usize {
-        let mut circuits: Vec<usize> = batches.iter().map(|batch| batch.circuit).collect();
-        circuits.dedup();
-        let footprint = |circuit: usize| planned.circuits[circuit].footprint;
-        let kept: usize = circuits.iter().map(|&circuit| footprint(circuit).kept).sum();
+    pub fn side_by_side(&self, circuits: &[Circuit], batches: &[Batch]) -> usize {
+        let mut used: Vec<usize> = batches.iter().map(|batch| batch.circuit).collect();
+        used.dedup();
+        let footprint = |circuit: usize| circuits[circuit].footprint;
+        let kept: usize = used.iter().map(|&circuit| footprint(circuit).kept).sum();
         let proving: usize = batches.iter().map(|batch| footprint(batch.circuit).proving).sum();
         let building =
-            circuits.iter().map(|&circuit| kept - footprint(circuit).kept + footprint(circuit).building);
+            used.iter().map(|&circuit| kept - footprint(circuit).kept + footprint(circuit).building);
         Footprint::PROCESS + building.max().unwrap_or(0).max(kept + proving)
     }
 

@@ -90,8 +90,8 @@ proptest! {
 
         let mut rest = &planned.batches[..];
         while !rest.is_empty() {
-            let (group, after) = rest.split_at(planner.at_once(&planned, rest));
-            prop_assert!(group.len() == 1 || planner.side_by_side(&planned, group) <= memory);
+            let (group, after) = rest.split_at(planner.at_once(&planned.circuits, rest));
+            prop_assert!(group.len() == 1 || planner.side_by_side(&planned.circuits, group) <= memory);
             rest = after;
         }
     }
@@ -150,7 +150,7 @@ fn less_memory_means_smaller_circuits_and_at_last_a_refusal_that_says_why() {
     for bits in 12..16 {
         let planned = plan_all(&at(bits), &shapes);
         assert!(planned.circuits.iter().all(|circuit| circuit.degree_bits <= bits));
-        assert_eq!(at(bits).at_once(&planned, &planned.batches[..1]), 1);
+        assert_eq!(at(bits).at_once(&planned.circuits, &planned.batches[..1]), 1);
     }
     let error = at(11).plan(&manifest(&shapes), &[1; 12]).unwrap_err();
     assert!(matches!(error, PlanError::Memory { bits: 12, .. }), "{error}");
@@ -164,9 +164,10 @@ fn with_more_memory_more_batches_run_side_by_side() {
     let unlimited = Planner { threads: 8, ..planner(12) };
     let planned = plan_all(&unlimited, &shapes);
     assert_eq!(planned.batches.len(), 8);
-    assert_eq!(unlimited.at_once(&planned, &planned.batches), 8);
-    let three = Planner { memory: unlimited.side_by_side(&planned, &planned.batches[..3]), ..unlimited };
-    assert_eq!(three.at_once(&planned, &planned.batches), 3);
+    assert_eq!(unlimited.at_once(&planned.circuits, &planned.batches), 8);
+    let three =
+        Planner { memory: unlimited.side_by_side(&planned.circuits, &planned.batches[..3]), ..unlimited };
+    assert_eq!(three.at_once(&planned.circuits, &planned.batches), 3);
 }
 
 #[test]

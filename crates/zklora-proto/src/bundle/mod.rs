@@ -9,7 +9,7 @@ mod transcript;
 mod write;
 
 pub use read::Bundle;
-pub use write::{BundleParts, write};
+pub use write::{BundleParts, write, write_unproved};
 
 use serde::{Deserialize, Serialize};
 

@@ -15,13 +15,13 @@ use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt};
 /// An open bundle whose header, manifest and receipt have been checked. Transcript and proofs are read when asked for.
 #[derive(Debug)]
 pub struct Bundle<R> {
-    reader: R,
+    pub(super) reader: R,
     /// Where the first blob begins.
-    start: u64,
-    blobs: Vec<Blob>,
-    plan: Plan,
-    manifest: SignedManifest,
-    receipt: SignedReceipt,
+    pub(super) start: u64,
+    pub(super) blobs: Vec<Blob>,
+    pub(super) plan: Plan,
+    pub(super) manifest: SignedManifest,
+    pub(super) receipt: SignedReceipt,
 }
 
 impl Bundle<BufReader<File>> {
@@ -191,9 +191,10 @@ impl<R: Read + Seek> FixedBlobs<'_, R> {
     }
 }
 
-struct HashingReader<R> {
-    inner: R,
-    hasher: blake3::Hasher,
+/// Hashes what is read through it.
+pub(super) struct HashingReader<R> {
+    pub(super) inner: R,
+    pub(super) hasher: blake3::Hasher,
 }
 
 impl<R: Read> Read for HashingReader<R> {

@@ -1,0 +1,183 @@
+//! Proving is stopped, killed, shared out and taken up again, and makes the same bundle.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Cursor};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::daemon::{Daemon, bundle_at, terminate, wait_for};
+use common::fixtures;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use zklora_base_user::session::Session;
+use zklora_circuit::session::{Circuits, verify_session};
+use zklora_contributor::state::State;
+use zklora_proto::bundle::Bundle;
+use zklora_proto::{SecretKey, SessionId};
+
+/// With this, the fixture adapter takes two proofs, one after the other.
+const MEMORY: [&str; 2] = ["--memory", "130MiB"];
+
+struct World {
+    folder: TempDir,
+    state: State,
+    runtime: Runtime,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
+        let state = State::create(&folder.path().join("state"), &base, &lora).unwrap();
+        Self { folder, state, runtime: Runtime::new().unwrap() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn job(&self, session: SessionId) -> PathBuf {
+        self.path().join("state/jobs").join(session.to_string())
+    }
+
+    fn bundle(&self, session: SessionId) -> PathBuf {
+        self.path().join("out").join(format!("{session}.pf"))
+    }
+
+    /// A session that calls every module and that both sign.
+    fn finished_session(&self, daemon: &Daemon) -> SessionId {
+        let manifest = self.state.manifest.manifest();
+        let session = Session::open(
+            self.runtime.handle().clone(),
+            SecretKey::generate(),
+            &daemon.address,
+            self.state.manifest.adapter_id(),
+            *manifest.base_model(),
+        )
+        .unwrap();
+        for (index, module) in manifest.modules().iter().enumerate() {
+            session.forward(&[index], &vec![7; module.shape().d_in()]).unwrap();
+        }
+        session.finish().unwrap();
+        session.id()
+    }
+
+    fn prove(&self, session: SessionId, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_zklora-contributor"))
+            .args(["prove", "--json", "--state"])
+            .arg(self.path().join("state"))
+            .args(["--session", &session.to_string()])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+}
+
+/// What a `prove` that succeeds says.
+fn said(process: Child) -> Value {
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The proofs of a bundle that verifies.
+fn proofs(bytes: Vec<u8>) -> Vec<Vec<u8>> {
+    let mut bundle = Bundle::from_reader(Cursor::new(bytes)).unwrap();
+    let batches = verify_session(&mut bundle, &Circuits::default()).unwrap().batches.len();
+    (0..batches).map(|batch| bundle.proof(batch).unwrap()).collect()
+}
+
+/// A proof as it is kept in a job folder, after its digest.
+fn kept(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap().split_off(32)
+}
+
+#[test]
+fn killed_or_stopped_it_goes_on_with_the_batches_that_are_left() {
+    let world = World::new();
+    let daemon = Daemon::start(world.path(), &MEMORY);
+    let session = world.finished_session(&daemon);
+    let first = world.job(session).join("proof.0");
+    let first = wait_for("the first proof", || first.exists().then(|| kept(&first)));
+    daemon.kill();
+    let daemon = Daemon::start(world.path(), &MEMORY);
+    let proofs_of_first = proofs(bundle_at(&world.bundle(session)));
+    assert_eq!((proofs_of_first.len(), &proofs_of_first[0]), (2, &first));
+    wait_for("the job folder's end", || (!world.job(session).exists()).then_some(()));
+
+    let session = world.finished_session(&daemon);
+    assert!(daemon.terminate().success());
+    let _daemon = Daemon::start(world.path(), &MEMORY);
+    assert_eq!(proofs(bundle_at(&world.bundle(session))).len(), 2);
+}
+
+#[test]
+fn shards_on_machines_without_the_key_make_one_bundle_that_the_daemon_writes() {
+    let world = World::new();
+    let daemon = Daemon::start(world.path(), &[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let session = world.finished_session(&daemon);
+    wait_for("the job folder", || world.job(session).exists().then_some(()));
+    // The daemon has its key in memory.
+    fs::remove_file(world.path().join("state/identity.key")).unwrap();
+    let shards = ["0/2", "1/2"].map(|shard| world.prove(session, &["--shard", shard, "--memory", "1GiB"]));
+    for shard in shards {
+        let said = said(shard);
+        assert_eq!(
+            (&said["proved"], &said["shard_batches"], &said["batches"]),
+            (&1.into(), &1.into(), &2.into())
+        );
+    }
+    assert_eq!(proofs(bundle_at(&world.bundle(session))).len(), 2);
+    drop(daemon);
+}
+
+#[test]
+fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
+    let world = World::new();
+    let daemon = Daemon::start(world.path(), &[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let session = world.finished_session(&daemon);
+    // Killed before or after it has made the job folder: `prove` makes it if need be.
+    daemon.kill();
+    let out = world.path().join("by-hand");
+    let arguments = [&MEMORY[..], &["--out-dir", out.to_str().unwrap()]].concat();
+
+    let mut stopped = world.prove(session, &arguments);
+    let mut log = BufReader::new(stopped.stderr.take().unwrap()).lines();
+    while !log.next().expect("a line before the end").unwrap().contains("are to be proved") {}
+    terminate(&stopped);
+    for line in log {
+        line.unwrap();
+    }
+    let stopped = stopped.wait_with_output().unwrap();
+    let batches = serde_json::from_slice::<Value>(&stopped.stdout).unwrap();
+    assert_eq!(stopped.status.code(), Some(3));
+    assert_eq!(
+        (&batches["proved"], &batches["left"], &batches["bundle"]),
+        (&1.into(), &1.into(), &Value::Null)
+    );
+
+    let path = world.job(session).join("proof.0");
+    let first = kept(&path);
+    said(world.prove(session, &arguments));
+    let bundle = out.join(format!("{session}.pf"));
+    let made = proofs(fs::read(&bundle).unwrap());
+    assert_eq!(made[0], first, "what was proved is not proved again");
+
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let again = said(world.prove(session, &arguments));
+    assert_eq!(again["proved"], 1);
+    let again = proofs(fs::read(&bundle).unwrap());
+    assert_eq!(again[1], made[1]);
+    assert_ne!(again[0], first);
+
+    // The daemon finds all proofs in the folder, and is done.
+    let _daemon = Daemon::start(world.path(), &["--prove-elsewhere"]);
+    assert_eq!(proofs(bundle_at(&world.bundle(session))), again);
+}

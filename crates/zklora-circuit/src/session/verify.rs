@@ -1,0 +1,154 @@
+//! From a bundle to a verdict.
+
+use std::io::{Read, Seek};
+use std::time::{Duration, Instant};
+
+use zklora_proto::ModuleShape;
+use zklora_proto::bundle::{Bundle, BundleError};
+
+use super::circuits::Circuits;
+use super::{circuit_ids, fold, shapes};
+use crate::challenge::Challenges;
+use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
+use crate::fold::Fold;
+use crate::security::{Security, Soundness, UnknownSecurity};
+use crate::verify::{VerifyError, verify};
+
+/// What a valid bundle shows.
+#[derive(Debug, Clone)]
+pub struct VerifiedSession {
+    /// The parameter set of its proofs.
+    pub security: Security,
+    /// The challenges under which it holds.
+    pub challenges: Challenges,
+    /// The folded transcript of every module, in the manifest's order; empty for modules without rows.
+    pub folds: Vec<Fold>,
+    /// Each proof.
+    pub batches: Vec<VerifiedBatch>,
+    /// Reading, hashing and folding the transcript.
+    pub fold_time: Duration,
+}
+
+/// One valid proof.
+#[derive(Debug, Clone)]
+pub struct VerifiedBatch {
+    /// The modules it covers, by index in the manifest.
+    pub modules: Vec<usize>,
+    /// Logarithm of the circuit's rows.
+    pub degree_bits: usize,
+    /// Size of the proof.
+    pub proof_bytes: usize,
+    /// What the proof is worth.
+    pub soundness: Soundness,
+    /// Building the circuit, nothing if it was there already.
+    pub build_time: Duration,
+    /// Checking the proof.
+    pub verify_time: Duration,
+}
+
+/// Why a bundle was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifySessionError {
+    /// The file is no valid bundle.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// A session without rows.
+    #[error("the session has no rows, so that nothing is proved")]
+    Empty,
+    /// Proofs of parameters that this verifier does not know.
+    #[error(transparent)]
+    Security(#[from] UnknownSecurity),
+    /// The transcript is not the one that both parties signed for.
+    #[error("the transcript is not the one of the receipt: {what} is {found}, the receipt says {signed}")]
+    Transcript {
+        /// What differs.
+        what: &'static str,
+        /// In the transcript.
+        found: String,
+        /// In the receipt.
+        signed: String,
+    },
+    /// A circuit that is not built.
+    #[error("proof {batch}: {error}")]
+    Circuit {
+        /// Which proof.
+        batch: usize,
+        /// Why not.
+        error: CircuitError,
+    },
+    /// A proof that does not hold.
+    #[error("proof {batch} (of {modules}): {error}")]
+    Proof {
+        /// Which proof.
+        batch: usize,
+        /// The names of its modules.
+        modules: String,
+        /// Why not.
+        error: VerifyError,
+    },
+}
+
+/// Verifies a bundle: that its transcript is the signed one and that its proofs show every delta of it.
+///
+/// Nothing that checks comes from the bundle: circuits are built from the shapes of the signed manifest, challenges and
+/// public inputs are computed here. Whether the manifest is the right one is for the caller to say, who knows the pinned id.
+pub fn verify_session<R: Read + Seek>(
+    bundle: &mut Bundle<R>,
+    circuits: &Circuits<BatchVerifier>,
+) -> Result<VerifiedSession, VerifySessionError> {
+    verify_session_with(bundle, circuits, BatchVerifier::build)
+}
+
+/// The same, where what `circuits` does not have comes from `build`. That has to give what [`BatchVerifier::build`] gives,
+/// and may be quicker about it.
+pub fn verify_session_with<R: Read + Seek>(
+    bundle: &mut Bundle<R>,
+    circuits: &Circuits<BatchVerifier>,
+    build: impl Fn(Security, &[ModuleShape]) -> Result<BatchVerifier, CircuitError>,
+) -> Result<VerifiedSession, VerifySessionError> {
+    let security: Security = bundle.plan().security.parse()?;
+    let (manifest, receipt, plan) =
+        (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
+    let entries = manifest.manifest().modules();
+    // Before anything is folded or built: is every circuit one that may be built?
+    for (batch, modules) in plan.batches.iter().enumerate() {
+        BatchCircuit::check_size(security, &shapes(manifest.manifest(), modules))
+            .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+    }
+    if plan.batches.is_empty() {
+        return Err(VerifySessionError::Empty);
+    }
+    let ids = circuit_ids(manifest.manifest(), &plan, security);
+    let challenges = Challenges::derive(&receipt, &plan, &ids);
+    let started = Instant::now();
+    let (folds, ()) =
+        fold(manifest.manifest(), &receipt, challenges, |visit| bundle.calls(|call| visit(&call)))?;
+    let fold_time = started.elapsed();
+
+    let mut batches = Vec::with_capacity(plan.batches.len());
+    for (batch, modules) in plan.batches.iter().enumerate() {
+        let started = Instant::now();
+        let verifier = circuits
+            .get(security, &shapes(manifest.manifest(), modules), &build)
+            .map_err(|error| VerifySessionError::Circuit { batch, error })?;
+        let build_time = started.elapsed();
+        let proof = bundle.proof(batch)?;
+        let rows: Vec<u64> = modules.iter().map(|&m| receipt.receipt().rows[m]).collect();
+        let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
+        let started = Instant::now();
+        verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {
+            batch,
+            modules: modules.iter().map(|&m| entries[m].name()).collect::<Vec<_>>().join(", "),
+            error,
+        })?;
+        batches.push(VerifiedBatch {
+            modules: modules.clone(),
+            degree_bits: verifier.degree_bits(),
+            proof_bytes: proof.len(),
+            soundness: verifier.soundness(&rows),
+            build_time,
+            verify_time: started.elapsed(),
+        });
+    }
+    Ok(VerifiedSession { security, challenges, folds, batches, fold_time })
+}
