@@ -23,8 +23,13 @@ adapter=$(awk '$1 == "adapter" { print $2 }' $OUT/init.txt)
 contributor=$(awk '$1 == "contributor" { print $2 }' $OUT/init.txt)
 
 echo
-echo "== The contributor serves"
-$bin/zklora-contributor serve --state $OUT/a-state --listen 127.0.0.1:0 --out-dir $OUT/a-out \
+echo "== The base-model user has a key, and gives it to the contributor"
+client=$($bin/zklora-base-user identity --identity $OUT/b.key)
+echo "$client"
+
+echo
+echo "== The contributor serves whoever has it"
+$bin/zklora-contributor serve --state $OUT/a-state --listen 127.0.0.1:0 --out-dir $OUT/a-out --allow "$client" \
     >$OUT/address.txt 2>$OUT/contributor.log &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT

@@ -29,6 +29,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Loss(Loss),
+    Identity(Identity),
 }
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends the session with a receipt that
@@ -64,10 +65,23 @@ struct Loss {
     json: bool,
 }
 
+/// Prints your public key, by which a contributor knows you; makes the identity if there is none.
+#[derive(Args)]
+#[command(after_help = "Example: zklora-base-user identity")]
+struct Identity {
+    /// Your identity key; made if there is none.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
+    identity: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Loss(args) => loss(&args),
+        Command::Identity(args) => {
+            println!("{}", load_identity(args.identity)?.public());
+            Ok(())
+        }
     })
 }
 

@@ -51,7 +51,7 @@ fn serve_says_what_is_wrong() {
     let world = World::new();
     let serve = |state: &str, listen: &str| -> Command {
         let mut command = program("zklora-contributor");
-        command.args(["serve", "--listen", listen, "--state"]).arg(world.path(state));
+        command.args(["serve", "--open", "--listen", listen, "--state"]).arg(world.path(state));
         command.arg("--out-dir").arg(world.path("out"));
         command
     };
@@ -64,7 +64,7 @@ fn serve_says_what_is_wrong() {
 
     fs::write(world.path("file"), "").unwrap();
     let mut command = program("zklora-contributor");
-    command.args(["serve", "--listen", "127.0.0.1:0", "--state"]).arg(world.path("state"));
+    command.args(["serve", "--open", "--listen", "127.0.0.1:0", "--state"]).arg(world.path("state"));
     command.arg("--out-dir").arg(world.path("file/out"));
     says(&failure(&mut command), &["making", "file/out"]);
 

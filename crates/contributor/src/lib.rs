@@ -1,15 +1,19 @@
 //! The contributor's side: the owner of a private LoRA adapter, who serves its deltas and proves them.
 //!
 //! [`state`] makes and opens the state folder (key, manifest, secret openings) from an adapter that [`quantise`] turned into
-//! integers; [`delta`] multiplies in libtorch; [`service`] answers requests and keeps sessions; [`server`] puts it on QUIC;
+//! integers; [`delta`] multiplies in libtorch; [`service`] answers requests and keeps sessions; [`server`] puts it on QUIC,
+//! for the clients that [`access`] lets in and within the [`limits`] that [`clients`] have;
 //! [`prover`] proves finished sessions, one after another, within a limit of [`memory`], and writes their bundles; a [`job`] is
 //! such a session as a folder, on which other machines may work, too; [`explain`] says how modules are grouped into proofs. [`exposure`] counts what answers give away, in the [`store`].
 
+pub mod access;
 pub mod budget;
+pub mod clients;
 pub mod delta;
 pub mod explain;
 pub mod exposure;
 pub mod job;
+pub mod limits;
 pub mod memory;
 pub mod prover;
 pub mod quantise;

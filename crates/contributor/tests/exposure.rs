@@ -6,7 +6,7 @@ use common::World;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_base_user::session::{Session, SessionError};
-use zklora_contributor::service::Limits;
+use zklora_contributor::limits::Limits;
 use zklora_proto::SecretKey;
 use zklora_proto::message::ErrorCode;
 

@@ -3,11 +3,12 @@
 mod common;
 
 use common::World;
-use zklora_contributor::service::Limits;
+use common::bare::{ask, error, hello, open, still_serves};
+use zklora_contributor::limits::Limits;
 use zklora_net::{Connection, read_frame};
 use zklora_proto::identity::Purpose;
-use zklora_proto::message::{ErrorCode, Nonce, Request, Response};
-use zklora_proto::{PROTOCOL_VERSION, SecretKey, SessionId, TranscriptDigest};
+use zklora_proto::message::{ErrorCode, Request, Response};
+use zklora_proto::{SecretKey, SessionId, TranscriptDigest};
 
 /// Sends raw bytes on a stream of their own and gives the answer.
 fn raw(world: &World, connection: &Connection, bytes: &[u8]) -> (ErrorCode, String) {
@@ -17,53 +18,6 @@ fn raw(world: &World, connection: &Connection, bytes: &[u8]) -> (ErrorCode, Stri
         let _ = send.finish();
         error(read_frame(&mut receive, 1 << 20).await.unwrap().0)
     })
-}
-
-fn ask(world: &World, connection: &Connection, request: &Request, payload: &[u8]) -> Response {
-    world.runtime.block_on(connection.request(request, payload)).unwrap().0
-}
-
-fn error(response: Response) -> (ErrorCode, String) {
-    match response {
-        Response::Error { code, message } => (code, message),
-        other => panic!("{other:?} is no refusal"),
-    }
-}
-
-fn hello(world: &World) -> Request {
-    Request::Hello {
-        version: PROTOCOL_VERSION,
-        adapter: world.state.manifest.adapter_id(),
-        base_model: *world.state.manifest.manifest().base_model(),
-        nonce: Nonce::random(),
-    }
-}
-
-/// A session on a bare connection.
-fn open(world: &World, key: &SecretKey) -> (Connection, SessionId) {
-    let connection = world.connect(key);
-    let request = hello(world);
-    let Request::Hello { nonce: mine, .. } = &request else { unreachable!() };
-    let mine = *mine;
-    let Response::Welcome { nonce, .. } = ask(world, &connection, &request, &[]) else {
-        panic!("no welcome")
-    };
-    let adapter = world.state.manifest.adapter_id();
-    let id = SessionId::derive(
-        mine.as_bytes(),
-        nonce.as_bytes(),
-        &key.public(),
-        &world.state.key.public(),
-        &adapter,
-    );
-    (connection, id)
-}
-
-/// A client that keeps to the protocol is served, whatever others did before.
-fn still_serves(world: &World) {
-    let session = world.session(SecretKey::generate()).unwrap();
-    session.forward(&[0], &vec![1; world.d_in(0)]).unwrap();
-    session.finish().unwrap();
 }
 
 #[test]
@@ -247,29 +201,4 @@ fn a_countersignature_of_another_key_starts_no_proof() {
     assert_eq!(ask(&world, &connection, &sign(&owner, Purpose::ReceiptClient), &[]), Response::Accepted);
     world.service.drain();
     assert_eq!(world.bundles().len(), 1);
-}
-
-#[test]
-fn limits_hold() {
-    let limits = Limits { sessions_per_client: 2, session_bytes: 10_000, ..Limits::default() };
-    let world = World::new(limits);
-    let key = SecretKey::generate();
-    let (connection, session) = open(&world, &key);
-    let _second = open(&world, &key);
-    let (code, _) = error(ask(&world, &connection, &hello(&world), &[]));
-    assert_eq!(code, ErrorCode::Limit);
-    // Another client is not concerned.
-    still_serves(&world);
-
-    let row = vec![0; 2 * world.d_in(0)];
-    let mut call = 0;
-    let refusal = loop {
-        let request = Request::Forward { session, call, rows: 1, modules: vec![0] };
-        match ask(&world, &connection, &request, &row) {
-            Response::Deltas { .. } => call += 1,
-            other => break error(other),
-        }
-    };
-    assert_eq!(refusal.0, ErrorCode::Limit);
-    assert!(call >= 1);
 }

@@ -96,7 +96,8 @@ fn an_adapter_that_does_not_fit_is_refused_before_it_is_served() {
     let folder = tempfile::tempdir().unwrap();
     let state = state(folder.path());
     let out = folder.path().join("out");
-    let serve = ["serve", "--state", &state, "--listen", "127.0.0.1:0", "--out-dir", out.to_str().unwrap()];
+    let serve =
+        ["serve", "--open", "--state", &state, "--listen", "127.0.0.1:0", "--out-dir", out.to_str().unwrap()];
     for output in [
         contributor(&[&serve[..], &["--memory", "20MiB"]].concat()),
         contributor(&["plan", "--state", &state, "--memory", "20MiB"]),

@@ -8,7 +8,7 @@ use common::World;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_circuit::session::{Circuits, verify_session};
-use zklora_contributor::service::Limits;
+use zklora_contributor::limits::Limits;
 use zklora_proto::SecretKey;
 use zklora_proto::bundle::Bundle;
 

@@ -118,6 +118,11 @@ impl Listener {
         self.endpoint.accept().await.map(Incoming)
     }
 
+    /// Refuses new connections from now on. Those that are open go on.
+    pub fn refuse_all(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
     /// Refuses new connections, closes those that are open and waits until the peers have been told.
     pub async fn close(&self) {
         self.endpoint.close(VarInt::from_u32(0), b"the contributor is shutting down");
@@ -130,6 +135,22 @@ impl Listener {
 pub struct Incoming(quinn::Incoming);
 
 impl Incoming {
+    /// Turns the peer away.
+    pub fn refuse(self) {
+        self.0.refuse();
+    }
+
+    /// The attempt, if its packets are known to come from where they say. If they have to be and are not, the peer is asked to try
+    /// again with a token, which costs this end no memory.
+    pub fn validated(self, must_be: bool) -> Option<Self> {
+        if must_be && !self.0.remote_address_validated() {
+            // It cannot have been asked before: its address would be validated.
+            let _ = self.0.retry();
+            return None;
+        }
+        Some(self)
+    }
+
     /// Completes the handshake.
     pub async fn accept(self) -> Result<Connection, ConnectionError> {
         let address = self.0.remote_address();
@@ -224,9 +245,16 @@ impl Connection {
                 Err(error) => Err(written.err().unwrap_or(error)),
             }
         };
-        tokio::time::timeout(REQUEST_TIMEOUT, exchange)
+        let answer = tokio::time::timeout(REQUEST_TIMEOUT, exchange)
             .await
-            .unwrap_or(Err(FrameError::NoAnswer(REQUEST_TIMEOUT)))
+            .unwrap_or(Err(FrameError::NoAnswer(REQUEST_TIMEOUT)));
+        // If the peer has said why there is no answer, that is what matters.
+        match (answer, self.inner.close_reason()) {
+            (Err(_), Some(ConnectionError::ApplicationClosed(close))) => {
+                Err(FrameError::Closed(String::from_utf8_lossy(&close.reason).into_owned()))
+            }
+            (answer, _) => answer,
+        }
     }
 
     /// Opens the streams of a request.
@@ -237,6 +265,11 @@ impl Connection {
     /// The next request's streams, from the peer that dialled; an error once the connection is closed.
     pub async fn accept(&self) -> Result<(quinn::SendStream, quinn::RecvStream), ConnectionError> {
         self.inner.accept_bi().await
+    }
+
+    /// Closes the connection, unless it is closed, and tells the peer why.
+    pub async fn close_because(&self, reason: &str) {
+        self.inner.close(VarInt::from_u32(1), reason.as_bytes());
     }
 
     /// Closes the connection and tells the peer.

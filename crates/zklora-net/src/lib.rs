@@ -10,5 +10,5 @@ pub mod endpoint;
 pub mod frame;
 mod tls;
 
-pub use endpoint::{Connection, DialError, ListenError, Listener};
+pub use endpoint::{Connection, DialError, Incoming, ListenError, Listener};
 pub use frame::{FrameError, read_frame, read_header, read_payload, write_frame};

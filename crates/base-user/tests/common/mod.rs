@@ -58,7 +58,7 @@ impl World {
     pub fn serve(&self) -> Server {
         let log = std::fs::File::create(self.path("contributor.log")).unwrap();
         let mut child = program("zklora-contributor")
-            .args(["serve", "--listen", "127.0.0.1:0", "--exposure-budget", "1", "--state"])
+            .args(["serve", "--open", "--listen", "127.0.0.1:0", "--exposure-budget", "1", "--state"])
             .arg(self.path("state"))
             .arg("--out-dir")
             .arg(self.path("out"))

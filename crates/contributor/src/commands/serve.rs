@@ -6,15 +6,17 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use tracing::info;
+use zklora_contributor::access::Access;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::exposure::DEFAULT_SHARE;
+use zklora_contributor::limits::Limits;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
-use zklora_contributor::server::serve;
-use zklora_contributor::service::{Limits, Service};
+use zklora_contributor::server::Server;
+use zklora_contributor::service::Service;
 use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Store};
 use zklora_net::Listener;
-use zklora_proto::Address;
+use zklora_proto::{Address, PublicKey};
 
 use super::{Proving, StopSignals, share};
 
@@ -44,6 +46,15 @@ pub struct Serve {
     /// would give the adapter away.
     #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
     exposure_budget: f64,
+    /// A client to be served: its key, as `zklora-base-user identity` prints it. May be given several times.
+    #[arg(long, value_name = "KEY", conflicts_with = "open")]
+    allow: Vec<PublicKey>,
+    /// Clients to be served, one a line: the key, then a name or a note. Read again at SIGHUP.
+    #[arg(long, value_name = "FILE", conflicts_with = "open")]
+    allow_file: Option<PathBuf>,
+    /// Serve everybody.
+    #[arg(long)]
+    open: bool,
     /// Print the address as JSON.
     #[arg(long)]
     json: bool,
@@ -72,6 +83,10 @@ async fn run_async(args: &Serve) -> anyhow::Result<()> {
     let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config)?;
     let share = args.exposure_budget;
     let service = Arc::new(Service::new(state.clone(), engines, Limits::default(), store, share, prover)?);
+    let access = Arc::new(match args.open {
+        true => Access::open(),
+        false => Access::list(args.allow.clone(), args.allow_file.clone())?,
+    });
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
     if args.json {
         println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
@@ -80,7 +95,7 @@ async fn run_async(args: &Serve) -> anyhow::Result<()> {
     }
     info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
 
-    serve(&listener, service.clone(), signals.next()).await;
+    Server::new(service.clone(), access).serve(&listener, signals.next()).await;
     info!("stopping: the proofs under way are finished; those not begun are made after the next start");
     service.close()?;
     tokio::select! {

@@ -3,8 +3,8 @@
 mod session;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use anyhow::Context;
 use tracing::{error, info, warn};
@@ -22,39 +22,10 @@ use self::session::{Entry, Question, Session, Stage};
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaError, Engines};
 use crate::exposure::{Ledger, Refused, boot_id};
+use crate::limits::Limits;
 use crate::prover::Prover;
 use crate::state::{State, unix_time};
 use crate::store::{self, Store, StoredSession};
-
-/// What a contributor allows its clients.
-#[derive(Debug, Clone)]
-pub struct Limits {
-    /// Open sessions of one client.
-    pub sessions_per_client: usize,
-    /// Open sessions of all clients.
-    pub sessions: usize,
-    /// Size of the transcript of one session, in bytes: of its activations and deltas. Whoever proves it holds it in memory once.
-    pub session_bytes: usize,
-    /// Size of the transcripts of all sessions, those that wait for their proof included, in bytes. They are on the disk.
-    pub total_bytes: usize,
-    /// Sessions that may wait for their proofs before no other is opened.
-    pub queue: usize,
-    /// A session without a request for this long is forgotten.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            sessions_per_client: 16,
-            sessions: 256,
-            session_bytes: 2 << 30,
-            total_bytes: 8 << 30,
-            queue: 256,
-            idle: Duration::from_secs(600),
-        }
-    }
-}
 
 /// A request that was not granted, as the client is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,8 +36,19 @@ pub struct Refusal {
     pub message: String,
 }
 
-fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+pub(crate) fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { code, message: message.into() })
+}
+
+/// What a request takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Rows, each module's counted by itself.
+    pub rows: u64,
+    /// Bytes of its payload.
+    pub payload: u64,
+    /// Bytes of memory until it is answered.
+    pub memory: usize,
 }
 
 /// Serves one adapter.
@@ -76,7 +58,8 @@ pub struct Service {
     engines: Arc<Engines>,
     limits: Limits,
     sessions: Mutex<HashMap<SessionId, Entry>>,
-    budget: Arc<Budget>,
+    journals: Arc<Budget>,
+    journals_of: Mutex<HashMap<PublicKey, Weak<Budget>>>,
     store: Arc<Store>,
     ledger: Ledger,
     prover: Prover,
@@ -100,7 +83,8 @@ impl Service {
             ledger: Ledger::open(&store, state.manifest.manifest(), share, &boot_id())
                 .context("opening the exposure ledger")?,
             state,
-            budget: Budget::new(limits.total_bytes),
+            journals: Budget::new(limits.total_bytes),
+            journals_of: Mutex::default(),
             limits,
             sessions: Mutex::default(),
             store,
@@ -110,7 +94,7 @@ impl Service {
             for stored in service.store.sessions_at(stage)? {
                 info!(session = %stored.id, "taken up again: finished, to be proved");
                 let receipt = stored.receipt.as_deref().map(Receipt::from_bytes).transpose()?;
-                let mut journal = Reservation::none(service.budget.clone());
+                let mut journal = service.journal(stored.client);
                 journal.note(receipt.map_or(0, |receipt| service.transcript_bytes(&receipt.rows)));
                 service.prover.submit(stored.id, stored.client, journal);
             }
@@ -137,7 +121,7 @@ impl Service {
     /// A session as it was: its deltas are computed and hashed again.
     fn restore(&self, stored: StoredSession) -> anyhow::Result<Session> {
         let modules = self.state.manifest.manifest().modules().len();
-        let mut session = Session::new(stored.started, modules, self.budget.clone());
+        let mut session = Session::new(stored.started, modules, self.journal(stored.client));
         self.store.calls(stored.id, |call| {
             let call = self.engines.call(call)?;
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
@@ -160,7 +144,19 @@ impl Service {
             .sum()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Entry>> {
+    /// No bytes yet of what a client's transcripts may take.
+    fn journal(&self, client: PublicKey) -> Reservation {
+        let mut journals = self.journals_of.lock().unwrap_or_else(PoisonError::into_inner);
+        journals.retain(|_, budget| budget.strong_count() > 0);
+        let of_client = journals.get(&client).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let budget = Budget::new(self.limits.client_bytes);
+            journals.insert(client, Arc::downgrade(&budget));
+            budget
+        });
+        Reservation::none(vec![self.journals.clone(), of_client])
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Entry>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -169,17 +165,56 @@ impl Service {
         self.ledger.close(&self.store)
     }
 
-    /// Largest payload that any request may have: the activations of a call.
-    pub fn max_payload(&self) -> u64 {
-        let widest = self.state.manifest.manifest().modules().iter().map(|m| m.shape().d_in()).max();
-        (widest.unwrap_or(0) * 2 * self.max_rows()) as u64
+    /// What clients are allowed.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
-    /// Refuses a request for a session that is not the client's, before its payload is read.
-    pub fn admit(&self, client: PublicKey, request: &Request) -> Result<(), Refusal> {
-        match request {
-            Request::Forward { session, .. } => self.session(client, *session).map(drop),
-            _ => Ok(()),
+    /// Refuses a request that will not be answered whatever its payload is, before that is read; or says what it takes.
+    pub fn admit(&self, client: PublicKey, request: &Request) -> Result<Cost, Refusal> {
+        let Request::Forward { session, rows, modules, .. } = request else { return Ok(Cost::default()) };
+        self.session(client, *session)?;
+        let manifest = self.state.manifest.manifest();
+        let shape = CallShape::new(manifest, *rows, modules.clone())
+            .map_err(|e| Refusal { code: ErrorCode::BadRequest, message: e.to_string() })?;
+        if *rows > self.max_rows() {
+            return refuse(
+                ErrorCode::Limit,
+                format!("the call has {rows} rows, expected at most {}: split it", self.max_rows()),
+            );
+        }
+        let d_out = shape.modules().iter().map(|&module| manifest.modules()[module].shape().d_out()).sum();
+        Ok(Cost {
+            rows: (rows * shape.modules().len()) as u64,
+            payload: (2 * rows * shape.d_in()) as u64,
+            memory: rows * memory_of_row(shape.d_in(), d_out),
+        })
+    }
+
+    /// Gives up sessions whose client has been silent for too long, and those that have been open for too long.
+    pub fn sweep(&self) {
+        let mut given_up = Vec::new();
+        self.lock().retain(|id, entry| {
+            // A session that is locked is in use.
+            let Ok(session) = entry.session.try_lock() else { return true };
+            if matches!(session.stage, Stage::Done) {
+                return false;
+            }
+            let why = if session.last_used.elapsed() >= self.limits.idle {
+                "its client has been silent for too long"
+            } else if session.opened.elapsed() >= self.limits.age {
+                "it has been open for too long"
+            } else {
+                return true;
+            };
+            given_up.push((*id, why));
+            false
+        });
+        for (id, why) in given_up {
+            info!(session = %id, "abandoned: {why}");
+            if let Err(error) = self.store.abandon(id) {
+                error!(session = %id, "recording that it is abandoned: {error:#}");
+            }
         }
     }
 
@@ -252,27 +287,10 @@ impl Service {
             &self.adapter,
         );
         let modules = self.state.manifest.manifest().modules().len();
+        self.sweep();
         let mut sessions = self.lock();
-        let mut of_client = 0;
-        let mut abandoned = Vec::new();
-        sessions.retain(|id, entry| {
-            // A session that is locked is in use.
-            let keep = entry.session.try_lock().map_or(true, |session| {
-                let done = matches!(session.stage, Stage::Done);
-                let idle = session.last_used.elapsed() >= self.limits.idle;
-                if idle && !done {
-                    abandoned.push(*id);
-                }
-                !idle && !done
-            });
-            of_client += usize::from(keep && entry.client == client);
-            keep
-        });
-        for id in abandoned {
-            info!(session = %id, "abandoned: its client has been silent for too long");
-            self.store.abandon(id).map_err(|e| not_recorded(id, &e))?;
-        }
-        if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
+        let of_client = sessions.values().filter(|entry| entry.client == client).count();
+        if of_client >= self.limits.client_sessions || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
         }
         let waiting = self.prover.snapshot().waiting;
@@ -282,7 +300,7 @@ impl Service {
                 format!("{waiting} finished sessions wait for their proofs, as many as may; try again later"),
             );
         }
-        let session = Session::new(unix_time(), modules, self.budget.clone());
+        let session = Session::new(unix_time(), modules, self.journal(client));
         self.store.begin(id, client, session.started).map_err(|e| not_recorded(id, &e))?;
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
         info!(session = %id, %client, "session opened");
@@ -358,7 +376,7 @@ impl Service {
         if !session.journal.grow(bytes) {
             return refuse(
                 ErrorCode::Limit,
-                "this contributor holds as many transcripts as it can; finish the session, or try again later",
+                "you, or all clients together, have as many transcripts here as may wait for their proofs; try again later",
             );
         }
         let deltas = self.engines.deltas(&shape, &activations).map_err(failed)?;
@@ -456,7 +474,7 @@ impl Service {
         self.store.finish(id, &by_client).map_err(|e| not_recorded(id, &e))?;
         info!(session = %id, calls = receipt.receipt().calls, "receipt signed by both");
         session.stage = Stage::Done;
-        let journal = std::mem::replace(&mut session.journal, Reservation::none(self.budget.clone()));
+        let journal = std::mem::replace(&mut session.journal, Reservation::none(vec![]));
         self.prover.submit(id, client, journal);
         Ok((Response::Accepted, vec![]))
     }
@@ -492,8 +510,11 @@ impl Service {
         }
     }
 
+    /// Most rows of a call: of any one module they fit the memory that a client may take.
     fn max_rows(&self) -> usize {
-        MAX_CALL_ROWS.min(1 << 14)
+        let shapes = self.state.manifest.manifest().modules().iter().map(|module| module.shape());
+        let row = shapes.map(|shape| memory_of_row(shape.d_in(), shape.d_out())).max().unwrap_or(1);
+        (self.limits.client_memory.min(self.limits.memory) / row).clamp(1, MAX_CALL_ROWS.min(1 << 14))
     }
 }
 
@@ -504,6 +525,11 @@ fn unknown_session<T>() -> Result<T, Refusal> {
 fn not_recorded(id: SessionId, error: &anyhow::Error) -> Refusal {
     error!(session = %id, "recording: {error:#}");
     Refusal { code: ErrorCode::Internal, message: "the contributor could not record this; try again".into() }
+}
+
+/// Memory that a row takes while it is answered: as integers of 64 bits, and as they travel.
+fn memory_of_row(d_in: usize, d_out: usize) -> usize {
+    10 * d_in + 16 * d_out
 }
 
 /// The response that carries these deltas.

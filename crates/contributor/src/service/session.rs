@@ -6,7 +6,7 @@ use std::time::Instant;
 use zklora_proto::packing::activations_to_bytes;
 use zklora_proto::{PublicKey, Signature, TranscriptHasher};
 
-use crate::budget::{Budget, Reservation};
+use crate::budget::Reservation;
 
 /// A session and whose it is. The owner stands outside the lock, so that a session in use holds up nobody else.
 pub(super) struct Entry {
@@ -17,6 +17,7 @@ pub(super) struct Entry {
 /// A session until its receipt is signed by both.
 pub(super) struct Session {
     pub(super) started: u64,
+    pub(super) opened: Instant,
     pub(super) last_used: Instant,
     pub(super) hasher: TranscriptHasher,
     pub(super) last: Option<Question>,
@@ -41,13 +42,16 @@ pub(super) enum Stage {
 }
 
 impl Session {
-    pub(super) fn new(started: u64, modules: usize, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(started: u64, modules: usize, journal: Reservation) -> Self {
+        // Of a clock that nobody sets.
+        let now = Instant::now();
         Self {
             started,
-            last_used: Instant::now(),
+            opened: now,
+            last_used: now,
             hasher: TranscriptHasher::new(modules),
             last: None,
-            journal: Reservation::none(budget),
+            journal,
             stage: Stage::Open,
         }
     }

@@ -19,7 +19,7 @@ impl Daemon {
     /// Starts it, and waits until it listens.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
         let mut process = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"))
-            .args(["serve", "--json", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--open", "--json", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .arg("--state")
             .arg(folder.join("state"))

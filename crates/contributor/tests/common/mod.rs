@@ -1,6 +1,7 @@
 //! A contributor in this process, serving the fixture adapter on loopback.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod bare;
 pub mod daemon;
 
 use std::path::{Path, PathBuf};
@@ -11,10 +12,12 @@ use tokio::runtime::Runtime;
 use zklora_base_user::session::{Session, SessionError};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
+use zklora_contributor::access::Access;
 use zklora_contributor::delta::Engines;
+use zklora_contributor::limits::Limits;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
-use zklora_contributor::server::serve;
-use zklora_contributor::service::{Limits, Service};
+use zklora_contributor::server::Server;
+use zklora_contributor::service::Service;
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store};
 use zklora_net::{Connection, Listener};
@@ -30,6 +33,7 @@ pub struct World {
     pub folder: TempDir,
     pub state: Arc<State>,
     pub service: Arc<Service>,
+    pub access: Arc<Access>,
     pub address: Address,
 }
 
@@ -40,6 +44,10 @@ impl World {
     }
 
     pub fn with_budget(limits: Limits, share: f64) -> Self {
+        Self::with_access(limits, share, Access::open())
+    }
+
+    pub fn with_access(limits: Limits, share: f64, access: Access) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
         let state = Arc::new(State::create(&folder.path().join("state"), &base, &lora).unwrap());
@@ -64,9 +72,10 @@ impl World {
             host: "127.0.0.1".into(),
             port: listener.local_address().unwrap().port(),
         };
-        let served = service.clone();
-        runtime.spawn(async move { serve(&listener, served, std::future::pending()).await });
-        Self { runtime, folder, state, service, address }
+        let access = Arc::new(access);
+        let server = Server::new(service.clone(), access.clone());
+        runtime.spawn(async move { server.serve(&listener, std::future::pending()).await });
+        Self { runtime, folder, state, service, access, address }
     }
 
     /// A session of a client with this key.
