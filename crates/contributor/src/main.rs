@@ -4,7 +4,8 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zklora_cli::Logging;
 
@@ -27,15 +28,19 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A core file would hold the weights and the private key.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         eprintln!("warning: core files cannot be switched off: {error}");
     }
     zklora_cli::run(&cli.logging, || match cli.command {
-        Command::Init(args) => commands::init::run(&args),
-        Command::Plan(args) => commands::plan::run(&args),
-        Command::Exposure(args) => commands::exposure::run(&args),
-        Command::Serve(args) => commands::serve::run(&args),
+        Command::Init(args) => commands::init::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Plan(args) => commands::plan::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Exposure(args) => commands::exposure::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Serve(args) => {
+            let (_, matches) = matches.remove_subcommand().context("no command")?;
+            commands::serve::run(&args, &matches)
+        }
     })
 }

@@ -1,12 +1,17 @@
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde_json::json;
-use tracing::info;
+use tracing::{error, info};
+use zklora_circuit::security::Security;
+use zklora_cli::Escaped;
 use zklora_contributor::exposure::DEFAULT_SHARE;
+use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
@@ -15,7 +20,8 @@ use zklora_contributor::store::{self, STORE, Store};
 use zklora_net::Listener;
 use zklora_proto::Address;
 
-use super::{Proving, share};
+use super::settings::Settings;
+use super::{check_config, planner};
 
 /// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM), then finishes its proofs.
 #[derive(Args)]
@@ -23,43 +29,71 @@ use super::{Proving, share};
     after_help = "Example: zklora-contributor serve --state a-state --listen 127.0.0.1:30000 --out-dir a-out"
 )]
 pub struct Serve {
+    /// TOML file with any of the settings below; flags and variables are stronger. dist/config/contributor.toml is an example.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, print the settings and where each comes from, and do not serve.
+    #[arg(long)]
+    pub check_config: bool,
     /// Folder that `init` made.
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
+    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
+    pub state: Option<OsString>,
     /// UDP address to listen on; port 0 takes a free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:30000")]
-    listen: SocketAddr,
+    #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_LISTEN", default_value = "127.0.0.1:30000")]
+    pub listen: String,
     /// Folder for the bundles.
-    #[arg(long, value_name = "DIR")]
-    out_dir: PathBuf,
-    #[command(flatten)]
-    proving: Proving,
+    #[arg(long, value_name = "DIR", env = "ZKLORA_OUT_DIR")]
+    pub out_dir: Option<OsString>,
+    /// Parameter set of the proofs.
+    #[arg(long, env = "ZKLORA_SECURITY", default_value_t = Security::default().name().to_string())]
+    pub security: String,
+    /// Threads for proving; 0 takes one for each core.
+    #[arg(long, env = "ZKLORA_PROVING_THREADS", default_value = "0")]
+    pub proving_threads: String,
+    /// Memory that proving may take, beside weights and transcripts: an amount such as 2GiB, or a share of what is available
+    /// when the program starts, control groups considered.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_MEMORY", default_value_t = MemoryLimit::default().to_string())]
+    pub memory: String,
     /// Linearly independent rows that each module may answer, to all clients together, as a share of its d_in. All of them
     /// would give the adapter away.
-    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
-    exposure_budget: f64,
-    /// Print the address as JSON.
+    #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
+    pub exposure_budget: String,
+    /// Print the address, or the settings, as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
-/// Serves until the program is told to stop.
-pub fn run(args: &Serve) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(run_async(args))
+/// Serves until the program is told to stop. `matches` are those that the arguments were made of.
+pub fn run(args: &Serve, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let settings = Settings::read(args, matches);
+    if args.check_config {
+        return Ok(check_config::run(settings, args.json));
+    }
+    let settings = settings.map_err(|errors| {
+        for wrong in &errors {
+            error!("{}", Escaped(wrong));
+        }
+        anyhow::anyhow!("the configuration is wrong in {} ways, named above", errors.len())
+    })?;
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let served = runtime.block_on(serve_until_stopped(&settings, args.json));
+    // Whoever stops a second time does not wait for a thread that waits for proofs.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run_async(args: &Serve) -> anyhow::Result<()> {
-    let planner = args.proving.planner()?;
-    let state = Arc::new(State::open(&args.state)?);
-    let listener = Listener::bind(&state.key, args.listen)?;
+async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<()> {
+    let planner = planner(settings.security, settings.proving_threads, settings.memory)?;
+    let state = Arc::new(State::open(&settings.state)?);
+    let listener = Listener::bind(&state.key, settings.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
-    let _lock = store::lock(&args.state)?;
-    let store = Arc::new(Store::open(&args.state.join(STORE), state.manifest.adapter_id())?);
-    let prover = Prover::start(state.clone(), args.out_dir.clone(), planner, store.clone())?;
-    let share = args.exposure_budget;
+    let _lock = store::lock(&settings.state)?;
+    let store = Arc::new(Store::open(&settings.state.join(STORE), state.manifest.adapter_id())?);
+    let prover = Prover::start(state.clone(), settings.out_dir.clone(), planner, store.clone())?;
+    let share = settings.exposure_budget.0;
     let service = Arc::new(Service::new(state.clone(), Limits::default(), store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
-    if args.json {
+    if json {
         println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
     } else {
         println!("{address}");
