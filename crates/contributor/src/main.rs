@@ -25,6 +25,7 @@ enum Command {
     Plan(commands::plan::Plan),
     Serve(commands::serve::Serve),
     Exposure(commands::exposure::ExposureReport),
+    Status(commands::status::StatusReport),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Init(args) => commands::init::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Plan(args) => commands::plan::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Exposure(args) => commands::exposure::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => commands::status::run(&args),
         Command::Serve(args) => {
             let (_, matches) = matches.remove_subcommand().context("no command")?;
             commands::serve::run(&args, &matches)

@@ -88,6 +88,11 @@ pub fn readable(bytes: usize) -> String {
     }
 }
 
+/// Bytes of memory that this process has, without what is swapped out; `None` if the kernel does not say.
+pub fn resident() -> Option<usize> {
+    Some(field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")? << 10)
+}
+
 /// Bytes that this process may still take without swapping: what the kernel says is available, or less if a control group has
 /// less left. `root` is `/`, but in tests.
 fn available(root: &Path) -> anyhow::Result<usize> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
@@ -48,9 +49,44 @@ struct States {
 
 #[derive(Default)]
 struct Sessions {
+    began: HashMap<SessionId, Instant>,
+    totals: Totals,
     states: HashMap<SessionId, (PublicKey, ProofState)>,
     /// Those that are over, oldest first.
     over: VecDeque<SessionId>,
+}
+
+/// What the prover is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Sessions that wait for their turn.
+    pub queued: usize,
+    /// Those that are being proved.
+    pub proving: Vec<Progress>,
+    /// What was done since this process began.
+    pub totals: Totals,
+}
+
+/// How far a session is that is being proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The session.
+    pub session: SessionId,
+    /// Batches done.
+    pub done: usize,
+    /// Batches in all.
+    pub total: usize,
+}
+
+/// What a prover has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Sessions proved, each with its bundle.
+    pub proved: u64,
+    /// Sessions whose proving failed.
+    pub failed: u64,
+    /// Time of proving, in sessions that ended either way.
+    pub seconds: f64,
 }
 
 impl Prover {
@@ -125,6 +161,20 @@ impl Prover {
         self.states.lock().states.get(session).cloned()
     }
 
+    /// What it is doing now.
+    pub fn snapshot(&self) -> Snapshot {
+        let sessions = self.states.lock();
+        let (mut queued, mut proving) = (0, Vec::new());
+        for (&session, (_, state)) in &sessions.states {
+            match *state {
+                ProofState::Queued => queued += 1,
+                ProofState::Proving { done, total } => proving.push(Progress { session, done, total }),
+                _ => {}
+            }
+        }
+        Snapshot { queued, proving, totals: sessions.totals }
+    }
+
     /// Waits until the queue is empty.
     pub fn drain(&self) {
         let mut sessions = self.states.lock();
@@ -146,6 +196,7 @@ impl States {
     fn set(&self, receipt: &SignedReceipt, state: ProofState) {
         let receipt = receipt.receipt();
         let mut sessions = self.lock();
+        sessions.count(receipt.session, &state);
         if matches!(state, ProofState::Proved { .. } | ProofState::Failed) {
             sessions.over.push_back(receipt.session);
             if sessions.over.len() > REMEMBERED {
@@ -155,6 +206,23 @@ impl States {
         }
         sessions.states.insert(receipt.session, (receipt.client, state));
         self.changed.notify_all();
+    }
+}
+
+impl Sessions {
+    /// Adds to the totals what a session's new state means for them.
+    fn count(&mut self, session: SessionId, state: &ProofState) {
+        match state {
+            ProofState::Proving { .. } => {
+                self.began.entry(session).or_insert_with(Instant::now);
+                return;
+            }
+            ProofState::Proved { .. } => self.totals.proved += 1,
+            ProofState::Failed => self.totals.failed += 1,
+            _ => return,
+        }
+        let began = self.began.remove(&session);
+        self.totals.seconds += began.map_or(0.0, |began| began.elapsed().as_secs_f64());
     }
 }
 

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{JoinSet, spawn_blocking};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
 use zklora_net::{Connection, FrameError, Listener, read_header, read_payload, write_frame};
 use zklora_proto::PublicKey;
 use zklora_proto::message::{ErrorCode, Request, Response};
 
+use crate::metrics::{Asked, Metrics};
 use crate::service::{Refusal, Service};
 
 /// A request must have arrived within this time, and its response must have been taken.
@@ -19,7 +22,12 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 256;
 
 /// Serves until `shutdown` completes, then closes the connections.
-pub async fn serve(listener: &Listener, service: Arc<Service>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: &Listener,
+    service: Arc<Service>,
+    metrics: Arc<Metrics>,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -30,18 +38,19 @@ pub async fn serve(listener: &Listener, service: Arc<Service>, shutdown: impl Fu
         let Some(incoming) = incoming else { break };
         while connections.try_join_next().is_some() {}
         if connections.len() >= MAX_CONNECTIONS {
+            metrics.refused_connection();
             warn!("refusing a connection: {MAX_CONNECTIONS} are open");
             continue;
         }
-        let service = service.clone();
+        let (service, metrics) = (service.clone(), metrics.clone());
         connections.spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, incoming.accept()).await {
+            match timeout(HANDSHAKE_TIMEOUT, incoming.accept()).await {
                 Err(_) => debug!("a handshake took too long"),
                 Ok(Err(error)) => debug!("a handshake failed: {error}"),
                 Ok(Ok(connection)) => {
                     let span =
                         info_span!("connection", peer = %connection.address(), client = %connection.peer());
-                    serve_connection(connection, service).instrument(span).await;
+                    serve_connection(connection, service, metrics).instrument(span).await;
                 }
             }
         });
@@ -49,15 +58,16 @@ pub async fn serve(listener: &Listener, service: Arc<Service>, shutdown: impl Fu
     listener.close().await;
 }
 
-async fn serve_connection(connection: Connection, service: Arc<Service>) {
+async fn serve_connection(connection: Connection, service: Arc<Service>, metrics: Arc<Metrics>) {
     debug!("connected");
+    let _open = metrics.connected();
     let mut requests = JoinSet::new();
     let client = *connection.peer();
     loop {
         match connection.accept().await {
             Ok((send, receive)) => {
-                let service = service.clone();
-                requests.spawn(serve_request(send, receive, client, service).in_current_span());
+                let asked = serve_request(send, receive, client, service.clone(), metrics.clone());
+                requests.spawn(asked.in_current_span());
                 while requests.try_join_next().is_some() {}
             }
             Err(reason) => {
@@ -70,54 +80,115 @@ async fn serve_connection(connection: Connection, service: Arc<Service>) {
 }
 
 async fn serve_request(
-    mut send: impl tokio::io::AsyncWrite + Unpin,
-    mut receive: impl tokio::io::AsyncRead + Unpin,
+    mut send: impl AsyncWrite + Unpin,
+    mut receive: impl AsyncRead + Unpin,
     client: PublicKey,
     service: Arc<Service>,
+    metrics: Arc<Metrics>,
 ) {
-    let received =
-        tokio::time::timeout(TRANSFER_TIMEOUT, receive_request(&mut receive, client, &service)).await;
-    let answer = match received {
-        Err(_) => {
-            info!("a request took longer than {TRANSFER_TIMEOUT:?} to arrive");
-            return;
+    let deadline = Instant::now() + TRANSFER_TIMEOUT;
+    match arrive(deadline, read_header(&mut receive)).await {
+        Ok(request) => {
+            let span = span_of(&request);
+            let answering = async {
+                let asked = Asked::of(&request);
+                match answer(request, &mut receive, deadline, client, service, &metrics).await {
+                    Err(Refused::Gone) => {}
+                    Err(Refused::Because(refusal)) => refuse(&mut send, asked, refusal, &metrics).await,
+                    Ok((response, payload)) => respond(&mut send, &response, &payload, &metrics).await,
+                }
+            };
+            answering.instrument(span).await;
         }
-        // Nobody is there to be told.
-        Ok(Err(error @ (FrameError::CutOff | FrameError::Io(_)))) => {
-            info!("{error}");
-            return;
-        }
-        Ok(Err(error)) => Err(Refusal { code: ErrorCode::BadRequest, message: error.to_string() }),
-        Ok(Ok(Err(refusal))) => Err(refusal),
-        Ok(Ok(Ok((request, payload)))) => {
-            spawn_blocking(move || service.answer(client, request, payload)).await.unwrap_or_else(|_| {
-                warn!("answering a request panicked; this is a bug");
-                Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
-            })
-        }
-    };
-    let (response, payload) = answer.unwrap_or_else(|refusal| {
-        info!(code = ?refusal.code, "refused: {}", refusal.message);
-        (Response::Error { code: refusal.code, message: refusal.message }, vec![])
-    });
-    match tokio::time::timeout(TRANSFER_TIMEOUT, write_frame(&mut send, &response, &payload)).await {
-        Err(_) => info!("a response took longer than {TRANSFER_TIMEOUT:?} to be taken"),
-        Ok(Err(error)) => info!("a response could not be sent: {error}"),
-        // Dropping the stream finishes it.
-        Ok(Ok(())) => {}
+        Err(Refused::Gone) => {}
+        Err(Refused::Because(refusal)) => refuse(&mut send, Asked::UNREADABLE, refusal, &metrics).await,
     }
 }
 
-/// Reads a request, and its payload only if it is one that may have any.
-async fn receive_request(
-    receive: &mut (impl tokio::io::AsyncRead + Unpin),
-    client: PublicKey,
-    service: &Service,
-) -> Result<Result<(Request, Vec<u8>), Refusal>, FrameError> {
-    let request: Request = read_header(receive).await?;
-    if let Err(refusal) = service.admit(client, &request) {
-        return Ok(Err(refusal));
+/// Why a request is not answered.
+enum Refused {
+    /// Nobody is there to be told.
+    Gone,
+    Because(Refusal),
+}
+
+/// Waits for a part of a request.
+async fn arrive<T>(
+    deadline: Instant,
+    part: impl Future<Output = Result<T, FrameError>>,
+) -> Result<T, Refused> {
+    match timeout_at(deadline, part).await {
+        Err(_) => {
+            info!("a request took longer than {TRANSFER_TIMEOUT:?} to arrive");
+            Err(Refused::Gone)
+        }
+        Ok(Err(error @ (FrameError::CutOff | FrameError::Io(_)))) => {
+            info!("{error}");
+            Err(Refused::Gone)
+        }
+        Ok(Err(error)) => {
+            Err(Refused::Because(Refusal { code: ErrorCode::BadRequest, message: error.to_string() }))
+        }
+        Ok(Ok(part)) => Ok(part),
     }
-    let payload = read_payload(receive, service.max_payload()).await?;
-    Ok(Ok((request, payload)))
+}
+
+/// Reads a request's payload, only if it is one that may have any, and has the service answer it.
+async fn answer(
+    request: Request,
+    receive: &mut (impl AsyncRead + Unpin),
+    deadline: Instant,
+    client: PublicKey,
+    service: Arc<Service>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Response, Vec<u8>), Refused> {
+    service.admit(client, &request).map_err(Refused::Because)?;
+    let payload = arrive(deadline, read_payload(receive, service.max_payload())).await?;
+    metrics.received(payload.len());
+    let (span, metrics) = (Span::current(), metrics.clone());
+    let answering = move || {
+        let (asked, began) = (Asked::of(&request), Instant::now());
+        let answer = span.in_scope(|| service.answer(client, request, payload));
+        if answer.is_ok() {
+            metrics.answered(asked, began.elapsed());
+        }
+        answer
+    };
+    let answer = spawn_blocking(answering).await.unwrap_or_else(|_| {
+        warn!("answering a request panicked; this is a bug");
+        Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
+    });
+    answer.map_err(Refused::Because)
+}
+
+async fn refuse(send: &mut (impl AsyncWrite + Unpin), asked: Asked, refusal: Refusal, metrics: &Metrics) {
+    info!(code = ?refusal.code, "refused: {}", refusal.message);
+    metrics.refused(asked, refusal.code);
+    let response = Response::Error { code: refusal.code, message: refusal.message };
+    respond(send, &response, &[], metrics).await;
+}
+
+async fn respond(
+    send: &mut (impl AsyncWrite + Unpin),
+    response: &Response,
+    payload: &[u8],
+    metrics: &Metrics,
+) {
+    match timeout(TRANSFER_TIMEOUT, write_frame(send, response, payload)).await {
+        Err(_) => info!("a response took longer than {TRANSFER_TIMEOUT:?} to be taken"),
+        Ok(Err(error)) => info!("a response could not be sent: {error}"),
+        // Dropping the stream finishes it.
+        Ok(Ok(())) => metrics.sent(payload.len()),
+    }
+}
+
+/// The span in which a request is answered: its session's, if it has one yet.
+fn span_of(request: &Request) -> Span {
+    match request {
+        Request::Hello { .. } => Span::none(),
+        Request::Forward { session, .. }
+        | Request::Finish { session, .. }
+        | Request::Countersign { session, .. }
+        | Request::Status { session } => info_span!("session", id = %session),
+    }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::json;
 use zklora_cli::Escaped;
+use zklora_contributor::control;
 use zklora_contributor::state::State;
 
 use super::settings::{Settings, Source};
@@ -51,6 +52,7 @@ fn errors(settings: &Settings) -> Vec<String> {
         provable().map(drop),
         writable(&settings.state).context("state"),
         writable(&settings.out_dir).context("out_dir"),
+        control::check_path(&settings.control_path()),
     ];
     checks.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect()
 }

@@ -6,6 +6,7 @@ pub mod init;
 pub mod plan;
 pub mod serve;
 mod settings;
+pub mod status;
 
 use std::fmt;
 use std::num::NonZero;

@@ -7,16 +7,23 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
 use tracing::{error, info};
 use zklora_circuit::security::Security;
 use zklora_cli::Escaped;
+use zklora_contributor::control::Control;
+use zklora_contributor::daemon::Daemon;
 use zklora_contributor::exposure::DEFAULT_SHARE;
+use zklora_contributor::http::Http;
 use zklora_contributor::memory::MemoryLimit;
+use zklora_contributor::metrics::Metrics;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Store};
+use zklora_contributor::systemd;
 use zklora_net::Listener;
 use zklora_proto::Address;
 
@@ -58,6 +65,12 @@ pub struct Serve {
     /// would give the adapter away.
     #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
     pub exposure_budget: String,
+    /// Socket at which `status` asks the daemon; unless told, control.sock in the state folder.
+    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
+    pub control: Option<OsString>,
+    /// Loopback address of /metrics, for Prometheus, and of /healthz, over HTTP; none unless told.
+    #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_METRICS")]
+    pub metrics: Option<String>,
     /// Print the address, or the settings, as JSON.
     #[arg(long)]
     pub json: bool,
@@ -83,31 +96,66 @@ pub fn run(args: &Serve, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<()> {
+    let starting = systemd::Starting::begin();
+    // From now on SIGHUP does not end the process.
+    let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
     let planner = planner(settings.security, settings.proving_threads, settings.memory)?;
     let state = Arc::new(State::open(&settings.state)?);
     let listener = Listener::bind(&state.key, settings.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
     let _lock = store::lock(&settings.state)?;
+    let control = Control::bind(&settings.control_path())?;
+    let http = match settings.metrics {
+        Some(address) => Some(Http::bind(address).await?),
+        None => None,
+    };
     let store = Arc::new(Store::open(&settings.state.join(STORE), state.manifest.adapter_id())?);
     let prover = Prover::start(state.clone(), settings.out_dir.clone(), planner, store.clone())?;
     let share = settings.exposure_budget.0;
     let service = Arc::new(Service::new(state.clone(), Limits::default(), store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
+    let metrics = Arc::new(Metrics::default());
+    let daemon = Arc::new(Daemon::new(service.clone(), metrics.clone(), address.clone(), &settings.state));
+
+    // Dropped with their sockets at the end.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(control.serve(daemon.clone()));
+    let mut said = json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() });
+    if let Some(http) = http {
+        let local = http.local_address().context("asking for the metrics' address")?;
+        info!("metrics at http://{local}/metrics");
+        said["metrics"] = local.to_string().into();
+        tasks.spawn(http.serve(metrics.registry(daemon.clone()), daemon.clone()));
+    }
+    tasks.spawn(reload_at(hangups));
     if json {
-        println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
+        println!("{said}");
     } else {
         println!("{address}");
     }
     info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
+    drop(starting);
+    let _notifying = systemd::ready(&daemon);
 
-    serve(&listener, service.clone(), shutdown()).await;
+    serve(&listener, service.clone(), metrics, shutdown()).await;
+    daemon.stop();
+    systemd::stopping();
     service.close()?;
     info!("stopping: finishing the proofs of finished sessions; stop again to give them up");
-    tokio::select! {
-        drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs")?,
-        () = shutdown() => anyhow::bail!("stopped before all finished sessions were proved"),
+    let drained = tokio::select! {
+        drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs"),
+        () = shutdown() => Err(anyhow::anyhow!("stopped before all finished sessions were proved")),
+    };
+    // The socket's file goes before the lock does.
+    tasks.shutdown().await;
+    drained
+}
+
+/// Reads again, at each SIGHUP, what can be changed while it serves.
+async fn reload_at(mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        systemd::reloading(|| info!("told to reload: no setting of this version changes without a restart"));
     }
-    Ok(())
 }
 
 /// The host part of an address: an IPv6 address in brackets.
@@ -120,7 +168,6 @@ fn host_of(address: SocketAddr) -> String {
 
 /// Completes at the next Ctrl-C or SIGTERM.
 async fn shutdown() {
-    use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         return;
     };

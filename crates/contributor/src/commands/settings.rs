@@ -17,6 +17,8 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zklora_circuit::security::Security;
+use zklora_contributor::control::CONTROL;
+use zklora_contributor::http::LoopbackAddress;
 use zklora_contributor::memory::MemoryLimit;
 
 use super::Share;
@@ -35,6 +37,9 @@ pub struct Settings {
     pub proving_threads: usize,
     pub memory: MemoryLimit,
     pub exposure_budget: Share,
+    /// The control socket, if it is not in the state folder.
+    pub control: Option<PathBuf>,
+    pub metrics: Option<LoopbackAddress>,
     /// Each of them as it is shown.
     pub effective: Vec<Effective>,
 }
@@ -74,6 +79,8 @@ impl Settings {
         let proving_threads = sources.required("proving_threads", Some(&args.proving_threads));
         let memory = sources.required("memory", Some(&args.memory));
         let exposure_budget = sources.required("exposure_budget", Some(&args.exposure_budget));
+        let control = sources.optional("control", args.control.as_ref());
+        let metrics = sources.optional("metrics", args.metrics.as_ref());
         let (effective, errors) = sources.finish();
         let settings = || {
             Some(Self {
@@ -84,10 +91,17 @@ impl Settings {
                 proving_threads: proving_threads?,
                 memory: memory?,
                 exposure_budget: exposure_budget?,
+                control,
+                metrics,
                 effective,
             })
         };
         if errors.is_empty() { settings().ok_or(errors) } else { Err(errors) }
+    }
+
+    /// Where the control socket is.
+    pub fn control_path(&self) -> PathBuf {
+        self.control.clone().unwrap_or_else(|| self.state.join(CONTROL))
     }
 }
 
@@ -155,6 +169,7 @@ plain_values! {
     usize: Some("a whole number");
     MemoryLimit: None;
     Share: None;
+    LoopbackAddress: None;
 }
 
 impl Value for Security {

@@ -1,8 +1,10 @@
 //! What the contributor answers, free of any transport.
 
+mod overview;
 mod session;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use zklora_proto::{
     SignedReceipt, TranscriptDigest,
 };
 
+pub use self::overview::Overview;
 use self::session::{Entry, Session, Stage};
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaEngine, DeltaError};
@@ -77,6 +80,7 @@ pub struct Service {
     store: Arc<Store>,
     ledger: Ledger,
     prover: Prover,
+    abandoned: AtomicU64,
 }
 
 impl Service {
@@ -101,6 +105,7 @@ impl Service {
             sessions: Mutex::default(),
             store,
             prover,
+            abandoned: AtomicU64::new(0),
         };
         for stored in service.store.sessions_at(store::Stage::Finished)? {
             let id = stored.id;
@@ -129,6 +134,7 @@ impl Service {
                     Err(error) => {
                         warn!(session = %id, "abandoned: {error:#}");
                         service.store.abandon(id)?;
+                        service.abandoned.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
@@ -267,6 +273,7 @@ impl Service {
         for id in abandoned {
             info!(session = %id, "abandoned: its client has been silent for too long");
             self.store.abandon(id).map_err(|e| not_recorded(id, &e))?;
+            self.abandoned.fetch_add(1, Ordering::Relaxed);
         }
         if of_client >= self.limits.sessions_per_client || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");

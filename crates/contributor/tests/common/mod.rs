@@ -61,7 +61,7 @@ impl World {
             port: listener.local_address().unwrap().port(),
         };
         let served = service.clone();
-        runtime.spawn(async move { serve(&listener, served, std::future::pending()).await });
+        runtime.spawn(async move { serve(&listener, served, Arc::default(), std::future::pending()).await });
         Self { runtime, folder, state, service, address }
     }
 
