@@ -62,6 +62,9 @@ pub struct Asked {
     rows: Option<u64>,
 }
 
+/// Kinds of requests, by the names that they have in messages.
+const KINDS: [&str; 5] = ["hello", "forward", "finish", "countersign", "status"];
+
 impl Asked {
     /// A request whose header could not be read.
     pub const UNREADABLE: Self = Self { kind: "unreadable", rows: None };
@@ -84,10 +87,15 @@ impl Asked {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let requests = Family::default();
+        for kind in KINDS {
+            // Prometheus sees a rate only from the second value on: the first is 0, before anything happens.
+            drop(requests.get_or_create(&Answered { kind: kind.into(), outcome: "ok".into() }));
+        }
         Self {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
-            requests: Family::default(),
+            requests,
             rows: Counter::default(),
             forward: Histogram::new(LATENCIES),
             received: Counter::default(),
@@ -188,7 +196,7 @@ impl Collector for AtScrape {
         let mut encoder = Families(encoder);
         encoder.gauges(
             "zklora_sessions",
-            "Sessions that have not ended, by stage",
+            "Sessions that have not ended, by stage.",
             "stage",
             [
                 ("open", open as u64),
@@ -199,7 +207,7 @@ impl Collector for AtScrape {
         )?;
         encoder.counters(
             "zklora_sessions_ended",
-            "Sessions that ended since the process began; proved ones have their bundle",
+            "Sessions that ended since the process began; proved ones have their bundle.",
             "outcome",
             [("proved", prover.totals.proved), ("failed", prover.totals.failed), ("abandoned", abandoned)],
         )?;
@@ -207,39 +215,44 @@ impl Collector for AtScrape {
             |of: fn(&crate::prover::Progress) -> usize| prover.proving.iter().map(of).sum::<usize>() as u64;
         encoder.gauges(
             "zklora_proving_batches",
-            "Batches of the sessions being proved",
+            "Batches of the sessions being proved.",
             "state",
             [("done", batches(|p| p.done)), ("left", batches(|p| p.total.saturating_sub(p.done)))],
         )?;
         encoder.seconds(
             "zklora_proving",
-            "Time of proving, in sessions that ended",
+            "Time of proving, in sessions that ended.",
             prover.totals.seconds,
         )?;
         let modules = || exposures.iter().map(|exposure| (&exposure.module[..], exposure));
         encoder.gauges(
             "zklora_exposure_rows",
-            "Linearly independent rows that a module has answered, or has to be taken to have answered",
+            "Linearly independent rows that a module has answered, or has to be taken to have answered.",
             "module",
             modules().map(|(module, exposure)| (module, exposure.rows as u64)),
         )?;
         encoder.gauges(
             "zklora_exposure_budget_rows",
-            "Linearly independent rows that a module may answer",
+            "Linearly independent rows that a module may answer.",
             "module",
             modules().map(|(module, exposure)| (module, exposure.budget as u64)),
         )?;
-        encoder.gauge("zklora_store", "The record of sessions on disk", Unit::Bytes, self.0.store_bytes())?;
+        encoder.gauge(
+            "zklora_store",
+            "The record of sessions on disk.",
+            Unit::Bytes,
+            self.0.store_bytes(),
+        )?;
         encoder.gauge(
             "process_start_time",
-            "Start of the process since 1970",
+            "Start of the process since 1970.",
             Unit::Seconds,
             self.0.started(),
         )?;
         if let Some(bytes) = memory::resident() {
             encoder.gauge(
                 "process_resident_memory",
-                "Memory that the process has",
+                "Memory that the process has.",
                 Unit::Bytes,
                 bytes as u64,
             )?;

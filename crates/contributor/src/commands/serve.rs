@@ -128,6 +128,8 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
         tasks.spawn(http.serve(metrics.registry(daemon.clone()), daemon.clone()));
     }
     tasks.spawn(reload_at(hangups));
+    // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
+    let mut stop = StopSignals::new()?;
     if json {
         println!("{said}");
     } else {
@@ -137,14 +139,14 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     drop(starting);
     let _notifying = systemd::ready(&daemon);
 
-    serve(&listener, service.clone(), metrics, shutdown()).await;
+    serve(&listener, service.clone(), metrics, stop.next()).await;
     daemon.stop();
     systemd::stopping();
     service.close()?;
     info!("stopping: finishing the proofs of finished sessions; stop again to give them up");
     let drained = tokio::select! {
         drained = tokio::task::spawn_blocking(move || service.drain()) => drained.context("waiting for proofs"),
-        () = shutdown() => Err(anyhow::anyhow!("stopped before all finished sessions were proved")),
+        () = stop.next() => Err(anyhow::anyhow!("stopped before all finished sessions were proved")),
     };
     // The socket's file goes before the lock does.
     tasks.shutdown().await;
@@ -166,13 +168,23 @@ fn host_of(address: SocketAddr) -> String {
     }
 }
 
-/// Completes at the next Ctrl-C or SIGTERM.
-async fn shutdown() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
+/// Ctrl-C and SIGTERM, which no longer end the process once this is there.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        let signal = |kind| signal(kind).context("waiting for signals");
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Completes at the next of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }

@@ -240,7 +240,7 @@ impl<'a> Sources<'a> {
             Some(ValueSource::CommandLine) => (Source::Flag, parse(&flag, argument)),
             Some(ValueSource::EnvVariable) => (Source::Environment, parse(&variable, argument)),
             _ => match from_file {
-                Some((key, value)) => (Source::File, Some(self.from_file(name, key, value.get_ref()))),
+                Some((key, value)) => (Source::File, Some(self.read_entry(name, key, value.get_ref()))),
                 None => (Source::Default, parse(&flag, argument)),
             },
         };
@@ -255,7 +255,7 @@ impl<'a> Sources<'a> {
         value
     }
 
-    fn from_file<T: Value>(&self, name: &str, key: usize, value: &DeValue<'_>) -> Result<T, String> {
+    fn read_entry<T: Value>(&self, name: &str, key: usize, value: &DeValue<'_>) -> Result<T, String> {
         let at = self.at(key);
         let text = match value {
             DeValue::String(text) => text.to_string(),

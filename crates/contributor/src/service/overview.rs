@@ -58,3 +58,52 @@ impl Service {
         self.store.session(SessionId::from_bytes([0; 32])).map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use zklora_circuit::plan::Planner;
+    use zklora_circuit::security::Security;
+    use zklora_proto::{Address, SecretKey};
+
+    use super::*;
+    use crate::daemon::Daemon;
+    use crate::prover::Prover;
+    use crate::service::Limits;
+    use crate::state::State;
+    use crate::store::{STORE, Store};
+
+    #[test]
+    fn a_service_whose_sessions_cannot_be_had_is_not_healthy() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, fixtures) = (folder.path(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures"));
+        let state =
+            Arc::new(State::create(path, &fixtures.join("gpt2-tiny"), &fixtures.join("lora-es")).unwrap());
+        let store = Arc::new(Store::open(&path.join(STORE), state.manifest.adapter_id()).unwrap());
+        let planner = Planner::new(Security::Standard);
+        let prover = Prover::start(state.clone(), path.join("out"), planner, store.clone()).unwrap();
+        let service = Arc::new(Service::new(state, Limits::default(), store, 1.0, prover).unwrap());
+        let address = Address { key: SecretKey::generate().public(), host: "h".into(), port: 1 };
+        let daemon = Daemon::new(service.clone(), Arc::default(), address, path);
+
+        let (short, long) = (Duration::from_millis(10), Duration::from_secs(60));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let check = |within| runtime.block_on(daemon.check_health(within));
+        check(long).unwrap();
+        let held = service.lock();
+        // Twice: the second waits for the first.
+        for _ in 0..2 {
+            let error = check(short).unwrap_err();
+            assert!(error.to_string().contains("takes longer than 10ms"), "{error}");
+        }
+        drop(held);
+        check(long).unwrap();
+
+        assert!(!daemon.status().stopping);
+        daemon.stop();
+        assert!(daemon.status().stopping && daemon.status().line().starts_with("stopping: 0 sessions"));
+    }
+}

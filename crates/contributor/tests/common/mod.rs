@@ -1,6 +1,8 @@
 //! A contributor in this process, serving the fixture adapter on loopback.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub mod process;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
