@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use common::process::{Process, command};
 use rustix::process::Signal;
+use tokio::runtime::Runtime;
+use zklora_base_user::session::Session;
+use zklora_contributor::state::State;
+use zklora_proto::SecretKey;
 
 /// A service manager's socket.
 struct Manager(UnixDatagram);
@@ -51,6 +55,41 @@ fn the_service_manager_is_told_of_every_step() {
     daemon.signal(Signal::TERM);
     manager.wait_for("STOPPING=1");
     assert!(daemon.child.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_gives_proofs_up_and_the_next_start_takes_them_up_again() {
+    const SESSIONS: usize = 6;
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = Manager(UnixDatagram::bind(&socket).unwrap());
+    manager.0.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut daemon = Process::start(folder.path(), |command| {
+        command.env("NOTIFY_SOCKET", &socket);
+    });
+    let state = State::open(&folder.path().join("state")).unwrap();
+    let manifest = state.manifest.manifest();
+    let (runtime, address) =
+        (Runtime::new().unwrap(), daemon.said["address"].as_str().unwrap().parse().unwrap());
+    for _ in 0..SESSIONS {
+        let (key, adapter) = (SecretKey::generate(), state.manifest.adapter_id());
+        let session =
+            Session::open(runtime.handle().clone(), key, &address, adapter, *manifest.base_model()).unwrap();
+        for (index, module) in manifest.modules().iter().enumerate() {
+            session.forward(&[index], &vec![1; module.shape().d_in()]).unwrap();
+        }
+        session.finish().unwrap();
+    }
+    daemon.signal(Signal::TERM);
+    manager.wait_for("STOPPING=1");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.child.wait().unwrap().code(), Some(1));
+    let bundles = || folder.path().join("out").read_dir().unwrap().count();
+    assert!(bundles() < SESSIONS, "all was proved before the second signal: give it more sessions");
+
+    let daemon = Process::start(folder.path(), |_| {});
+    daemon.stop();
+    assert_eq!(bundles(), SESSIONS);
 }
 
 #[test]
