@@ -5,19 +5,27 @@
 //! for the clients that [`access`] lets in and within the [`limits`] that [`clients`] have;
 //! [`prover`] proves finished sessions, one after another, within a limit of [`memory`], and writes their bundles; a [`job`] is
 //! such a session as a folder, on which other machines may work, too; [`explain`] says how modules are grouped into proofs. [`exposure`] counts what answers give away, in the [`store`].
+//!
+//! For those who run it: [`daemon`] says what a process is doing, [`metrics`] and [`http`] to Prometheus, [`control`] to the `status`
+//! command, [`systemd`] to the service manager.
 
 pub mod access;
 pub mod budget;
 pub mod clients;
+pub mod control;
+pub mod daemon;
 pub mod delta;
 pub mod explain;
 pub mod exposure;
+pub mod http;
 pub mod job;
 pub mod limits;
 pub mod memory;
+pub mod metrics;
 pub mod prover;
 pub mod quantise;
 pub mod server;
 pub mod service;
 pub mod state;
 pub mod store;
+pub mod systemd;

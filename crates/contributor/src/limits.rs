@@ -35,23 +35,28 @@ pub struct Limits {
     pub age: Duration,
 }
 
+impl Limits {
+    /// What is allowed unless told otherwise.
+    pub const DEFAULT: Self = Self {
+        client_sessions: 16,
+        client_connections: 16,
+        client_requests: 16,
+        client_rows_per_minute: 1 << 20,
+        client_bytes: 4 << 30,
+        client_memory: 256 << 20,
+        sessions: 256,
+        connections: 256,
+        session_bytes: 1 << 30,
+        total_bytes: 16 << 30,
+        memory: 1 << 30,
+        queue: 256,
+        idle: Duration::from_secs(600),
+        age: Duration::from_secs(24 * 3600),
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            client_sessions: 16,
-            client_connections: 16,
-            client_requests: 16,
-            client_rows_per_minute: 1 << 20,
-            client_bytes: 4 << 30,
-            client_memory: 256 << 20,
-            sessions: 256,
-            connections: 256,
-            session_bytes: 1 << 30,
-            total_bytes: 16 << 30,
-            memory: 1 << 30,
-            queue: 256,
-            idle: Duration::from_secs(600),
-            age: Duration::from_secs(24 * 3600),
-        }
+        Self::DEFAULT
     }
 }

@@ -4,7 +4,8 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zklora_cli::Logging;
 
@@ -22,13 +23,15 @@ struct Cli {
 enum Command {
     Init(commands::init::Init),
     Plan(commands::plan::Plan),
-    Serve(commands::serve::Serve),
+    Serve(Box<commands::serve::Serve>),
     Prove(commands::prove::Prove),
     Exposure(commands::exposure::ExposureReport),
+    Status(commands::status::StatusReport),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let mut matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A core file would hold the weights and the private key.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         eprintln!("warning: core files cannot be switched off: {error}");
@@ -37,8 +40,12 @@ fn main() -> ExitCode {
         Command::Init(args) => commands::init::run(&args).map(done),
         Command::Plan(args) => commands::plan::run(&args).map(done),
         Command::Exposure(args) => commands::exposure::run(&args).map(done),
+        Command::Status(args) => commands::status::run(&args),
         Command::Prove(args) => commands::prove::run(&args),
-        Command::Serve(args) => commands::serve::run(&args).map(done),
+        Command::Serve(args) => {
+            let (_, matches) = matches.remove_subcommand().context("no command")?;
+            commands::serve::run(&args, &matches)
+        }
     })
 }
 

@@ -79,6 +79,33 @@ impl FromStr for MemoryLimit {
     }
 }
 
+/// An amount in bytes, as it is given on the command line: `2GiB`, `1500M`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(MemoryLimit::Bytes(bytes)) => Ok(Self(bytes)),
+            _ => Err(format!("{text:?} is no amount, expected one such as 2GiB, 1500MiB or 3GB")),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
+            .into_iter()
+            .find(|(bits, _)| self.0 > 0 && self.0.trailing_zeros() >= *bits);
+        match unit {
+            Some((bits, unit)) => write!(f, "{}{unit}", self.0 >> bits),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
+
 /// Bytes as people read them.
 pub fn readable(bytes: usize) -> String {
     match bytes {
@@ -86,6 +113,11 @@ pub fn readable(bytes: usize) -> String {
         0x10_0000..0x4000_0000 => format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20)),
         _ => format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30)),
     }
+}
+
+/// Bytes of memory that this process has, without what is swapped out; `None` if the kernel does not say.
+pub fn resident() -> Option<usize> {
+    Some(field(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")? << 10)
 }
 
 /// Bytes that this process may still take without swapping: what the kernel says is available, or less if a control group has
@@ -151,6 +183,15 @@ mod tests {
             let error = text.parse::<MemoryLimit>().unwrap_err();
             assert!(error.contains("expected one such as 2GiB"), "{error}");
         }
+    }
+
+    #[test]
+    fn sizes_are_shown_as_they_are_read() {
+        for (text, bytes) in [("2GiB", 2 << 30), ("1536MiB", 3 << 29), ("1000", 1000), ("0", 0)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)));
+            assert_eq!(Size(bytes).to_string(), text);
+        }
+        assert!("50%".parse::<Size>().is_err());
     }
 
     #[test]

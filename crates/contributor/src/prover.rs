@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use tracing::{error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
@@ -63,18 +64,36 @@ pub struct Prover {
     worker: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the queue has done and has to do.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// What the prover is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Sessions that wait, the one being proved included.
-    pub waiting: usize,
-    /// Batches done and in all, of the session being proved.
-    pub proving: Option<(usize, usize)>,
-    /// Bundles written since the start.
+    /// Sessions that wait for their turn.
+    pub queued: usize,
+    /// Those that are being proved.
+    pub proving: Vec<Progress>,
+    /// What was done since this process began.
+    pub totals: Totals,
+}
+
+/// How far a session is that is being proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The session.
+    pub session: SessionId,
+    /// Batches done.
+    pub done: usize,
+    /// Batches in all.
+    pub total: usize,
+}
+
+/// What a prover has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Sessions proved, each with its bundle.
     pub proved: u64,
-    /// Sessions that failed since the start.
+    /// Sessions whose proving failed.
     pub failed: u64,
-    /// Time spent on proving since the start.
+    /// Time of proving, in sessions that ended either way.
     pub seconds: f64,
 }
 
@@ -93,7 +112,7 @@ struct Queue {
     states: HashMap<SessionId, (PublicKey, ProofState)>,
     /// Those that are over, oldest first.
     over: VecDeque<SessionId>,
-    done: Snapshot,
+    totals: Totals,
 }
 
 /// A session that both have signed, and the disk space that it takes.
@@ -151,14 +170,24 @@ impl Prover {
         self.shared.lock().states.get(session).cloned()
     }
 
-    /// What the queue has done and has to do.
+    /// Sessions that are not proved yet.
+    pub fn waiting(&self) -> usize {
+        let queue = self.shared.lock();
+        queue.waiting.len() + queue.working
+    }
+
+    /// What it is doing now.
     pub fn snapshot(&self) -> Snapshot {
         let queue = self.shared.lock();
-        let proving = queue.states.values().find_map(|(_, state)| match state {
-            ProofState::Proving { done, total } => Some((*done, *total)),
-            _ => None,
-        });
-        Snapshot { waiting: queue.waiting.len() + queue.working, proving, ..queue.done }
+        let (mut queued, mut proving) = (0, Vec::new());
+        for (&session, (_, state)) in &queue.states {
+            match *state {
+                ProofState::Queued => queued += 1,
+                ProofState::Proving { done, total } => proving.push(Progress { session, done, total }),
+                _ => {}
+            }
+        }
+        Snapshot { queued, proving, totals: queue.totals }
     }
 
     /// Waits until the queue is empty.
@@ -372,10 +401,10 @@ impl Shared {
     fn end(&self, waiting: Waiting, state: ProofState, seconds: f64) {
         let mut queue = self.lock();
         match state {
-            ProofState::Failed => queue.done.failed += 1,
-            _ => queue.done.proved += 1,
+            ProofState::Failed => queue.totals.failed += 1,
+            _ => queue.totals.proved += 1,
         }
-        queue.done.seconds += seconds;
+        queue.totals.seconds += seconds;
         queue.over.push_back(waiting.id);
         if queue.over.len() > REMEMBERED {
             let oldest = queue.over.pop_front();

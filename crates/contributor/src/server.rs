@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{Instrument, Span, debug, info, info_span, warn};
 use zklora_net::{Connection, FrameError, Incoming, Listener, read_header, read_payload, write_frame};
+use zklora_proto::PublicKey;
 use zklora_proto::message::{ErrorCode, Request, Response};
 
 use crate::access::Access;
 use crate::clients::{Clients, Held, Seat};
+use crate::metrics::{Asked, Metrics};
 use crate::service::{Refusal, Service};
 
 /// A handshake must be over within this time, and a request's header must have arrived.
@@ -28,12 +31,13 @@ pub struct Server {
     service: Arc<Service>,
     access: Arc<Access>,
     clients: Arc<Clients>,
+    metrics: Arc<Metrics>,
 }
 
 impl Server {
     /// Serves these clients within the limits of the service.
-    pub fn new(service: Arc<Service>, access: Arc<Access>) -> Self {
-        Self { clients: Clients::new(service.limits()), service, access }
+    pub fn new(service: Arc<Service>, access: Arc<Access>, metrics: Arc<Metrics>) -> Self {
+        Self { clients: Clients::new(service.limits()), service, access, metrics }
     }
 
     /// Serves until `shutdown` completes. Then takes no more requests, answers those it has, and closes the connections.
@@ -56,6 +60,7 @@ impl Server {
             while connections.try_join_next().is_some() {}
             let most = server.service.limits().connections;
             if connections.len() >= most {
+                server.metrics.refused_connection();
                 warn!("refusing a connection: {most} are open");
                 incoming.refuse();
                 continue;
@@ -97,13 +102,16 @@ impl Server {
     ) -> String {
         let client = *connection.peer();
         if !self.access.allows(&client) {
+            self.metrics.refused_connection();
             info!("refused: not on the list of clients");
             return format!("key {client} is not on this contributor's list of clients");
         }
         let Some(seat) = self.clients.seat(client).map(Arc::new) else {
+            self.metrics.refused_connection();
             info!("refused: too many connections");
             return "you have too many connections here".into();
         };
+        let _open = self.metrics.connected();
         let mut requests = JoinSet::new();
         let reason = loop {
             let streams = tokio::select! {
@@ -133,75 +141,123 @@ impl Server {
 
     async fn request(
         &self,
-        mut send: impl tokio::io::AsyncWrite + Unpin,
-        mut receive: impl tokio::io::AsyncRead + Unpin,
-        client: zklora_proto::PublicKey,
+        mut send: impl AsyncWrite + Unpin,
+        mut receive: impl AsyncRead + Unpin,
+        client: PublicKey,
         seat: &Seat,
     ) {
         let _turn = seat.request().await;
-        let (answer, _held) = match self.receive(&mut receive, client, seat).await {
-            // Nobody is there to be told.
-            Err(error @ (FrameError::CutOff | FrameError::Io(_))) => return info!("{error}"),
-            Err(error) => (Err(Refusal { code: ErrorCode::BadRequest, message: error.to_string() }), None),
-            Ok(Err(refusal)) => (Err(refusal), None),
-            Ok(Ok(Received { request, payload, held })) => {
-                let service = self.service.clone();
-                let answer = spawn_blocking(move || service.answer(client, request, payload)).await;
-                (answer.unwrap_or_else(|_| panicked()), Some(held))
+        match arrive(START_TIMEOUT, read_header(&mut receive)).await {
+            Ok(request) => {
+                let span = span_of(&request);
+                let answering = async {
+                    let asked = Asked::of(&request);
+                    match self.answer(request, &mut receive, client, seat).await {
+                        Err(Refused::Gone) => {}
+                        Err(Refused::Because(refusal)) => self.refuse(&mut send, asked, refusal).await,
+                        Ok(Answer { response, payload, _held }) => {
+                            self.respond(&mut send, &response, &payload).await;
+                        }
+                    }
+                };
+                answering.instrument(span).await;
             }
-        };
-        let (response, payload) = answer.unwrap_or_else(|refusal| {
-            info!(code = ?refusal.code, "refused: {}", refusal.message);
-            (Response::Error { code: refusal.code, message: refusal.message }, vec![])
-        });
-        let patience = patience(payload.len() as u64);
-        match timeout(patience, write_frame(&mut send, &response, &payload)).await {
-            Err(_) => info!("a response was not taken within {patience:?}"),
-            Ok(Err(error)) => info!("a response could not be sent: {error}"),
-            // Dropping the stream finishes it.
-            Ok(Ok(())) => {}
+            Err(Refused::Gone) => {}
+            Err(Refused::Because(refusal)) => self.refuse(&mut send, Asked::UNREADABLE, refusal).await,
         }
     }
 
-    /// Reads a request, and its payload once it is one that may have it and there is room.
-    async fn receive(
+    /// Reads a request's payload, once it is one that may have it and there is room, and has the service answer it.
+    async fn answer(
         &self,
-        receive: &mut (impl tokio::io::AsyncRead + Unpin),
-        client: zklora_proto::PublicKey,
+        request: Request,
+        receive: &mut (impl AsyncRead + Unpin),
+        client: PublicKey,
         seat: &Seat,
-    ) -> Result<Result<Received, Refusal>, FrameError> {
-        let slow = |patience| FrameError::Slow { patience };
-        let header = timeout(START_TIMEOUT, read_header(receive)).await;
-        let request: Request = header.map_err(|_| slow(START_TIMEOUT))??;
-        let admitted = async {
-            let cost = self.service.admit(client, &request)?;
-            seat.rows(cost.rows).await?;
-            Ok((cost, seat.memory(cost.memory).await?))
+    ) -> Result<Answer, Refused> {
+        let cost = self.service.admit(client, &request).map_err(Refused::Because)?;
+        seat.rows(cost.rows).await.map_err(Refused::Because)?;
+        let held = seat.memory(cost.memory).await.map_err(Refused::Because)?;
+        let payload = arrive(patience(cost.payload), read_payload(receive, cost.payload)).await?;
+        self.metrics.received(payload.len());
+        let (span, metrics, service) = (Span::current(), self.metrics.clone(), self.service.clone());
+        let answering = move || {
+            let (asked, began) = (Asked::of(&request), Instant::now());
+            let answer = span.in_scope(|| service.answer(client, request, payload));
+            if answer.is_ok() {
+                metrics.answered(asked, began.elapsed());
+            }
+            answer
         };
-        let (cost, held) = match admitted.await {
-            Ok(admitted) => admitted,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let patience = patience(cost.payload);
-        let payload = timeout(patience, read_payload(receive, cost.payload)).await;
-        let payload = payload.map_err(|_| slow(patience))??;
-        Ok(Ok(Received { request, payload, held }))
+        let answer = spawn_blocking(answering).await.unwrap_or_else(|_| {
+            warn!("answering a request panicked; this is a bug");
+            Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
+        });
+        let (response, payload) = answer.map_err(Refused::Because)?;
+        Ok(Answer { response, payload, _held: held })
+    }
+
+    async fn refuse(&self, send: &mut (impl AsyncWrite + Unpin), asked: Asked, refusal: Refusal) {
+        info!(code = ?refusal.code, "refused: {}", refusal.message);
+        self.metrics.refused(asked, refusal.code);
+        let response = Response::Error { code: refusal.code, message: refusal.message };
+        self.respond(send, &response, &[]).await;
+    }
+
+    async fn respond(&self, send: &mut (impl AsyncWrite + Unpin), response: &Response, payload: &[u8]) {
+        let patience = patience(payload.len() as u64);
+        match timeout(patience, write_frame(send, response, payload)).await {
+            Err(_) => info!("a response was not taken within {patience:?}"),
+            Ok(Err(error)) => info!("a response could not be sent: {error}"),
+            // Dropping the stream finishes it.
+            Ok(Ok(())) => self.metrics.sent(payload.len()),
+        }
     }
 }
 
-/// A request, and the memory that it takes.
-struct Received {
-    request: Request,
+/// An answer, and the memory that it takes.
+struct Answer {
+    response: Response,
     payload: Vec<u8>,
-    held: Held,
+    _held: Held,
+}
+
+/// Why a request is not answered.
+enum Refused {
+    /// Nobody is there to be told.
+    Gone,
+    Because(Refusal),
+}
+
+/// Waits for a part of a request.
+async fn arrive<T>(
+    patience: Duration,
+    part: impl Future<Output = Result<T, FrameError>>,
+) -> Result<T, Refused> {
+    let refused = |message| Err(Refused::Because(Refusal { code: ErrorCode::BadRequest, message }));
+    match timeout(patience, part).await {
+        Err(_) => refused(format!("your request did not arrive within {patience:?}")),
+        Ok(Err(error @ (FrameError::CutOff | FrameError::Io(_)))) => {
+            info!("{error}");
+            Err(Refused::Gone)
+        }
+        Ok(Err(error)) => refused(error.to_string()),
+        Ok(Ok(part)) => Ok(part),
+    }
+}
+
+/// The span in which a request is answered: its session's, if it has one yet.
+fn span_of(request: &Request) -> Span {
+    match request {
+        Request::Hello { .. } => Span::none(),
+        Request::Forward { session, .. }
+        | Request::Finish { session, .. }
+        | Request::Countersign { session, .. }
+        | Request::Status { session } => info_span!("session", id = %session),
+    }
 }
 
 /// How long the transfer of a payload may take.
 fn patience(bytes: u64) -> Duration {
     START_TIMEOUT + Duration::from_secs(bytes / SLOWEST)
-}
-
-fn panicked<T>() -> Result<T, Refusal> {
-    warn!("answering a request panicked; this is a bug");
-    Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
 }

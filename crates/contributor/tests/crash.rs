@@ -8,8 +8,8 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::daemon::{Daemon, bundle_at};
 use common::fixtures;
+use common::process::{Process, bundle_at};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -38,7 +38,7 @@ struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    fn open(runtime: &'a Runtime, state: &'a State, daemon: &Daemon) -> Self {
+    fn open(runtime: &'a Runtime, state: &'a State, daemon: &Process) -> Self {
         let key = SecretKey::generate();
         let manifest = state.manifest.manifest();
         let mine = Nonce::random();
@@ -65,8 +65,8 @@ impl<'a> Client<'a> {
         client
     }
 
-    fn connect(&self, daemon: &Daemon) -> Connection {
-        self.runtime.block_on(Connection::dial(&self.key, &daemon.address)).unwrap()
+    fn connect(&self, daemon: &Process) -> Connection {
+        self.runtime.block_on(Connection::dial(&self.key, &daemon.address())).unwrap()
     }
 
     fn ask(
@@ -134,7 +134,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
         (0..width).map(|i| if i < DIMENSIONS { rng.random_range(-9999..9999) } else { 0 }).collect()
     };
 
-    let mut daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
+    let mut daemon = Process::start(folder, |_| {});
     let mut client = Client::open(&runtime, &state, &daemon);
     for round in 0..5 {
         // A killer with a clock of its own, while calls go on.
@@ -155,7 +155,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
         assert!(counted(folder) >= answered.min(DIMENSIONS as u64), "round {round}: {answered} answered");
 
         // The client comes back with the question that was not answered, which may have been recorded; and with it once more.
-        daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
+        daemon = Process::start(folder, |_| {});
         let connection = client.connect(&daemon);
         assert!(client.next(&connection, &question), "round {round}");
         let again = client.forward(&connection, answered, &question).unwrap();
@@ -172,7 +172,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
     let (response, receipt) = client.ask(&connection, &request, &[]).unwrap();
     assert!(matches!(response, Response::Receipt { .. }), "{response:?}");
     daemon.kill();
-    daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
+    daemon = Process::start(folder, |_| {});
     let connection = client.connect(&daemon);
     let signature = client.key.sign(Purpose::ReceiptClient, &receipt);
     let request = Request::Countersign { session: client.id, signature };
@@ -181,7 +181,7 @@ fn killed_at_any_moment_it_forgets_nothing() {
     daemon.kill();
 
     // Nobody asks; the bundle comes, and holds.
-    daemon = Daemon::start(folder, &["--exposure-budget", "1"]);
+    daemon = Process::start(folder, |_| {});
     let path = folder.join("out").join(format!("{}.pf", client.id));
     let bytes = bundle_at(&path);
     let mut bundle = Bundle::from_reader(Cursor::new(bytes)).unwrap();

@@ -214,7 +214,7 @@ fn a_server_that_stops_answers_what_it_was_asked() {
     let port = listener.local_address().unwrap().port();
     let address = Address { port, ..world.address.clone() };
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = Server::new(world.service.clone(), Arc::new(Access::open()));
+    let server = Server::new(world.service.clone(), Arc::new(Access::open()), Arc::default());
     let serving = world.runtime.spawn(async move {
         server.serve(&listener, async { drop(stopped.await) }).await;
     });

@@ -7,8 +7,9 @@ use std::io::{BufRead, BufReader, Cursor};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::daemon::{Daemon, bundle_at, terminate, wait_for};
 use common::fixtures;
+use common::process::{Process, bundle_at, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -35,6 +36,12 @@ impl World {
         Self { folder, state, runtime: Runtime::new().unwrap() }
     }
 
+    fn serve(&self, arguments: &[&str]) -> Process {
+        Process::start(self.path(), |command| {
+            command.args(arguments);
+        })
+    }
+
     fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -48,12 +55,12 @@ impl World {
     }
 
     /// A session that calls every module and that both sign.
-    fn finished_session(&self, daemon: &Daemon) -> SessionId {
+    fn finished_session(&self, daemon: &Process) -> SessionId {
         let manifest = self.state.manifest.manifest();
         let session = Session::open(
             self.runtime.handle().clone(),
             SecretKey::generate(),
-            &daemon.address,
+            &daemon.address(),
             self.state.manifest.adapter_id(),
             *manifest.base_model(),
         )
@@ -100,26 +107,26 @@ fn kept(path: &Path) -> Vec<u8> {
 #[test]
 fn killed_or_stopped_it_goes_on_with_the_batches_that_are_left() {
     let world = World::new();
-    let daemon = Daemon::start(world.path(), &MEMORY);
+    let daemon = world.serve(&MEMORY);
     let session = world.finished_session(&daemon);
     let first = world.job(session).join("proof.0");
     let first = wait_for("the first proof", || first.exists().then(|| kept(&first)));
     daemon.kill();
-    let daemon = Daemon::start(world.path(), &MEMORY);
+    let daemon = world.serve(&MEMORY);
     let proofs_of_first = proofs(bundle_at(&world.bundle(session)));
     assert_eq!((proofs_of_first.len(), &proofs_of_first[0]), (2, &first));
     wait_for("the job folder's end", || (!world.job(session).exists()).then_some(()));
 
     let session = world.finished_session(&daemon);
-    assert!(daemon.terminate().success());
-    let _daemon = Daemon::start(world.path(), &MEMORY);
+    daemon.stop();
+    let _daemon = world.serve(&MEMORY);
     assert_eq!(proofs(bundle_at(&world.bundle(session))).len(), 2);
 }
 
 #[test]
 fn shards_on_machines_without_the_key_make_one_bundle_that_the_daemon_writes() {
     let world = World::new();
-    let daemon = Daemon::start(world.path(), &[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let session = world.finished_session(&daemon);
     wait_for("the job folder", || world.job(session).exists().then_some(()));
     // The daemon has its key in memory.
@@ -139,7 +146,7 @@ fn shards_on_machines_without_the_key_make_one_bundle_that_the_daemon_writes() {
 #[test]
 fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
     let world = World::new();
-    let daemon = Daemon::start(world.path(), &[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let session = world.finished_session(&daemon);
     // Killed before or after it has made the job folder: `prove` makes it if need be.
     daemon.kill();
@@ -149,7 +156,7 @@ fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
     let mut stopped = world.prove(session, &arguments);
     let mut log = BufReader::new(stopped.stderr.take().unwrap()).lines();
     while !log.next().expect("a line before the end").unwrap().contains("are to be proved") {}
-    terminate(&stopped);
+    kill_process(Pid::from_child(&stopped), Signal::TERM).unwrap();
     for line in log {
         line.unwrap();
     }
@@ -178,6 +185,6 @@ fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
     assert_ne!(again[0], first);
 
     // The daemon finds all proofs in the folder, and is done.
-    let _daemon = Daemon::start(world.path(), &["--prove-elsewhere"]);
+    let _daemon = world.serve(&["--prove-elsewhere"]);
     assert_eq!(proofs(bundle_at(&world.bundle(session))), again);
 }

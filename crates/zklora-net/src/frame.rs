@@ -35,12 +35,6 @@ pub enum FrameError {
     /// The peer closed the connection, and said why.
     #[error("the peer closed the connection: {0}")]
     Closed(String),
-    /// The peer takes too long.
-    #[error("the frame did not arrive within {patience:?}")]
-    Slow {
-        /// How long it might have taken.
-        patience: std::time::Duration,
-    },
     /// The peer went on after the end.
     #[error("the peer sent bytes after the end of the frame")]
     Excess,

@@ -6,7 +6,7 @@ use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store};
 
-use super::share;
+use super::Share;
 
 /// Shows how much of the adapter the answered rows give away, module by module.
 #[derive(Args)]
@@ -16,8 +16,8 @@ pub struct ExposureReport {
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// The budget that `serve` has been given.
-    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
-    exposure_budget: f64,
+    #[arg(long, value_name = "SHARE", default_value_t = Share(DEFAULT_SHARE))]
+    exposure_budget: Share,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -26,7 +26,7 @@ pub struct ExposureReport {
 pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
     let state = State::open(&args.state)?;
     let store = Store::open(&args.state.join(STORE), state.manifest.adapter_id())?;
-    let exposures = Ledger::report(&store, state.manifest.manifest(), args.exposure_budget)?;
+    let exposures = Ledger::report(&store, state.manifest.manifest(), args.exposure_budget.0)?;
     if args.json {
         println!("{}", json!({ "adapter": state.manifest.adapter_id(), "modules": exposures }));
         return Ok(());

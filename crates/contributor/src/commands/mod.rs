@@ -1,12 +1,17 @@
 //! The program's commands, one a file: its arguments and what it does.
 
+mod check_config;
 pub mod exposure;
 pub mod init;
 pub mod plan;
 pub mod prove;
 pub mod serve;
+mod settings;
+pub mod status;
 
+use std::fmt;
 use std::num::NonZero;
+use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Args;
@@ -32,20 +37,38 @@ pub struct Proving {
 
 impl Proving {
     fn planner(&self) -> anyhow::Result<Planner> {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
-        Ok(Planner {
-            memory: self.memory.resolve()?,
-            threads: if self.proving_threads == 0 { cores() } else { self.proving_threads },
-            ..Planner::new(self.security.parse()?)
-        })
+        planner(self.security.parse()?, self.proving_threads, self.memory)
     }
 }
 
+/// What plans proofs with so many threads, or one for each core if that is 0, and so much memory.
+fn planner(security: Security, threads: usize, memory: MemoryLimit) -> anyhow::Result<Planner> {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    Ok(Planner {
+        memory: memory.resolve()?,
+        threads: if threads == 0 { cores() } else { threads },
+        ..Planner::new(security)
+    })
+}
+
 /// A share, from 0 to 1.
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
-        _ => Err("expected a number from 0 to 1".into()),
+#[derive(Debug, Clone, Copy)]
+pub struct Share(f64);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self(share)),
+            _ => Err("expected a number from 0 to 1".into()),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -1,108 +1,248 @@
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgMatches, Args};
 use serde_json::json;
-use tracing::info;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+use zklora_circuit::security::Security;
+use zklora_cli::Escaped;
 use zklora_contributor::access::Access;
+use zklora_contributor::control::Control;
+use zklora_contributor::daemon::Daemon;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::exposure::DEFAULT_SHARE;
+use zklora_contributor::http::Http;
 use zklora_contributor::limits::Limits;
+use zklora_contributor::memory::{MemoryLimit, Size};
+use zklora_contributor::metrics::Metrics;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
 use zklora_contributor::server::Server;
 use zklora_contributor::service::Service;
 use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Store};
+use zklora_contributor::systemd;
 use zklora_net::Listener;
-use zklora_proto::{Address, PublicKey};
+use zklora_proto::Address;
 
-use super::{Proving, StopSignals, share};
+use super::settings::{Period, Settings};
+use super::{StopSignals, check_config, planner};
+
+const DEFAULT: Limits = Limits::DEFAULT;
 
 /// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM). What is not proved by then is proved after the
 /// next start.
 #[derive(Args)]
-#[command(
-    after_help = "Example: zklora-contributor serve --state a-state --listen 127.0.0.1:30000 --out-dir a-out"
-)]
+#[command(after_help = "Examples:
+  zklora-contributor serve --state a-state --out-dir a-out --allow KEY --listen 0.0.0.0:30000
+  zklora-contributor serve --config /etc/zklora/contributor.toml --check-config")]
 pub struct Serve {
-    /// Folder that `init` made.
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
-    /// UDP address to listen on; port 0 takes a free one.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:30000")]
-    listen: SocketAddr,
-    /// Folder for the bundles.
-    #[arg(long, value_name = "DIR")]
-    out_dir: PathBuf,
-    #[command(flatten)]
-    proving: Proving,
-    /// Do not prove here: leave each finished session as a folder in the state's `jobs`, for `prove` to work on, and make the bundle
-    /// when all its proofs are there.
+    /// TOML file with any of the settings below; flags and variables are stronger. dist/config/contributor.toml is an example.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Check the configuration, print the settings and where each comes from, and do not serve.
     #[arg(long)]
-    prove_elsewhere: bool,
+    pub check_config: bool,
+    /// Folder that `init` made.
+    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
+    pub state: Option<OsString>,
+    /// UDP address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_LISTEN", default_value = "127.0.0.1:30000")]
+    pub listen: String,
+    /// Folder for the bundles.
+    #[arg(long, value_name = "DIR", env = "ZKLORA_OUT_DIR")]
+    pub out_dir: Option<OsString>,
+    /// Parameter set of the proofs.
+    #[arg(long, env = "ZKLORA_SECURITY", default_value_t = Security::default().name().to_string())]
+    pub security: String,
+    /// Threads for proving; 0 takes one for each core.
+    #[arg(long, env = "ZKLORA_PROVING_THREADS", default_value = "0")]
+    pub proving_threads: String,
+    /// Memory that proving may take, beside weights and transcripts: an amount such as 2GiB, or a share of what is available
+    /// when the program starts, control groups considered.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_MEMORY", default_value_t = MemoryLimit::default().to_string())]
+    pub memory: String,
     /// Linearly independent rows that each module may answer, to all clients together, as a share of its d_in. All of them
     /// would give the adapter away.
-    #[arg(long, value_name = "SHARE", default_value_t = DEFAULT_SHARE, value_parser = share)]
-    exposure_budget: f64,
+    #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
+    pub exposure_budget: String,
+    /// Do not prove here: leave each finished session as a folder in the state's jobs, for `prove` to work on, and make the bundle when
+    /// all its proofs are there.
+    #[arg(long, value_name = "BOOL", env = "ZKLORA_PROVE_ELSEWHERE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub prove_elsewhere: String,
     /// A client to be served: its key, as `zklora-base-user identity` prints it. May be given several times.
-    #[arg(long, value_name = "KEY", conflicts_with = "open")]
-    allow: Vec<PublicKey>,
+    #[arg(long, value_name = "KEY", env = "ZKLORA_ALLOW", value_delimiter = ',')]
+    pub allow: Vec<String>,
     /// Clients to be served, one a line: the key, then a name or a note. Read again at SIGHUP.
-    #[arg(long, value_name = "FILE", conflicts_with = "open")]
-    allow_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "ZKLORA_ALLOW_FILE")]
+    pub allow_file: Option<OsString>,
     /// Serve everybody.
+    #[arg(long, value_name = "BOOL", env = "ZKLORA_OPEN", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
+    pub open: String,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Socket at which `status` asks the daemon; unless told, control.sock in the state folder.
+    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
+    pub control: Option<OsString>,
+    /// Loopback address of /metrics, for Prometheus, and of /healthz, over HTTP; none unless told.
+    #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_METRICS")]
+    pub metrics: Option<String>,
+    /// Print the address, or the settings, as JSON.
     #[arg(long)]
-    open: bool,
-    /// Print the address as JSON.
-    #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
-/// Serves until the program is told to stop.
-pub fn run(args: &Serve) -> anyhow::Result<()> {
-    tokio::runtime::Runtime::new().context("starting the runtime")?.block_on(run_async(args))
+/// Limits of the service.
+#[derive(Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Open sessions of one client.
+    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_SESSIONS", default_value_t = DEFAULT.client_sessions.to_string())]
+    pub client_sessions: String,
+    /// Connections of one client.
+    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_CONNECTIONS", default_value_t = DEFAULT.client_connections.to_string())]
+    pub client_connections: String,
+    /// Requests of one client that are worked on at once; others wait.
+    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_REQUESTS", default_value_t = DEFAULT.client_requests.to_string())]
+    pub client_requests: String,
+    /// Rows that one client may ask for in a minute, each module's counted by itself; who asks faster waits.
+    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_ROWS_PER_MINUTE", default_value_t = DEFAULT.client_rows_per_minute.to_string())]
+    pub client_rows_per_minute: String,
+    /// Transcripts of one client, of activations and deltas, until they are proved.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_CLIENT_BYTES", default_value_t = Size(DEFAULT.client_bytes).to_string())]
+    pub client_bytes: String,
+    /// Memory of one client's requests under way.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_CLIENT_MEMORY", default_value_t = Size(DEFAULT.client_memory).to_string())]
+    pub client_memory: String,
+    /// Open sessions of all clients.
+    #[arg(long, value_name = "N", env = "ZKLORA_SESSIONS", default_value_t = DEFAULT.sessions.to_string())]
+    pub sessions: String,
+    /// Connections of all clients.
+    #[arg(long, value_name = "N", env = "ZKLORA_CONNECTIONS", default_value_t = DEFAULT.connections.to_string())]
+    pub connections: String,
+    /// Transcript of one session, which is in memory once when it is proved.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_SESSION_BYTES", default_value_t = Size(DEFAULT.session_bytes).to_string())]
+    pub session_bytes: String,
+    /// All transcripts until they are proved, on the disk.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_TOTAL_BYTES", default_value_t = Size(DEFAULT.total_bytes).to_string())]
+    pub total_bytes: String,
+    /// Memory of all requests under way.
+    #[arg(long, value_name = "SIZE", env = "ZKLORA_REQUEST_MEMORY", default_value_t = Size(DEFAULT.memory).to_string())]
+    pub request_memory: String,
+    /// Finished sessions that may wait for their proofs before no other session is opened.
+    #[arg(long, value_name = "N", env = "ZKLORA_QUEUE", default_value_t = DEFAULT.queue.to_string())]
+    pub queue: String,
+    /// A session or a connection without a request for this long is given up.
+    #[arg(long, value_name = "TIME", env = "ZKLORA_SESSION_IDLE", default_value_t = Period(DEFAULT.idle).to_string())]
+    pub session_idle: String,
+    /// A session this long after it was opened, or taken up after a restart, is given up.
+    #[arg(long, value_name = "TIME", env = "ZKLORA_SESSION_AGE", default_value_t = Period(DEFAULT.age).to_string())]
+    pub session_age: String,
 }
 
-async fn run_async(args: &Serve) -> anyhow::Result<()> {
-    let mut signals = StopSignals::listen()?;
-    let planner = args.proving.planner()?;
-    let state = Arc::new(State::open(&args.state)?);
-    let listener = Listener::bind(&state.key, args.listen)?;
+/// Serves until the program is told to stop. `matches` are those that the arguments were made of.
+pub fn run(args: &Serve, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let settings = Settings::read(args, matches);
+    if args.check_config {
+        return Ok(check_config::run(settings, args.json));
+    }
+    let settings = settings.map_err(|errors| {
+        for wrong in &errors {
+            error!("{}", Escaped(wrong));
+        }
+        anyhow::anyhow!("the configuration is wrong in {} ways, named above", errors.len())
+    })?;
+    let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
+    let served = runtime.block_on(serve_until_stopped(&settings, args.json));
+    // Whoever stops a second time does not wait for a thread that waits for proofs.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<()> {
+    let starting = systemd::Starting::begin();
+    // From now on SIGHUP does not end the process.
+    let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+    let access = Arc::new(settings.access()?);
+    let planner = planner(settings.security, settings.proving_threads, settings.memory)?;
+    let state = Arc::new(State::open(&settings.state)?);
+    let listener = Listener::bind(&state.key, settings.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
-    let _lock = store::lock(&args.state)?;
-    let store = Arc::new(Store::open(&args.state.join(STORE), state.manifest.adapter_id())?);
+    let _lock = store::lock(&settings.state)?;
+    let control = Control::bind(&settings.control_path())?;
+    let http = match settings.metrics {
+        Some(address) => Some(Http::bind(address).await?),
+        None => None,
+    };
+    let store = Arc::new(Store::open(&settings.state.join(STORE), state.manifest.adapter_id())?);
     let engines = Arc::new(Engines::new(state.manifest.clone(), &state.openings)?);
     let config = ProverConfig {
-        folder: args.state.clone(),
-        out_dir: args.out_dir.clone(),
+        folder: settings.state.clone(),
+        out_dir: settings.out_dir.clone(),
         planner,
-        place: if args.prove_elsewhere { Place::Elsewhere } else { Place::Here },
+        place: if settings.prove_elsewhere { Place::Elsewhere } else { Place::Here },
     };
     let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config)?;
-    let share = args.exposure_budget;
-    let service = Arc::new(Service::new(state.clone(), engines, Limits::default(), store, share, prover)?);
-    let access = Arc::new(match args.open {
-        true => Access::open(),
-        false => Access::list(args.allow.clone(), args.allow_file.clone())?,
-    });
+    let (limits, share) = (settings.limits.clone(), settings.exposure_budget.0);
+    let service = Arc::new(Service::new(state.clone(), engines, limits, store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
-    if args.json {
-        println!("{}", json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() }));
+    let metrics = Arc::new(Metrics::default());
+    let daemon = Arc::new(Daemon::new(service.clone(), metrics.clone(), address.clone(), &settings.state));
+
+    // Dropped with their sockets at the end.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(control.serve(daemon.clone()));
+    let mut said = json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() });
+    if let Some(http) = http {
+        let local = http.local_address().context("asking for the metrics' address")?;
+        info!("metrics at http://{local}/metrics");
+        said["metrics"] = local.to_string().into();
+        tasks.spawn(http.serve(metrics.registry(daemon.clone()), daemon.clone()));
+    }
+    tasks.spawn(reload_at(hangups, access.clone()));
+    // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
+    let mut stop = StopSignals::listen()?;
+    if json {
+        println!("{said}");
     } else {
         println!("{address}");
     }
     info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
+    drop(starting);
+    let _notifying = systemd::ready(&daemon);
 
-    Server::new(service.clone(), access).serve(&listener, signals.next()).await;
+    Server::new(service.clone(), access, metrics).serve(&listener, stop.next()).await;
+    daemon.stop();
+    systemd::stopping();
     info!("stopping: the proofs under way are finished; those not begun are made after the next start");
     service.close()?;
-    tokio::select! {
-        stopped = tokio::task::spawn_blocking(move || service.stop_proving()) => stopped.context("stopping the prover")?,
-        () = signals.next() => anyhow::bail!("stopped again before the proofs under way were finished; they are made anew"),
+    let stopped = tokio::select! {
+        stopped = tokio::task::spawn_blocking(move || service.stop_proving()) => stopped.context("stopping the prover"),
+        () = stop.next() => {
+            Err(anyhow::anyhow!("stopped again before the proofs under way were finished; they are made anew"))
+        }
+    };
+    // The socket's file goes before the lock does.
+    tasks.shutdown().await;
+    stopped
+}
+
+/// Reads again, at each SIGHUP, what can be changed while it serves.
+async fn reload_at(mut hangups: Signal, access: Arc<Access>) {
+    while hangups.recv().await.is_some() {
+        systemd::reloading(|| match access.reload() {
+            Ok(Some(clients)) => info!("told to reload: {clients} clients are on the list"),
+            Ok(None) => {
+                info!("told to reload: everybody is served, and nothing else changes without a restart")
+            }
+            Err(error) => error!("told to reload: the list of clients stays as it was: {error:#}"),
+        });
     }
-    Ok(())
 }
 
 /// The host part of an address: an IPv6 address in brackets.

@@ -1,8 +1,10 @@
 //! What the contributor answers, free of any transport.
 
+mod overview;
 mod session;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -18,6 +20,7 @@ use zklora_proto::{
     SignedReceipt, TranscriptDigest,
 };
 
+pub use self::overview::Overview;
 use self::session::{Entry, Question, Session, Stage};
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaError, Engines};
@@ -63,6 +66,7 @@ pub struct Service {
     store: Arc<Store>,
     ledger: Ledger,
     prover: Prover,
+    abandoned: AtomicU64,
 }
 
 impl Service {
@@ -89,6 +93,7 @@ impl Service {
             sessions: Mutex::default(),
             store,
             prover,
+            abandoned: AtomicU64::new(0),
         };
         for stage in [store::Stage::Finished, store::Stage::Proving] {
             for stored in service.store.sessions_at(stage)? {
@@ -111,6 +116,7 @@ impl Service {
                     Err(error) => {
                         warn!(session = %id, "abandoned: {error:#}");
                         service.store.abandon(id)?;
+                        service.abandoned.fetch_add(1, Ordering::Relaxed);
                     }
                 }
             }
@@ -212,6 +218,7 @@ impl Service {
         });
         for (id, why) in given_up {
             info!(session = %id, "abandoned: {why}");
+            self.abandoned.fetch_add(1, Ordering::Relaxed);
             if let Err(error) = self.store.abandon(id) {
                 error!(session = %id, "recording that it is abandoned: {error:#}");
             }
@@ -293,7 +300,7 @@ impl Service {
         if of_client >= self.limits.client_sessions || sessions.len() >= self.limits.sessions {
             return refuse(ErrorCode::Limit, "too many sessions are open; finish one, or try again later");
         }
-        let waiting = self.prover.snapshot().waiting;
+        let waiting = self.prover.waiting();
         if waiting >= self.limits.queue {
             return refuse(
                 ErrorCode::Limit,

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub mod bare;
-pub mod daemon;
+pub mod process;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl World {
             port: listener.local_address().unwrap().port(),
         };
         let access = Arc::new(access);
-        let server = Server::new(service.clone(), access.clone());
+        let server = Server::new(service.clone(), access.clone(), Arc::default());
         runtime.spawn(async move { server.serve(&listener, std::future::pending()).await });
         Self { runtime, folder, state, service, access, address }
     }

@@ -1,0 +1,533 @@
+//! What `serve` is told: by a TOML file, by the environment and by flags, of which the later is stronger.
+//!
+//! Every setting is read from text by one parser, wherever it was given. A new one needs an argument of [`Serve`], which has its
+//! documentation, its variable and its default, a field of [`Settings`] with the line that reads it, and an entry in
+//! `dist/config/contributor.toml`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+use serde::Serialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use zklora_circuit::security::Security;
+use zklora_contributor::access::Access;
+use zklora_contributor::control::CONTROL;
+use zklora_contributor::http::LoopbackAddress;
+use zklora_contributor::limits::Limits;
+use zklora_contributor::memory::{MemoryLimit, Size};
+use zklora_proto::PublicKey;
+
+use super::Share;
+use super::serve::{LimitArgs, Serve};
+
+/// Far more than all settings together.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// All settings, valid.
+#[derive(Debug)]
+pub struct Settings {
+    pub state: PathBuf,
+    pub listen: SocketAddr,
+    pub out_dir: PathBuf,
+    pub security: Security,
+    pub proving_threads: usize,
+    pub memory: MemoryLimit,
+    pub prove_elsewhere: bool,
+    pub exposure_budget: Share,
+    /// Clients that are served, and a file with more of them.
+    pub allow: Option<Keys>,
+    pub allow_file: Option<PathBuf>,
+    /// Everybody is served.
+    pub open: bool,
+    pub limits: Limits,
+    /// The control socket, if it is not in the state folder.
+    pub control: Option<PathBuf>,
+    pub metrics: Option<LoopbackAddress>,
+    /// Each of them as it is shown.
+    pub effective: Vec<Effective>,
+}
+
+/// A setting, its value, and who gave it.
+#[derive(Debug, Serialize)]
+pub struct Effective {
+    pub name: &'static str,
+    /// None if it is not set, and need not be.
+    pub value: Option<String>,
+    pub source: Source,
+}
+
+/// Where a setting comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    Default,
+    File,
+    Environment,
+    Flag,
+}
+
+impl Settings {
+    /// The settings that these arguments, of which clap found these matches, and the file that they name give; or everything that
+    /// is wrong with them.
+    pub fn read(args: &Serve, matches: &ArgMatches) -> Result<Self, Vec<String>> {
+        let text = match &args.config {
+            Some(path) => read(path).map_err(|error| vec![error])?,
+            None => String::new(),
+        };
+        let mut sources = Sources::new(args.config.as_deref(), &text, matches);
+        let state = sources.required("state", args.state.as_ref());
+        let listen = sources.required("listen", Some(&args.listen));
+        let out_dir = sources.required("out_dir", args.out_dir.as_ref());
+        let security = sources.required("security", Some(&args.security));
+        let proving_threads = sources.required("proving_threads", Some(&args.proving_threads));
+        let memory = sources.required("memory", Some(&args.memory));
+        let prove_elsewhere = sources.required("prove_elsewhere", Some(&args.prove_elsewhere));
+        let exposure_budget = sources.required("exposure_budget", Some(&args.exposure_budget));
+        let allow = (!args.allow.is_empty()).then(|| args.allow.join(","));
+        let allow = sources.optional("allow", allow.as_ref());
+        let allow_file = sources.optional("allow_file", args.allow_file.as_ref());
+        let open = sources.required("open", Some(&args.open));
+        let limits = sources.limits(&args.limits);
+        let control = sources.optional("control", args.control.as_ref());
+        let metrics = sources.optional("metrics", args.metrics.as_ref());
+        let (effective, errors) = sources.finish();
+        let settings = || {
+            Some(Self {
+                prove_elsewhere: prove_elsewhere?,
+                allow,
+                allow_file,
+                open: open?,
+                limits: limits?,
+                state: state?,
+                listen: listen?,
+                out_dir: out_dir?,
+                security: security?,
+                proving_threads: proving_threads?,
+                memory: memory?,
+                exposure_budget: exposure_budget?,
+                control,
+                metrics,
+                effective,
+            })
+        };
+        if errors.is_empty() { settings().ok_or(errors) } else { Err(errors) }
+    }
+
+    /// Who is served.
+    pub fn access(&self) -> anyhow::Result<Access> {
+        let keys = self.allow.clone().map_or_else(Vec::new, |keys| keys.0);
+        match (self.open, keys.is_empty() && self.allow_file.is_none()) {
+            (false, _) => Access::list(keys, self.allow_file.clone()),
+            (true, true) => Ok(Access::open()),
+            (true, false) => anyhow::bail!(
+                "clients are listed, and everybody is to be served: leave out one of allow with allow_file, and open"
+            ),
+        }
+    }
+
+    /// Where the control socket is.
+    pub fn control_path(&self) -> PathBuf {
+        self.control.clone().unwrap_or_else(|| self.state.join(CONTROL))
+    }
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(|error| format!("reading {}: {error}", path.display()))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!(
+            "{} has more than {MAX_FILE_BYTES} bytes: is it a configuration file?",
+            path.display()
+        ));
+    }
+    Ok(text)
+}
+
+/// A setting's type.
+trait Value: Sized {
+    /// Reads it, and otherwise says what was expected.
+    fn parse(text: &OsStr) -> Result<Self, String>;
+    /// As it would be given.
+    fn show(&self) -> String;
+    /// What it means in a file of this folder.
+    fn within(self, _folder: &Path) -> Self {
+        self
+    }
+}
+
+impl Value for PathBuf {
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        if text.is_empty() { Err("expected a path".into()) } else { Ok(text.into()) }
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+
+    fn within(self, folder: &Path) -> Self {
+        folder.join(self)
+    }
+}
+
+/// Keys of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys(pub Vec<PublicKey>);
+
+impl FromStr for Keys {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let key = |text: &str| {
+            let text = text.trim();
+            text.parse().map_err(|error| {
+                format!("{text:?}: {error}; expected what `zklora-base-user identity` prints")
+            })
+        };
+        text.split(',').map(key).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<String> = self.0.iter().map(PublicKey::to_string).collect();
+        f.write_str(&keys.join(","))
+    }
+}
+
+/// A length of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Period(pub Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match humantime::parse_duration(text) {
+            Ok(period) if !period.is_zero() => Ok(Self(period)),
+            _ => Err("expected a length of time such as 90s, 10m or 1day".into()),
+        }
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+/// What is parsed and shown by `FromStr` and `Display`; the text is for those whose errors do not say what was expected.
+macro_rules! plain_values {
+    ($($value:ty: $expected:expr;)*) => {
+        $(impl Value for $value {
+            fn parse(text: &OsStr) -> Result<Self, String> {
+                let text = text.to_str().ok_or("expected text in UTF-8")?;
+                text.parse::<Self>().map_err(|error| {
+                    let expected: Option<&str> = $expected;
+                    expected.map_or_else(|| error.to_string(), |expected| format!("expected {expected}"))
+                })
+            }
+
+            fn show(&self) -> String {
+                self.to_string()
+            }
+        })*
+    };
+}
+
+plain_values! {
+    SocketAddr: Some("an address and a port such as 127.0.0.1:30000 or [::1]:30000");
+    usize: Some("a whole number");
+    u64: Some("a whole number");
+    bool: Some("true or false");
+    Keys: None;
+    Size: None;
+    Period: None;
+    MemoryLimit: None;
+    Share: None;
+    LoopbackAddress: None;
+}
+
+impl Value for Security {
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        text.to_string_lossy()
+            .parse()
+            .map_err(|error: zklora_circuit::security::UnknownSecurity| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        self.name().into()
+    }
+}
+
+/// Where settings are looked up, and what was found.
+struct Sources<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// The file's entries that nothing has asked for.
+    left: BTreeMap<String, (usize, Spanned<DeValue<'a>>)>,
+    matches: &'a ArgMatches,
+    effective: Vec<Effective>,
+    errors: Vec<String>,
+}
+
+impl<'a> Sources<'a> {
+    fn new(path: Option<&'a Path>, text: &'a str, matches: &'a ArgMatches) -> Self {
+        let mut sources = Self {
+            path: path.unwrap_or(Path::new("")),
+            text,
+            left: BTreeMap::new(),
+            matches,
+            effective: Vec::new(),
+            errors: Vec::new(),
+        };
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let at = sources.at(error.span().map_or(0, |span| span.start));
+            sources
+                .errors
+                .push(format!("{at}: {}; see https://toml.io for the form of the file", error.message()));
+        }
+        let entries = table.into_inner().into_iter();
+        sources.left =
+            entries.map(|(key, value)| (key.get_ref().to_string(), (key.span().start, value))).collect();
+        sources
+    }
+
+    /// A setting that must be given, if it has no default. `None` if it is missing or wrong, which is noted.
+    fn required<T: Value>(&mut self, name: &'static str, argument: Option<&impl AsRef<OsStr>>) -> Option<T> {
+        let errors = self.errors.len();
+        let value = self.optional(name, argument);
+        if value.is_none() && self.errors.len() == errors {
+            let (flag, variable) = spellings(name);
+            self.errors.push(format!(
+                "no {name} is given: expected {flag}, the variable {variable}, or {name} = \"...\" in the file of --config"
+            ));
+        }
+        value
+    }
+
+    /// A setting that need not be given. `None` if it is not, or if it is wrong, which is noted.
+    fn optional<T: Value>(&mut self, name: &'static str, argument: Option<&impl AsRef<OsStr>>) -> Option<T> {
+        let argument = argument.map(AsRef::as_ref);
+        let from_file = self.left.remove(name);
+        let (flag, variable) = spellings(name);
+        let (source, value) = match self.matches.value_source(name) {
+            Some(ValueSource::CommandLine) => (Source::Flag, parse(&flag, argument)),
+            Some(ValueSource::EnvVariable) => (Source::Environment, parse(&variable, argument)),
+            _ => match from_file {
+                Some((key, value)) => (Source::File, Some(self.read_entry(name, key, value.get_ref()))),
+                None => (Source::Default, parse(&flag, argument)),
+            },
+        };
+        let value = match value.transpose() {
+            Ok(value) => value,
+            Err(error) => {
+                self.errors.push(error);
+                return None;
+            }
+        };
+        self.effective.push(Effective { name, value: value.as_ref().map(T::show), source });
+        value
+    }
+
+    /// The limits. `None` if one of them is wrong, which is noted.
+    fn limits(&mut self, args: &LimitArgs) -> Option<Limits> {
+        let client_sessions = self.required::<usize>("client_sessions", Some(&args.client_sessions));
+        let client_connections = self.required::<usize>("client_connections", Some(&args.client_connections));
+        let client_requests = self.required::<usize>("client_requests", Some(&args.client_requests));
+        let client_rows_per_minute =
+            self.required::<u64>("client_rows_per_minute", Some(&args.client_rows_per_minute));
+        let client_bytes = self.required::<Size>("client_bytes", Some(&args.client_bytes));
+        let client_memory = self.required::<Size>("client_memory", Some(&args.client_memory));
+        let sessions = self.required::<usize>("sessions", Some(&args.sessions));
+        let connections = self.required::<usize>("connections", Some(&args.connections));
+        let session_bytes = self.required::<Size>("session_bytes", Some(&args.session_bytes));
+        let total_bytes = self.required::<Size>("total_bytes", Some(&args.total_bytes));
+        let request_memory = self.required::<Size>("request_memory", Some(&args.request_memory));
+        let queue = self.required::<usize>("queue", Some(&args.queue));
+        let session_idle = self.required::<Period>("session_idle", Some(&args.session_idle));
+        let session_age = self.required::<Period>("session_age", Some(&args.session_age));
+        Some(Limits {
+            client_sessions: client_sessions?,
+            client_connections: client_connections?,
+            client_requests: client_requests?,
+            client_rows_per_minute: client_rows_per_minute?,
+            client_bytes: client_bytes?.0,
+            client_memory: client_memory?.0,
+            sessions: sessions?,
+            connections: connections?,
+            session_bytes: session_bytes?.0,
+            total_bytes: total_bytes?.0,
+            memory: request_memory?.0,
+            queue: queue?,
+            idle: session_idle?.0,
+            age: session_age?.0,
+        })
+    }
+
+    fn read_entry<T: Value>(&self, name: &str, key: usize, value: &DeValue<'_>) -> Result<T, String> {
+        let at = self.at(key);
+        let text = match value {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Boolean(value) => value.to_string(),
+            DeValue::Array(values) if values.iter().all(|value| value.get_ref().is_str()) => {
+                let texts: Vec<&str> = values.iter().filter_map(|value| value.get_ref().as_str()).collect();
+                texts.join(",")
+            }
+            DeValue::Integer(number) if number.radix() == 10 => number.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            other => {
+                return Err(format!(
+                    "{at}: {name}: expected a text or a number, found this: {}",
+                    other.type_str()
+                ));
+            }
+        };
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        match T::parse(text.as_ref()) {
+            Ok(value) => Ok(value.within(folder)),
+            Err(expected) => Err(format!("{at}: {name} = {text:?}: {expected}")),
+        }
+    }
+
+    /// The file and the line of a position in it.
+    fn at(&self, position: usize) -> String {
+        let before = self.text.as_bytes().iter().take(position);
+        format!("{}:{}", self.path.display(), 1 + before.filter(|&&byte| byte == b'\n').count())
+    }
+
+    /// What was found and everything that was wrong, keys that are no settings among it.
+    fn finish(mut self) -> (Vec<Effective>, Vec<String>) {
+        let known: Vec<&str> = self.effective.iter().map(|setting| setting.name).collect();
+        for (key, (position, _)) in &self.left {
+            let at = self.at(*position);
+            let expected = known.join(", ");
+            self.errors
+                .push(format!("{at}: {key:?} is no setting: expected one of {expected}; mend or remove it"));
+        }
+        (self.effective, self.errors)
+    }
+}
+
+fn parse<T: Value>(given: &str, argument: Option<&OsStr>) -> Option<Result<T, String>> {
+    argument.map(|text| T::parse(text).map_err(|expected| format!("{given} {text:?}: {expected}")))
+}
+
+/// The flag and the variable of a setting.
+fn spellings(name: &str) -> (String, String) {
+    (format!("--{}", name.replace('_', "-")), format!("ZKLORA_{}", name.to_uppercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, Command, FromArgMatches};
+
+    use super::*;
+
+    const EXAMPLE: &str =
+        include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../dist/config/contributor.toml"));
+
+    fn read(file: &str, flags: &[&str]) -> Result<Settings, Vec<String>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("contributor.toml");
+        std::fs::write(&path, file).unwrap();
+        let given = [&["serve", "--config", path.to_str().unwrap()], flags].concat();
+        let matches = Serve::augment_args(Command::new("serve")).get_matches_from(given);
+        let folder = format!("{}/", folder.path().display());
+        Settings::read(&Serve::from_arg_matches(&matches).unwrap(), &matches)
+            .map_err(|errors| errors.iter().map(|error| error.replace(&folder, "")).collect())
+    }
+
+    /// The settings that the command line knows, with their defaults.
+    fn known() -> Vec<(String, Option<String>)> {
+        let command = Serve::augment_args(Command::new("serve"));
+        let settings = command
+            .get_arguments()
+            .filter(|argument| argument.get_env().is_some() && argument.get_id() != "config");
+        settings
+            .map(|argument| {
+                let default = argument.get_default_values().first();
+                (argument.get_id().to_string(), default.map(|text| text.to_str().unwrap().into()))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_example_has_every_setting_at_its_default_and_nothing_else() {
+        assert!(known().len() >= 7);
+        for (name, default) in known() {
+            let line = EXAMPLE.lines().find(|line| line.starts_with(&format!("#{name} = ")));
+            let line = line.unwrap_or_else(|| panic!("dist/config/contributor.toml lacks {name}"));
+            if let Some(default) = default {
+                let value = line.split_once(" = ").unwrap().1.trim_matches('"');
+                assert_eq!(value, default, "{name}");
+            }
+        }
+        let entries: Vec<&str> = EXAMPLE
+            .lines()
+            .filter(|line| line.starts_with('#') && !line.starts_with("# ") && line.len() > 1)
+            .collect();
+        assert_eq!(entries.len(), known().len());
+
+        // As it is, it sets nothing; with every line in force, it is valid.
+        let settings = read(EXAMPLE, &["--state", "s", "--out-dir", "o"]).unwrap();
+        assert!(settings.effective.iter().all(|setting| setting.source != Source::File));
+        let in_force: String = entries.iter().map(|line| format!("{}\n", &line[1..])).collect();
+        let settings = read(&in_force, &[]).unwrap();
+        assert!(settings.effective.iter().all(|setting| setting.source == Source::File));
+        assert_eq!(settings.effective.len(), known().len());
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_with_its_line() {
+        let errors = read(
+            "state = \"s\"\nsecurity = \"weak\"\n\nlisten = 7\nexposure_budgets = 0.5\nmemory = [1]\n",
+            &["--proving-threads", "many"],
+        )
+        .unwrap_err();
+        let expected = [
+            "contributor.toml:4: listen = \"7\": expected an address and a port such as 127.0.0.1:30000 or [::1]:30000",
+            "no out_dir is given: expected --out-dir, the variable ZKLORA_OUT_DIR, or out_dir = \"...\" in the file of --config",
+            "contributor.toml:2: security = \"weak\": parameter set \"weak\" is not known, expected \"standard\" or \"compact\"",
+            "--proving-threads \"many\": expected a whole number",
+            "contributor.toml:6: memory: expected a text or a number, found this: array",
+        ];
+        assert_eq!(errors[..5], expected);
+        assert!(
+            errors[5].starts_with("contributor.toml:5: \"exposure_budgets\" is no setting"),
+            "{errors:?}"
+        );
+        assert_eq!(errors.len(), 6);
+
+        let errors = read("state = \"s\nlisten = 1 2\n", &[]).unwrap_err();
+        assert!(errors[0].starts_with("contributor.toml:1: "), "{errors:?}");
+        assert!(errors.iter().any(|error| error.starts_with("contributor.toml:2: ")), "{errors:?}");
+    }
+
+    #[test]
+    fn a_flag_is_stronger_than_the_file_and_paths_in_the_file_start_there() {
+        let settings =
+            read("state = \"s\"\nout_dir = \"/o\"\nproving_threads = 3", &["--proving-threads", "5"])
+                .unwrap();
+        assert_eq!(settings.proving_threads, 5);
+        assert!(settings.state.is_absolute() && settings.state.ends_with("s"));
+        assert_eq!(settings.out_dir, Path::new("/o"));
+        let source = |name| settings.effective.iter().find(|setting| setting.name == name).unwrap().source;
+        assert_eq!(
+            [source("state"), source("proving_threads"), source("listen")],
+            [Source::File, Source::Flag, Source::Default]
+        );
+    }
+}

@@ -1,0 +1,94 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use zklora_cli::Escaped;
+use zklora_contributor::control::{CONTROL, ask_status};
+use zklora_contributor::daemon::{MostExposed, Status};
+use zklora_contributor::memory::readable;
+
+/// Exit code if no daemon runs.
+const NOT_RUNNING: u8 = 3;
+
+/// Asks the running daemon how it is.
+#[derive(Args)]
+#[command(after_help = "Exit codes: 0 it runs, 1 it cannot be asked, 2 wrong usage, 3 it does not run.
+Example: zklora-contributor status --state a-state")]
+pub struct StatusReport {
+    /// Folder of the daemon's state.
+    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE", required_unless_present = "control")]
+    state: Option<PathBuf>,
+    /// Socket of the daemon, if it was given one; otherwise control.sock in its state.
+    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
+    control: Option<PathBuf>,
+    /// Print the status as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &StatusReport) -> anyhow::Result<ExitCode> {
+    let path = args.control.clone().or_else(|| Some(args.state.as_ref()?.join(CONTROL)));
+    // clap asks for one of the two.
+    let path = path.unwrap_or_default();
+    let Some(status) = ask_status(&path)? else {
+        if args.json {
+            println!("null");
+        }
+        eprintln!("not running: nobody answers at {}", Escaped(&path.display().to_string()));
+        return Ok(ExitCode::from(NOT_RUNNING));
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&status)?);
+    } else {
+        print(&status);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &Status) {
+    let line = |name: &str, value: String| println!("{name:<12} {}", Escaped(&value));
+    let Status { prover, .. } = status;
+    let state = if status.stopping { "stopping: finishing proofs" } else { "running" };
+    line("state", format!("{state}, process {}, for {}", status.pid, duration(status.uptime_seconds)));
+    line("version", status.version.clone());
+    line("adapter", status.adapter.to_string());
+    line("address", status.address.clone());
+    if let Some(bytes) = status.memory_bytes {
+        line("memory", readable(bytes));
+    }
+    line("store", readable(usize::try_from(status.store_bytes).unwrap_or(usize::MAX)));
+    line("connections", status.connections.to_string());
+    line(
+        "sessions",
+        format!(
+            "{} open, {} signed, {} waiting for proof, {} being proved",
+            status.open,
+            status.signed,
+            prover.queued,
+            prover.proving.len()
+        ),
+    );
+    for progress in &prover.proving {
+        line("proving", format!("{}: {} of {} batches", progress.session, progress.done, progress.total));
+    }
+    line(
+        "ended",
+        format!(
+            "{} proved, {} failed, {} abandoned since it began",
+            prover.totals.proved, prover.totals.failed, status.abandoned
+        ),
+    );
+    if let Some(MostExposed { module, rows, budget, left }) = &status.most_exposed {
+        line("exposure", format!("most in {module}: {rows} rows of {budget}, {left} left"));
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

@@ -1,0 +1,312 @@
+//! What is counted, for Prometheus.
+//!
+//! Nothing here is told apart by client: there may be any number of them. `docs/operations.md` has the table.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use zklora_proto::message::{ErrorCode, Request};
+
+use crate::daemon::Daemon;
+use crate::memory;
+use crate::service::Overview;
+
+/// Upper ends of the histogram's buckets, in seconds: from a cached row of one module to a long text on a busy machine.
+const LATENCIES: [f64; 15] =
+    [1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// What is counted while it happens. What can be looked up is looked up when it is asked for.
+#[derive(Debug)]
+pub struct Metrics {
+    connections: Gauge,
+    connections_refused: Counter,
+    requests: Family<Answered, Counter>,
+    rows: Counter,
+    forward: Histogram,
+    received: Counter,
+    sent: Counter,
+}
+
+/// A kind of request, and `ok` or the code of the error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Answered {
+    kind: Cow<'static, str>,
+    outcome: Cow<'static, str>,
+}
+
+/// A connection that is open until this is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Gauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What a request is to the metrics, taken from it before it is answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    kind: &'static str,
+    /// Rows times modules, if it is a forward request.
+    rows: Option<u64>,
+}
+
+/// Kinds of requests, by the names that they have in messages.
+const KINDS: [&str; 5] = ["hello", "forward", "finish", "countersign", "status"];
+
+impl Asked {
+    /// A request whose header could not be read.
+    pub const UNREADABLE: Self = Self { kind: "unreadable", rows: None };
+
+    /// Of this request.
+    pub fn of(request: &Request) -> Self {
+        let kind = match request {
+            Request::Hello { .. } => "hello",
+            Request::Forward { rows, modules, .. } => {
+                let rows = (*rows as u64).saturating_mul(modules.len() as u64);
+                return Self { kind: "forward", rows: Some(rows) };
+            }
+            Request::Finish { .. } => "finish",
+            Request::Countersign { .. } => "countersign",
+            Request::Status { .. } => "status",
+        };
+        Self { kind, rows: None }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let requests = Family::default();
+        for kind in KINDS {
+            // Prometheus sees a rate only from the second value on: the first is 0, before anything happens.
+            drop(requests.get_or_create(&Answered { kind: kind.into(), outcome: "ok".into() }));
+        }
+        Self {
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            requests,
+            rows: Counter::default(),
+            forward: Histogram::new(LATENCIES),
+            received: Counter::default(),
+            sent: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A connection was opened.
+    pub fn connected(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// Connections that are open.
+    pub fn connections(&self) -> i64 {
+        self.connections.get()
+    }
+
+    /// A connection was refused, because too many are open.
+    pub fn refused_connection(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// A payload has arrived.
+    pub fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
+    }
+
+    /// A payload was taken by its client.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.inc_by(bytes as u64);
+    }
+
+    /// The service was asked, and took this long to answer.
+    pub fn answered(&self, asked: Asked, took: Duration) {
+        self.count(asked, "ok".into());
+        if let Some(rows) = asked.rows {
+            self.rows.inc_by(rows);
+            self.forward.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A request was refused.
+    pub fn refused(&self, asked: Asked, code: ErrorCode) {
+        // The name that clients are told. A code is a name without fields.
+        let code = serde_json::to_value(code).ok().and_then(|code| code.as_str().map(String::from));
+        self.count(asked, code.unwrap_or_default().into());
+    }
+
+    fn count(&self, asked: Asked, outcome: Cow<'static, str>) {
+        self.requests.get_or_create(&Answered { kind: asked.kind.into(), outcome }).inc();
+    }
+
+    /// All metrics of a daemon that has these.
+    pub fn registry(&self, daemon: Arc<Daemon>) -> Registry {
+        let mut registry = Registry::default();
+        let identity = Info::new([
+            ("version", env!("CARGO_PKG_VERSION").to_string()),
+            ("adapter", daemon.service().adapter().to_string()),
+        ]);
+        registry.register("zklora_contributor", "The program and the adapter it serves", identity);
+        let own = registry.sub_registry_with_prefix("zklora");
+        own.register("connections", "Open connections of clients", self.connections.clone());
+        own.register(
+            "connections_refused",
+            "Connections refused because too many were open",
+            self.connections_refused.clone(),
+        );
+        own.register("requests", "Requests, by kind and outcome", self.requests.clone());
+        own.register("rows_answered", "Rows answered, once for each module", self.rows.clone());
+        own.register_with_unit(
+            "forward",
+            "Time of answering a forward request, from its payload's arrival to the answer, without sending it",
+            Unit::Seconds,
+            self.forward.clone(),
+        );
+        own.register_with_unit("received", "Payloads of requests", Unit::Bytes, self.received.clone());
+        own.register_with_unit("sent", "Payloads of answers", Unit::Bytes, self.sent.clone());
+        registry.register_collector(Box::new(AtScrape(daemon)));
+        registry
+    }
+}
+
+/// What is looked up at each scrape.
+struct AtScrape(Arc<Daemon>);
+
+impl fmt::Debug for AtScrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AtScrape")
+    }
+}
+
+impl Collector for AtScrape {
+    fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+        let Overview { open, signed, abandoned, prover, exposures } = self.0.service().overview();
+        let mut encoder = Families(encoder);
+        encoder.gauges(
+            "zklora_sessions",
+            "Sessions that have not ended, by stage.",
+            "stage",
+            [
+                ("open", open as u64),
+                ("signed", signed as u64),
+                ("queued", prover.queued as u64),
+                ("proving", prover.proving.len() as u64),
+            ],
+        )?;
+        encoder.counters(
+            "zklora_sessions_ended",
+            "Sessions that ended since the process began; proved ones have their bundle.",
+            "outcome",
+            [("proved", prover.totals.proved), ("failed", prover.totals.failed), ("abandoned", abandoned)],
+        )?;
+        let batches =
+            |of: fn(&crate::prover::Progress) -> usize| prover.proving.iter().map(of).sum::<usize>() as u64;
+        encoder.gauges(
+            "zklora_proving_batches",
+            "Batches of the sessions being proved.",
+            "state",
+            [("done", batches(|p| p.done)), ("left", batches(|p| p.total.saturating_sub(p.done)))],
+        )?;
+        encoder.seconds(
+            "zklora_proving",
+            "Time of proving, in sessions that ended.",
+            prover.totals.seconds,
+        )?;
+        let modules = || exposures.iter().map(|exposure| (&exposure.module[..], exposure));
+        encoder.gauges(
+            "zklora_exposure_rows",
+            "Linearly independent rows that a module has answered, or has to be taken to have answered.",
+            "module",
+            modules().map(|(module, exposure)| (module, exposure.rows as u64)),
+        )?;
+        encoder.gauges(
+            "zklora_exposure_budget_rows",
+            "Linearly independent rows that a module may answer.",
+            "module",
+            modules().map(|(module, exposure)| (module, exposure.budget as u64)),
+        )?;
+        encoder.gauge(
+            "zklora_store",
+            "The record of sessions on disk.",
+            Unit::Bytes,
+            self.0.store_bytes(),
+        )?;
+        encoder.gauge(
+            "process_start_time",
+            "Start of the process since 1970.",
+            Unit::Seconds,
+            self.0.started(),
+        )?;
+        if let Some(bytes) = memory::resident() {
+            encoder.gauge(
+                "process_resident_memory",
+                "Memory that the process has.",
+                Unit::Bytes,
+                bytes as u64,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Encodes families of values that are known only now.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn gauge(&mut self, name: &str, help: &str, unit: Unit, value: u64) -> fmt::Result {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(self.0.encode_descriptor(name, help, Some(&unit), gauge.metric_type())?)
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), counter.metric_type())?)
+    }
+
+    fn gauges<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'b str, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, label, values, ConstGauge::new)
+    }
+
+    fn counters<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'b str, u64)>,
+    ) -> fmt::Result {
+        self.family(name, help, label, values, ConstCounter::new)
+    }
+
+    fn family<'b, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (&'b str, u64)>,
+        metric: impl Fn(u64) -> M,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, metric(0).metric_type())?;
+        for (value, number) in values {
+            metric(number).encode(family.encode_family(&[(label, value)])?)?;
+        }
+        Ok(())
+    }
+}

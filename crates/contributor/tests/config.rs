@@ -1,0 +1,113 @@
+//! `serve`'s configuration: who wins, what is wrong, and that a check serves nothing.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::fixtures;
+use serde_json::Value;
+use zklora_contributor::state::State;
+
+/// A folder with a state and a configuration file in it.
+fn world(config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
+    State::create(&folder.path().join("state"), &base, &lora).unwrap();
+    std::fs::write(folder.path().join("contributor.toml"), config).unwrap();
+    folder
+}
+
+fn check(folder: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"));
+    command.args(["serve", "--check-config"]).args(flags).envs(variables.iter().copied());
+    // Found by the variable, and from another folder than its own.
+    command.env("ZKLORA_CONFIG", folder.join("contributor.toml")).current_dir("/").output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_variable_is_stronger_than_the_file_and_a_flag_than_both() {
+    let folder = world(
+        "state = \"state\"\nout_dir = \"out\"\nmemory = \"1GiB\"\nproving_threads = 1\nlisten = \"[::1]:1\"\n",
+    );
+    let variables = [("ZKLORA_PROVING_THREADS", "2"), ("ZKLORA_LISTEN", "127.0.0.1:2")];
+    let output = check(folder.path(), &variables, &["--listen", "127.0.0.1:3", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = json(&output);
+    let setting = |name: &str| {
+        let settings = said["settings"].as_array().unwrap();
+        let found = settings.iter().find(|setting| setting["name"] == name).unwrap();
+        (found["value"].as_str().unwrap().to_string(), found["source"].as_str().unwrap().to_string())
+    };
+    let is = |name: &str, value: &str, source: &str| assert_eq!(setting(name), (value.into(), source.into()));
+    is("listen", "127.0.0.1:3", "flag");
+    is("proving_threads", "2", "environment");
+    is("memory", "1073741824", "file");
+    is("security", "standard", "default");
+    is("state", folder.path().join("state").to_str().unwrap(), "file");
+    assert_eq!(said["errors"], serde_json::json!([]));
+
+    let output = check(folder.path(), &[], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.lines().any(|line| line.starts_with("listen ") && line.ends_with("file        [::1]:1")),
+        "{said}"
+    );
+    // Nothing was served, and nothing made.
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["contributor.toml", "state"]);
+    assert!(!folder.path().join("state/sessions.sqlite").exists());
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once() {
+    let folder = world("state = \"state\"\nout_dir = \"out\"\nlisten = \"here\"\nproving = 3\n");
+    let output = check(folder.path(), &[("ZKLORA_MEMORY", "lots")], &["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = json(&output)["errors"].to_string();
+    for expected in [
+        "contributor.toml:3: listen",
+        "ZKLORA_MEMORY \\\"lots\\\"",
+        "contributor.toml:4: \\\"proving\\\" is no",
+    ] {
+        assert!(errors.contains(expected), "{expected}: {errors}");
+    }
+    // Serving says the same and does not begin.
+    let output = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"))
+        .args(["serve", "--config"])
+        .arg(folder.path().join("contributor.toml"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("contributor.toml:3: listen") && said.contains("wrong in 2 ways"), "{said}");
+}
+
+#[test]
+fn what_the_machine_lacks_is_found_before_serving() {
+    let folder = world("state = \"no-state\"\nout_dir = \"contributor.toml/out\"\n");
+    let output = check(folder.path(), &[], &["--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = json(&output);
+    let errors = said["errors"].to_string();
+    assert!(errors.contains("zklora-contributor init"), "{errors}");
+    assert!(errors.contains("out_dir: "), "{errors}");
+    // The settings themselves are fine, and shown.
+    assert_eq!(said["settings"][0]["name"], "state");
+
+    let folder = world("state = \"state\"\nout_dir = \"out\"\nmemory = \"1MiB\"\n");
+    let output = check(folder.path(), &[], &[]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("cannot be proved"), "{said}");
+
+    let output = check(folder.path(), &[], &["--config", "/no/such/file"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("/no/such/file"), "{said}");
+}

@@ -1,0 +1,125 @@
+//! The control socket and `zklora-contributor status`.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use common::process::{Process, command, status};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+use zklora_base_user::session::Session;
+use zklora_contributor::state::State;
+use zklora_proto::{Address, SecretKey};
+
+#[test]
+fn a_running_daemon_says_how_it_is_and_a_stopped_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let asked = ["--json", "--state", state.to_str().unwrap()];
+    assert_eq!(status(&["--json", "--state", "/no/such/state"]).0, Some(3));
+
+    let daemon = Process::start(folder.path(), |_| {});
+    let ask = || -> Value {
+        let (code, output) = status(&asked);
+        assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let said = ask();
+    assert_eq!(said["pid"], daemon.child.id());
+    assert_eq!((&said["address"], &said["adapter"]), (&daemon.said["address"], &daemon.said["adapter"]));
+    assert_eq!((&said["open"], &said["stopping"]), (&0.into(), &false.into()));
+    let mode = state.join("control.sock").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    // A session: open, proved, and what it exposed.
+    let opened = State::open(&state).unwrap();
+    let (manifest, runtime) = (opened.manifest.manifest(), Runtime::new().unwrap());
+    let address: Address = daemon.said["address"].as_str().unwrap().parse().unwrap();
+    let (id, base) = (opened.manifest.adapter_id(), *manifest.base_model());
+    let session = Session::open(runtime.handle().clone(), SecretKey::generate(), &address, id, base).unwrap();
+    let module = &manifest.modules()[0];
+    session.forward(&[0], &vec![1; module.shape().d_in()]).unwrap();
+    let said = ask();
+    assert_eq!((&said["open"], &said["connections"]), (&1.into(), &1.into()));
+    let most = &said["most_exposed"];
+    assert_eq!((&most["module"], &most["rows"]), (&module.name().into(), &1.into()));
+    assert_eq!(most["left"], module.shape().d_in() - 1);
+    session.finish().unwrap();
+    session.wait_for_proof(|_| {}).unwrap();
+    let said = ask();
+    assert_eq!((&said["open"], &said["prover"]["totals"]["proved"]), (&0.into(), &1.into()));
+    let (_, output) = status(&asked[1..]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("1 proved, 0 failed, 0 abandoned"), "{said}");
+
+    daemon.stop();
+    assert!(!state.join("control.sock").exists());
+    let (code, output) = status(&asked);
+    assert_eq!((code, &output.stdout[..]), (Some(3), &b"null\n"[..]));
+}
+
+#[test]
+fn the_socket_of_a_dead_daemon_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let asked = ["--state", state.to_str().unwrap()];
+    let mut killed = Process::start(folder.path(), |_| {});
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+    assert!(state.join("control.sock").exists());
+    assert_eq!(status(&asked).0, Some(3));
+    let daemon = Process::start(folder.path(), |_| {});
+    assert_eq!(status(&asked).0, Some(0));
+    daemon.stop();
+}
+
+#[test]
+fn what_is_not_a_dead_daemons_socket_stays_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |path: &std::path::Path, expected: &str| {
+        let output = command(folder.path()).arg("--control").arg(path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(expected) && said.contains("--control"), "{said}");
+    };
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, "mine").unwrap();
+    refused(&file, "is no socket");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+
+    let live = folder.path().join("live.sock");
+    let _listener = UnixListener::bind(&live).unwrap();
+    refused(&live, "another daemon listens");
+    assert!(UnixStream::connect(&live).is_ok());
+
+    let long = folder.path().join("x".repeat(120));
+    refused(&long, "at most 107");
+    assert_eq!(status(&["--control", long.to_str().unwrap()]).0, Some(1));
+    let output = command(folder.path()).arg("--check-config").arg("--control").arg(&long).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn silent_and_babbling_peers_of_the_socket_cost_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("c.sock");
+    let daemon = Process::start(folder.path(), |command| {
+        command.arg("--control").arg(&socket);
+    });
+    let connect = || UnixStream::connect(&socket).unwrap();
+    // What is no question is not answered.
+    let mut babbling = connect();
+    babbling.write_all(&[b'x'; 4096]).unwrap();
+    let mut answer = Vec::new();
+    // Closed with bytes unread is a reset.
+    let _ = babbling.read_to_end(&mut answer);
+    assert!(answer.is_empty());
+    // As many silent ones as are let in at once.
+    let silent: Vec<UnixStream> = (0..8).map(|_| connect()).collect();
+    assert_eq!(status(&["--control", socket.to_str().unwrap()]).0, Some(0));
+    drop(silent);
+    daemon.stop();
+    assert!(!socket.exists());
+}
