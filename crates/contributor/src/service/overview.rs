@@ -63,7 +63,7 @@ impl Service {
 mod tests {
     use std::path::Path;
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use zklora_circuit::plan::Planner;
     use zklora_circuit::security::Security;
@@ -87,7 +87,7 @@ mod tests {
         let prover = Prover::start(state.clone(), path.join("out"), planner, store.clone()).unwrap();
         let service = Arc::new(Service::new(state, Limits::default(), store, 1.0, prover).unwrap());
         let address = Address { key: SecretKey::generate().public(), host: "h".into(), port: 1 };
-        let daemon = Daemon::new(service.clone(), Arc::default(), address, path);
+        let daemon = Daemon::new(service.clone(), Arc::default(), address, path, Instant::now());
 
         let (short, long) = (Duration::from_millis(10), Duration::from_secs(60));
         let runtime = tokio::runtime::Runtime::new().unwrap();
