@@ -34,15 +34,21 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The process that serves this state folder at this address, and began just now.
-    pub fn new(service: Arc<Service>, metrics: Arc<Metrics>, address: Address, state: &Path) -> Self {
+    /// The process that serves this state folder at this address, and began then: before sessions were restored.
+    pub fn new(
+        service: Arc<Service>,
+        metrics: Arc<Metrics>,
+        address: Address,
+        state: &Path,
+        began: Instant,
+    ) -> Self {
         Self {
             service,
             metrics,
             address,
             state: state.into(),
-            began: Instant::now(),
-            started: unix_time(),
+            began,
+            started: unix_time().saturating_sub(began.elapsed().as_secs()),
             stopping: AtomicBool::new(false),
             checking: Arc::default(),
         }

@@ -4,7 +4,6 @@ mod commands;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zklora_cli::Logging;
@@ -36,16 +35,15 @@ fn main() -> ExitCode {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         eprintln!("warning: core files cannot be switched off: {error}");
     }
+    // There is one: clap asks for it.
+    let (_, matches) = matches.remove_subcommand().unwrap_or_default();
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Init(args) => commands::init::run(&args).map(done),
         Command::Plan(args) => commands::plan::run(&args).map(done),
         Command::Exposure(args) => commands::exposure::run(&args).map(done),
-        Command::Status(args) => commands::status::run(&args),
+        Command::Status(args) => commands::status::run(&args, &matches),
         Command::Prove(args) => commands::prove::run(&args),
-        Command::Serve(args) => {
-            let (_, matches) = matches.remove_subcommand().context("no command")?;
-            commands::serve::run(&args, &matches)
-        }
+        Command::Serve(args) => commands::serve::run(&args, &matches),
     })
 }
 

@@ -19,6 +19,7 @@ use zklora_proto::message::{ErrorCode, Request};
 
 use crate::daemon::Daemon;
 use crate::memory;
+use crate::prover::Progress;
 use crate::service::Overview;
 
 /// Upper ends of the histogram's buckets, in seconds: from a cached row of one module to a long text on a busy machine.
@@ -194,7 +195,8 @@ impl Collector for AtScrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let Overview { open, signed, abandoned, prover, exposures } = self.0.service().overview();
         let mut encoder = Families(encoder);
-        encoder.gauges(
+        encoder.family(
+            ConstGauge::new,
             "zklora_sessions",
             "Sessions that have not ended, by stage.",
             "stage",
@@ -205,15 +207,16 @@ impl Collector for AtScrape {
                 ("proving", prover.proving.len() as u64),
             ],
         )?;
-        encoder.counters(
+        encoder.family(
+            ConstCounter::new,
             "zklora_sessions_ended",
             "Sessions that ended since the process began; proved ones have their bundle.",
             "outcome",
             [("proved", prover.totals.proved), ("failed", prover.totals.failed), ("abandoned", abandoned)],
         )?;
-        let batches =
-            |of: fn(&crate::prover::Progress) -> usize| prover.proving.iter().map(of).sum::<usize>() as u64;
-        encoder.gauges(
+        let batches = |of: fn(&Progress) -> usize| prover.proving.iter().map(of).sum::<usize>() as u64;
+        encoder.family(
+            ConstGauge::new,
             "zklora_proving_batches",
             "Batches of the sessions being proved.",
             "state",
@@ -225,13 +228,15 @@ impl Collector for AtScrape {
             prover.totals.seconds,
         )?;
         let modules = || exposures.iter().map(|exposure| (&exposure.module[..], exposure));
-        encoder.gauges(
+        encoder.family(
+            ConstGauge::new,
             "zklora_exposure_rows",
             "Linearly independent rows that a module has answered, or has to be taken to have answered.",
             "module",
             modules().map(|(module, exposure)| (module, exposure.rows as u64)),
         )?;
-        encoder.gauges(
+        encoder.family(
+            ConstGauge::new,
             "zklora_exposure_budget_rows",
             "Linearly independent rows that a module may answer.",
             "module",
@@ -275,33 +280,13 @@ impl Families<'_> {
         counter.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), counter.metric_type())?)
     }
 
-    fn gauges<'b>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (&'b str, u64)>,
-    ) -> fmt::Result {
-        self.family(name, help, label, values, ConstGauge::new)
-    }
-
-    fn counters<'b>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (&'b str, u64)>,
-    ) -> fmt::Result {
-        self.family(name, help, label, values, ConstCounter::new)
-    }
-
     fn family<'b, M: EncodeMetric>(
         &mut self,
+        metric: impl Fn(u64) -> M,
         name: &str,
         help: &str,
         label: &str,
         values: impl IntoIterator<Item = (&'b str, u64)>,
-        metric: impl Fn(u64) -> M,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, metric(0).metric_type())?;
         for (value, number) in values {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
-use zklora_net::{Connection, FrameError, Incoming, Listener, read_header, read_payload, write_frame};
+use zklora_net::{
+    Connection, FrameError, Incoming, Listener, RecvStream, SendStream, deliver, read_header, read_payload,
+    write_frame,
+};
 use zklora_proto::PublicKey;
 use zklora_proto::message::{ErrorCode, Request, Response};
 
@@ -139,13 +141,7 @@ impl Server {
         reason
     }
 
-    async fn request(
-        &self,
-        mut send: impl AsyncWrite + Unpin,
-        mut receive: impl AsyncRead + Unpin,
-        client: PublicKey,
-        seat: &Seat,
-    ) {
+    async fn request(&self, send: SendStream, mut receive: RecvStream, client: PublicKey, seat: &Seat) {
         let _turn = seat.request().await;
         match arrive(START_TIMEOUT, read_header(&mut receive)).await {
             Ok(request) => {
@@ -154,16 +150,16 @@ impl Server {
                     let asked = Asked::of(&request);
                     match self.answer(request, &mut receive, client, seat).await {
                         Err(Refused::Gone) => {}
-                        Err(Refused::Because(refusal)) => self.refuse(&mut send, asked, refusal).await,
+                        Err(Refused::Because(refusal)) => self.refuse(send, asked, refusal).await,
                         Ok(Answer { response, payload, _held }) => {
-                            self.respond(&mut send, &response, &payload).await;
+                            self.respond(send, &response, &payload).await;
                         }
                     }
                 };
                 answering.instrument(span).await;
             }
             Err(Refused::Gone) => {}
-            Err(Refused::Because(refusal)) => self.refuse(&mut send, Asked::UNREADABLE, refusal).await,
+            Err(Refused::Because(refusal)) => self.refuse(send, Asked::UNREADABLE, refusal).await,
         }
     }
 
@@ -171,7 +167,7 @@ impl Server {
     async fn answer(
         &self,
         request: Request,
-        receive: &mut (impl AsyncRead + Unpin),
+        receive: &mut RecvStream,
         client: PublicKey,
         seat: &Seat,
     ) -> Result<Answer, Refused> {
@@ -197,19 +193,23 @@ impl Server {
         Ok(Answer { response, payload, _held: held })
     }
 
-    async fn refuse(&self, send: &mut (impl AsyncWrite + Unpin), asked: Asked, refusal: Refusal) {
+    async fn refuse(&self, send: SendStream, asked: Asked, refusal: Refusal) {
         info!(code = ?refusal.code, "refused: {}", refusal.message);
         self.metrics.refused(asked, refusal.code);
         let response = Response::Error { code: refusal.code, message: refusal.message };
         self.respond(send, &response, &[]).await;
     }
 
-    async fn respond(&self, send: &mut (impl AsyncWrite + Unpin), response: &Response, payload: &[u8]) {
+    async fn respond(&self, mut send: SendStream, response: &Response, payload: &[u8]) {
         let patience = patience(payload.len() as u64);
-        match timeout(patience, write_frame(send, response, payload)).await {
+        let delivered = async {
+            write_frame(&mut send, response, payload).await?;
+            deliver(send).await;
+            Ok::<_, FrameError>(())
+        };
+        match timeout(patience, delivered).await {
             Err(_) => info!("a response was not taken within {patience:?}"),
             Ok(Err(error)) => info!("a response could not be sent: {error}"),
-            // Dropping the stream finishes it.
             Ok(Ok(())) => self.metrics.sent(payload.len()),
         }
     }

@@ -50,9 +50,18 @@ fn a_running_daemon_says_how_it_is_and_a_stopped_one_does_not() {
     session.wait_for_proof(|_| {}).unwrap();
     let said = ask();
     assert_eq!((&said["open"], &said["prover"]["totals"]["proved"]), (&0.into(), &1.into()));
-    let (_, output) = status(&asked[1..]);
+    // Found by the daemon's configuration, whatever else is in it.
+    let config = folder.path().join("contributor.toml");
+    std::fs::write(&config, "state = \"state\"\nlisten = \"127.0.0.1:1\"\n").unwrap();
+    let (code, output) = status(&["--config", config.to_str().unwrap()]);
+    assert_eq!(code, Some(0));
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains("1 proved, 0 failed, 0 abandoned"), "{said}");
+
+    std::fs::write(&config, "state = 1, 2\n").unwrap();
+    let (code, output) = status(&["--config", config.to_str().unwrap()]);
+    assert!(code == Some(1) && String::from_utf8_lossy(&output.stderr).contains("contributor.toml:1: "));
+    assert_eq!(status(&[]).0, Some(1));
 
     daemon.stop();
     assert!(!state.join("control.sock").exists());

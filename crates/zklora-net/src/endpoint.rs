@@ -281,6 +281,15 @@ impl Connection {
     }
 }
 
+/// Ends a stream, and completes when the peer has all of it, or does not want it. Whoever closes the connection before loses what is
+/// under way.
+pub async fn deliver(mut stream: quinn::SendStream) {
+    if stream.finish().is_ok() {
+        // An error says that the connection is gone, and the peer with it.
+        let _ = stream.stopped().await;
+    }
+}
+
 fn peer_key(connection: &quinn::Connection) -> Option<PublicKey> {
     let identity = connection.peer_identity()?;
     let keys = identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok()?;

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
@@ -165,7 +166,7 @@ pub fn run(args: &Serve, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<()> {
-    let starting = systemd::Starting::begin();
+    let (began, starting) = (Instant::now(), systemd::Starting::begin());
     // From now on SIGHUP does not end the process.
     let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
     let access = Arc::new(settings.access()?);
@@ -192,7 +193,8 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     let service = Arc::new(Service::new(state.clone(), engines, limits, store, share, prover)?);
     let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
     let metrics = Arc::new(Metrics::default());
-    let daemon = Arc::new(Daemon::new(service.clone(), metrics.clone(), address.clone(), &settings.state));
+    let daemon =
+        Arc::new(Daemon::new(service.clone(), metrics.clone(), address.clone(), &settings.state, began));
 
     // Dropped with their sockets at the end.
     let mut tasks = JoinSet::new();

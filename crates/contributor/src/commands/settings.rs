@@ -29,6 +29,7 @@ use zklora_proto::PublicKey;
 
 use super::Share;
 use super::serve::{LimitArgs, Serve};
+use super::status::StatusReport;
 
 /// Far more than all settings together.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -80,10 +81,7 @@ impl Settings {
     /// The settings that these arguments, of which clap found these matches, and the file that they name give; or everything that
     /// is wrong with them.
     pub fn read(args: &Serve, matches: &ArgMatches) -> Result<Self, Vec<String>> {
-        let text = match &args.config {
-            Some(path) => read(path).map_err(|error| vec![error])?,
-            None => String::new(),
-        };
+        let text = read_given(args.config.as_deref())?;
         let mut sources = Sources::new(args.config.as_deref(), &text, matches);
         let state = sources.required("state", args.state.as_ref());
         let listen = sources.required("listen", Some(&args.listen));
@@ -139,6 +137,23 @@ impl Settings {
     pub fn control_path(&self) -> PathBuf {
         self.control.clone().unwrap_or_else(|| self.state.join(CONTROL))
     }
+}
+
+/// Where the daemon listens for `status`, by the arguments of that command and the file that they name.
+pub fn control_path(args: &StatusReport, matches: &ArgMatches) -> Result<PathBuf, Vec<String>> {
+    let text = read_given(args.config.as_deref())?;
+    let mut sources = Sources::new(args.config.as_deref(), &text, matches);
+    let control: Option<PathBuf> = sources.optional("control", args.control.as_ref());
+    let path = match control {
+        Some(path) => Some(path),
+        None => sources.required("state", args.state.as_ref()).map(|state: PathBuf| state.join(CONTROL)),
+    };
+    // What else is in the file is the daemon's business.
+    path.filter(|_| sources.errors.is_empty()).ok_or(sources.errors)
+}
+
+fn read_given(path: Option<&Path>) -> Result<String, Vec<String>> {
+    path.map_or_else(|| Ok(String::new()), |path| read(path).map_err(|error| vec![error]))
 }
 
 fn read(path: &Path) -> Result<String, String> {

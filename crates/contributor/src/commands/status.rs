@@ -1,11 +1,14 @@
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use zklora_cli::Escaped;
-use zklora_contributor::control::{CONTROL, ask_status};
+use zklora_contributor::control::ask_status;
 use zklora_contributor::daemon::{MostExposed, Status};
 use zklora_contributor::memory::readable;
+
+use super::settings::control_path;
 
 /// Exit code if no daemon runs.
 const NOT_RUNNING: u8 = 3;
@@ -15,21 +18,23 @@ const NOT_RUNNING: u8 = 3;
 #[command(after_help = "Exit codes: 0 it runs, 1 it cannot be asked, 2 wrong usage, 3 it does not run.
 Example: zklora-contributor status --state a-state")]
 pub struct StatusReport {
+    /// The daemon's configuration, if its state or socket is named there.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Folder of the daemon's state.
-    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE", required_unless_present = "control")]
-    state: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
+    pub state: Option<OsString>,
     /// Socket of the daemon, if it was given one; otherwise control.sock in its state.
     #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
-    control: Option<PathBuf>,
+    pub control: Option<OsString>,
     /// Print the status as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
-pub fn run(args: &StatusReport) -> anyhow::Result<ExitCode> {
-    let path = args.control.clone().or_else(|| Some(args.state.as_ref()?.join(CONTROL)));
-    // clap asks for one of the two.
-    let path = path.unwrap_or_default();
+/// Asks, and tells what was answered. `matches` are those that the arguments were made of.
+pub fn run(args: &StatusReport, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let path = control_path(args, matches).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
     let Some(status) = ask_status(&path)? else {
         if args.json {
             println!("null");

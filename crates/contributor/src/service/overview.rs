@@ -63,7 +63,7 @@ impl Service {
 mod tests {
     use std::path::Path;
     use std::sync::Arc;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use zklora_circuit::plan::Planner;
     use zklora_circuit::security::Security;
@@ -94,7 +94,7 @@ mod tests {
         let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config).unwrap();
         let service = Arc::new(Service::new(state, engines, Limits::default(), store, 1.0, prover).unwrap());
         let address = Address { key: SecretKey::generate().public(), host: "h".into(), port: 1 };
-        let daemon = Daemon::new(service.clone(), Arc::default(), address, path);
+        let daemon = Daemon::new(service.clone(), Arc::default(), address, path, Instant::now());
 
         let (short, long) = (Duration::from_millis(10), Duration::from_secs(60));
         let runtime = tokio::runtime::Runtime::new().unwrap();
