@@ -88,9 +88,9 @@ impl Server {
         };
         let span = info_span!("connection", peer = %connection.address(), client = %connection.peer());
         async {
-            let reason = self.requests(&connection, stopping).await;
+            let Over { reason, come_again } = self.requests(&connection, stopping).await;
             debug!("connection over: {reason}");
-            connection.close_because(&reason).await;
+            connection.close_because(&reason, come_again);
         }
         .instrument(span)
         .await;
@@ -101,17 +101,17 @@ impl Server {
         self: &Arc<Self>,
         connection: &Connection,
         mut stopping: watch::Receiver<bool>,
-    ) -> String {
+    ) -> Over {
         let client = *connection.peer();
         if !self.access.allows(&client) {
             self.metrics.refused_connection();
             info!("refused: not on the list of clients");
-            return format!("key {client} is not on this contributor's list of clients");
+            return Over::refused(format!("key {client} is not on this contributor's list of clients"));
         }
         let Some(seat) = self.clients.seat(client).map(Arc::new) else {
             self.metrics.refused_connection();
             info!("refused: too many connections");
-            return "you have too many connections here".into();
+            return Over::refused("you have too many connections here".into());
         };
         let _open = self.metrics.connected();
         let mut requests = JoinSet::new();
@@ -120,7 +120,8 @@ impl Server {
                 streams = connection.accept() => streams,
                 () = self.access.removed(&client) => {
                     info!("no longer on the list of clients");
-                    return format!("key {client} is no longer on this contributor's list of clients");
+                    let reason = format!("key {client} is no longer on this contributor's list of clients");
+                    return Over::refused(reason);
                 }
                 _ = stopping.wait_for(|stopping| *stopping) => break "the contributor is stopping".into(),
                 () = sleep(self.service.limits().idle), if requests.is_empty() => {
@@ -138,7 +139,7 @@ impl Server {
             }
         };
         while requests.join_next().await.is_some() {}
-        reason
+        Over { reason, come_again: true }
     }
 
     async fn request(&self, send: SendStream, mut receive: RecvStream, client: PublicKey, seat: &Seat) {
@@ -212,6 +213,19 @@ impl Server {
             Ok(Err(error)) => info!("a response could not be sent: {error}"),
             Ok(Ok(())) => self.metrics.sent(payload.len()),
         }
+    }
+}
+
+/// Why a connection is over.
+struct Over {
+    reason: String,
+    /// Whether its client would be served on another one.
+    come_again: bool,
+}
+
+impl Over {
+    fn refused(reason: String) -> Self {
+        Self { reason, come_again: false }
     }
 }
 

@@ -19,7 +19,7 @@ use zklora_proto::{Address, SecretKey, SessionId};
 /// Why a connection was closed.
 fn closed(world: &World, connection: &Connection) -> String {
     match world.runtime.block_on(connection.request(&hello(world), &[])) {
-        Err(FrameError::Closed(reason)) => reason,
+        Err(FrameError::Closed { reason, refused: true }) => reason,
         other => panic!("{other:?}, expected that the connection is closed"),
     }
 }
@@ -237,7 +237,7 @@ fn a_server_that_stops_answers_what_it_was_asked() {
         send.finish().unwrap();
         let (response, _) = read_frame::<Response>(&mut receive, 1 << 20).await.unwrap();
         assert!(matches!(response, Response::Deltas { .. }), "{response:?}");
-        assert!(matches!(late.await, Err(FrameError::Closed(_)) | Ok(_)));
+        assert!(matches!(late.await, Err(FrameError::Closed { refused: false, .. }) | Ok(_)));
         serving.await.unwrap();
         assert!(Connection::dial(&key, &address).await.is_err());
     });

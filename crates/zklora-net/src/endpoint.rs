@@ -30,6 +30,10 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 /// less.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
+/// The application error codes of a connection that a peer closes with a reason.
+const REFUSED: VarInt = VarInt::from_u32(1);
+const COME_AGAIN: VarInt = VarInt::from_u32(2);
+
 /// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -251,7 +255,8 @@ impl Connection {
         // If the peer has said why there is no answer, that is what matters.
         match (answer, self.inner.close_reason()) {
             (Err(_), Some(ConnectionError::ApplicationClosed(close))) => {
-                Err(FrameError::Closed(String::from_utf8_lossy(&close.reason).into_owned()))
+                let reason = String::from_utf8_lossy(&close.reason).into_owned();
+                Err(FrameError::Closed { reason, refused: close.error_code == REFUSED })
             }
             (answer, _) => answer,
         }
@@ -267,9 +272,10 @@ impl Connection {
         self.inner.accept_bi().await
     }
 
-    /// Closes the connection, unless it is closed, and tells the peer why.
-    pub async fn close_because(&self, reason: &str) {
-        self.inner.close(VarInt::from_u32(1), reason.as_bytes());
+    /// Closes the connection, unless it is closed, and tells the peer why and whether it may come again.
+    pub fn close_because(&self, reason: &str, come_again: bool) {
+        let code = if come_again { COME_AGAIN } else { REFUSED };
+        self.inner.close(code, reason.as_bytes());
     }
 
     /// Closes the connection and tells the peer.

@@ -33,8 +33,13 @@ pub enum FrameError {
     #[error("the peer has not answered within {0:?}")]
     NoAnswer(std::time::Duration),
     /// The peer closed the connection, and said why.
-    #[error("the peer closed the connection: {0}")]
-    Closed(String),
+    #[error("the peer closed the connection: {reason}")]
+    Closed {
+        /// Its words.
+        reason: String,
+        /// It would close another one, too.
+        refused: bool,
+    },
     /// The peer went on after the end.
     #[error("the peer sent bytes after the end of the frame")]
     Excess,
