@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use zklora_cli::Logging;
+use zklora_cli::{Documents, Logging};
 
 /// Serves a private LoRA adapter's deltas and proves them.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Plan(commands::plan::Plan),
     Serve(commands::serve::Serve),
     Exposure(commands::exposure::ExposureReport),
+    #[command(flatten)]
+    Documents(Documents),
 }
 
 fn main() -> ExitCode {
@@ -37,5 +39,6 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(&args),
         Command::Exposure(args) => commands::exposure::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Documents(args) => Ok(args.write::<Cli>(&commands::MANUAL, &mut std::io::stdout())?),
     })
 }

@@ -10,7 +10,21 @@ use std::num::NonZero;
 use clap::Args;
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
+use zklora_cli::Manual;
 use zklora_contributor::memory::MemoryLimit;
+
+/// What the manual page says beside the help.
+pub const MANUAL: Manual = Manual {
+    environment: &[(
+        "CREDENTIALS_DIRECTORY",
+        "Set by systemd for a service with LoadCredential=: where serve looks for identity.key first.",
+    )],
+    files: &[
+        ("/etc/zklora", "Where the packaged service has its configuration and its identity key."),
+        ("/var/lib/zklora", "Where the packaged service has its state and, in bundles, what it has proved."),
+    ],
+    see_also: &["zklora-base-user(1)", "zklora-verifier(1)"],
+};
 
 /// How sessions are proved.
 #[derive(Args)]
