@@ -6,12 +6,15 @@ pub mod plan;
 pub mod serve;
 
 use std::num::NonZero;
+use std::path::Path;
 
 use clap::Args;
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_cli::Manual;
 use zklora_contributor::memory::MemoryLimit;
+use zklora_contributor::state::{KEY, State};
+use zklora_proto::SecretKey;
 
 /// What the manual page says beside the help.
 pub const MANUAL: Manual = Manual {
@@ -49,6 +52,18 @@ impl Proving {
             threads: if self.proving_threads == 0 { cores() } else { self.proving_threads },
             ..Planner::new(self.security.parse()?)
         })
+    }
+}
+
+/// Opens the state of a service, with the identity key in the file that is named, or else among the credentials that systemd
+/// made, or else in the state folder.
+fn open_state(folder: &Path, identity: Option<&Path>) -> anyhow::Result<State> {
+    let credential =
+        std::env::var_os("CREDENTIALS_DIRECTORY").map(|credentials| Path::new(&credentials).join(KEY));
+    match (identity, credential.filter(|file| file.exists())) {
+        (Some(file), _) => State::open_with_key(folder, SecretKey::load(file)?),
+        (None, Some(file)) => State::open_with_key(folder, SecretKey::load_credential(&file)?),
+        (None, None) => State::open(folder),
     }
 }
 

@@ -10,12 +10,11 @@ use zklora_contributor::exposure::DEFAULT_SHARE;
 use zklora_contributor::prover::Prover;
 use zklora_contributor::server::serve;
 use zklora_contributor::service::{Limits, Service};
-use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Store};
 use zklora_net::Listener;
 use zklora_proto::Address;
 
-use super::{Proving, share};
+use super::{Proving, open_state, share};
 
 /// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM), then finishes its proofs.
 #[derive(Args)]
@@ -41,6 +40,10 @@ pub struct Serve {
     /// Print the address as JSON.
     #[arg(long)]
     json: bool,
+    /// The identity key, if it is not in the state folder. Without this, the credential identity.key is taken if systemd has
+    /// made one.
+    #[arg(long, value_name = "FILE")]
+    identity: Option<PathBuf>,
 }
 
 /// Serves until the program is told to stop.
@@ -50,7 +53,7 @@ pub fn run(args: &Serve) -> anyhow::Result<()> {
 
 async fn run_async(args: &Serve) -> anyhow::Result<()> {
     let planner = args.proving.planner()?;
-    let state = Arc::new(State::open(&args.state)?);
+    let state = Arc::new(open_state(&args.state, args.identity.as_deref())?);
     let listener = Listener::bind(&state.key, args.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
     let _lock = store::lock(&args.state)?;
