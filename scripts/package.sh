@@ -64,7 +64,7 @@ package() {
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
     printf '%s (%s-%s) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- %s  %s\n' \
         "$program" "$version" "$REVISION" "The ZKLoRA developers <zklora@localhost>" \
-        "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" >"$stage/changelog"
+        "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" >"$stage/doc/changelog.Debian"
     # The example, with the folders that the unit makes.
     sed -E 's/^#(state|out_dir) = /\1 = /' dist/config/contributor.toml >"$stage/contributor.toml"
 
