@@ -58,13 +58,14 @@ package() {
     "${run[@]}" man --out-dir "$stage/man1"
     for shell in bash zsh fish; do "${run[@]}" completions "$shell" >"$stage/completions/$shell"; done
 
+    gzip -9n "$stage/man1"/*
     cp LICENSE-MIT README.md SECURITY.md CHANGELOG.md "$stage/doc/"
-    cp dist/debian/copyright "$stage/doc/"
     local version
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
     printf '%s (%s-%s) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- %s  %s\n' \
         "$program" "$version" "$REVISION" "The ZKLoRA developers <zklora@localhost>" \
         "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" >"$stage/doc/changelog.Debian"
+    gzip -9n "$stage/doc/changelog.Debian"
     # The example, with the folders that the unit makes.
     sed -E 's/^#(state|out_dir) = /\1 = /' dist/config/contributor.toml >"$stage/contributor.toml"
 

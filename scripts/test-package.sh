@@ -17,6 +17,8 @@ main() {
     local with_systemd='' deb
     [[ ${1:-} != --systemd ]] || { with_systemd=yes; shift; }
     ((EUID == 0)) || die "needs root, for chroot"
+    # In a mount namespace of its own, so that no mount outlives this.
+    [[ ${ZKLORA_UNSHARED:-} ]] || ZKLORA_UNSHARED=yes exec unshare --mount "$0" ${with_systemd:+--systemd} "$@"
     command -v debootstrap >/dev/null || die "needs debootstrap"
     deb=${1:-$(scripts/package.sh zklora-contributor | tail -n1)}
     [[ -f $deb ]] || die "$deb: expected a package"
@@ -67,6 +69,8 @@ bare_debian() {
     [[ $mirror ]] || die "apt has no source with packages of $release"
     debootstrap --variant=minbase ${1:+--include="$(IFS=,; echo "$*")"} "$release" "$root" "$mirror" \
         >"$work/debootstrap" 2>&1 || { tail -n 20 "$work/debootstrap"; die "debootstrap failed"; }
+    # The dynamic loader asks /proc where a program is.
+    mount -t proc proc "$root/proc"
     cp /etc/resolv.conf "$root/etc/resolv.conf"
     echo "$release, $(du -sm "$root" | cut -f1) MB, $(inside dpkg-query -f '.\n' -W | wc -l) packages"
 }
@@ -153,15 +157,18 @@ ExecStart=/opt/zklora-test/run
 WantedBy=default.target
 UNIT
     inside systemctl enable zklora-test.service 2>/dev/null
+    umount "$root/proc"
     timeout 300 systemd-nspawn --quiet -D "$root" --boot --register=no --keep-unit --console=pipe </dev/null \
         >"$work/console" 2>&1 || true
     cat "$dir/output"
     [[ $(cat "$dir/result" 2>/dev/null) == "exit 0" ]] || { tail "$work/console"; die "the service does not work"; }
+    mount -t proc proc "$root/proc"
     inside systemctl disable zklora-test.service 2>/dev/null
     rm -r "$dir" "$root/etc/systemd/system/zklora-test.service"
 }
 
 clean() {
+    if mountpoint -q "$root/proc"; then umount "$root/proc"; fi
     # Only what is below it, never what is mounted there.
     rm -rf --one-file-system "$work"
 }
