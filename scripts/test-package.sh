@@ -88,7 +88,8 @@ repositories() {
 inside() { DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 chroot "$root" "$@"; }
 
 serve_for_a_moment() {
-    inside timeout --preserve-status 20 zklora-contributor serve --state /var/lib/zklora/state --listen 127.0.0.1:0 \
+    # Not through `inside`, whose shell the signal would reach instead.
+    LC_ALL=C.UTF-8 chroot "$root" timeout --preserve-status 20 zklora-contributor serve --state /var/lib/zklora/state --listen 127.0.0.1:0 \
         --out-dir /var/lib/zklora/bundles >"$work/address" 2>"$work/log" &
     local pid=$! deadline=$((SECONDS + 15))
     until grep -q '^zklora://' "$work/address"; do
