@@ -3,6 +3,9 @@
 #
 #     export LIBTORCH="$(scripts/setup-libtorch.sh)"
 #
+# With --licenses, prints a folder with the licences of libtorch and of what is in it, which whoever passes it on has to add. They
+# are in the wheel alone, so that this gets the wheel.
+#
 # Only the path goes to stdout; progress and errors go to stderr. Looked at in this order:
 #   1. $LIBTORCH, if set (an unusable one is an error, never silently replaced);
 #   2. the cache, ${XDG_CACHE_HOME:-~/.cache}/zklora/libtorch-<version>;
@@ -19,6 +22,10 @@ say() { printf 'setup-libtorch: %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 main() {
+    if [[ ${1:-} == --licenses ]]; then
+        licenses
+        return
+    fi
     if [[ -n ${LIBTORCH:-} ]]; then
         local why
         why=$(why_unusable "$LIBTORCH")
@@ -29,8 +36,9 @@ main() {
 
     [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] ||
         die "makes libtorch for Linux on x86-64 only, this is $(uname -sm). Install libtorch $VERSION and set LIBTORCH."
-    local cache=${XDG_CACHE_HOME:-${HOME:?HOME is not set; set it, XDG_CACHE_HOME or LIBTORCH}/.cache}/zklora
-    local target=$cache/libtorch-$VERSION
+    local cache target
+    cache=$(cache_folder)
+    target=$cache/libtorch-$VERSION
     if [[ -n $(why_unusable "$target") ]]; then
         need_tools
         mkdir -p "$cache"
@@ -65,6 +73,30 @@ make() {
     rm -rf "$target"
     mv "$work/libtorch" "$target"
     say "ready: $target ($(du -sm "$target" | cut -f1) MB)"
+}
+
+cache_folder() {
+    printf '%s\n' "${XDG_CACHE_HOME:-${HOME:?HOME is not set; set it, XDG_CACHE_HOME or LIBTORCH}/.cache}/zklora"
+}
+
+licenses() {
+    local cache target
+    cache=$(cache_folder)
+    target=$cache/libtorch-$VERSION-licenses
+    if [[ ! -s $target/LICENSE ]]; then
+        need_tools
+        mkdir -p "$cache"
+        work=$(mktemp -d "$target.partial.XXXXXX")
+        trap 'rm -rf "$work"' EXIT
+        export TMPDIR=$work
+        say "taking libtorch's licences out of the PyPI wheel (about 530 MB)"
+        download_wheels "$work/wheels" "torch==$VERSION"
+        unpack "$work"/wheels/torch-*.whl "$work/all" "torch-$VERSION.dist-info/licenses/**=licenses" ||
+            die "torch's wheel has no licences where they are expected"
+        rm -rf "$target"
+        mv "$work/all/licenses" "$target"
+    fi
+    printf '%s\n' "$target"
 }
 
 from_archive() {

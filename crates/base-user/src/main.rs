@@ -12,7 +12,7 @@ use zklora_base_user::gpt2::Gpt2;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
 use zklora_base_user::tokenizer::Tokenizer;
-use zklora_cli::Logging;
+use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::BaseModel;
 use zklora_proto::{AdapterId, Address, SecretKey};
 
@@ -30,6 +30,8 @@ struct Cli {
 enum Command {
     Loss(Loss),
     Identity(Identity),
+    #[command(flatten)]
+    Documents(Documents),
 }
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends the session with a receipt that
@@ -74,6 +76,16 @@ struct Identity {
     identity: Option<PathBuf>,
 }
 
+/// What the manual page says beside the help.
+const MANUAL: Manual = Manual {
+    environment: &[(
+        "XDG_CONFIG_HOME",
+        "Where the identity key is made if --identity names none; ~/.config by default.",
+    )],
+    files: &[("~/.config/zklora/base-user.key", "Your identity key.")],
+    see_also: &["zklora-contributor(1)", "zklora-verifier(1)"],
+};
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     zklora_cli::run(&cli.logging, || match cli.command {
@@ -82,6 +94,7 @@ fn main() -> ExitCode {
             println!("{}", load_identity(args.identity)?.public());
             Ok(())
         }
+        Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
     })
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-use zklora_cli::Logging;
+use zklora_cli::{Documents, Logging};
 
 /// Serves a private LoRA adapter's deltas and proves them.
 #[derive(Parser)]
@@ -26,6 +26,8 @@ enum Command {
     Prove(commands::prove::Prove),
     Exposure(commands::exposure::ExposureReport),
     Status(commands::status::StatusReport),
+    #[command(flatten)]
+    Documents(Documents),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,9 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(&args).map(done),
         Command::Exposure(args) => commands::exposure::run(&args).map(done),
         Command::Status(args) => commands::status::run(&args, &matches),
+        Command::Documents(args) => {
+            Ok(args.write::<Cli>(&commands::MANUAL, &mut std::io::stdout()).map(done)?)
+        }
         Command::Prove(args) => commands::prove::run(&args),
         Command::Serve(args) => commands::serve::run(&args, &matches),
     })

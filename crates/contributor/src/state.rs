@@ -25,7 +25,8 @@ use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, Sig
 
 use crate::quantise::quantise;
 
-const KEY: &str = "identity.key";
+/// The name of the identity key's file, here and among a service's credentials.
+pub const KEY: &str = "identity.key";
 const OPENINGS: &str = "openings.safetensors";
 const MANIFEST: &str = "manifest.json";
 const SIGNATURE: &str = "manifest.sig";
@@ -95,14 +96,18 @@ impl State {
         Ok(Self { key, manifest, openings })
     }
 
-    /// Opens a state folder and checks that its parts belong together.
+    /// Opens a state folder with the key in it and checks that its parts belong together.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         check_is_folder(folder)?;
-        let key = SecretKey::load(&folder.join(KEY))?;
+        Self::open_with_key(folder, SecretKey::load(&folder.join(KEY))?)
+    }
+
+    /// Opens a state folder whose key is kept elsewhere, and checks that its parts belong together.
+    pub fn open_with_key(folder: &Path, key: SecretKey) -> anyhow::Result<Self> {
         let (path, (manifest, openings)) = (folder.join(MANIFEST), Self::adapter_of(folder)?);
         if *manifest.manifest().contributor() != key.public() {
             bail!(
-                "{} is of {}, but {KEY} is the key of {}: these files are of two different states",
+                "{} is of {}, but the identity key is that of {}: these files are of two different states",
                 path.display(),
                 manifest.manifest().contributor(),
                 key.public()

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
-use zklora_cli::{Escaped, Logging};
+use zklora_cli::{Documents, Escaped, Logging, Manual};
 use zklora_proto::{AdapterId, PublicKey};
 
 use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier, circuits_of};
@@ -43,6 +43,10 @@ pub enum Command {
     /// Builds the circuits that bundles need and keeps them, so that verifying these and others like them is quick
     #[command(after_help = KEYS_HELP)]
     Keys(KeysArgs),
+
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "documented where it is made")]
+    Documents(Documents),
 }
 
 /// Arguments of `keys`.
@@ -101,11 +105,12 @@ pub fn main() -> ExitCode {
             explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
         }
         Command::Keys(args) => keys(&args, out),
+        Command::Documents(args) => args.write::<Cli>(&MANUAL, out).map(|()| VALID),
     };
     match code {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            tracing::error!("stdout: {error}");
+            tracing::error!("output: {error}");
             ExitCode::from(UNUSABLE)
         }
     }
@@ -233,6 +238,19 @@ const VALID: u8 = 0;
 const INVALID: u8 = 1;
 /// The arguments are wrong or lead to no bundle; also what clap exits with.
 const UNUSABLE: u8 = 2;
+
+/// What the manual page says beside the help.
+const MANUAL: Manual = Manual {
+    environment: &[(
+        "XDG_CACHE_HOME",
+        "Where the circuits that have been built are kept; ~/.cache by default.",
+    )],
+    files: &[(
+        "~/.cache/zklora/keys",
+        "Circuits that have been built. Whoever can change them can make the verifier accept anything.",
+    )],
+    see_also: &["zklora-base-user(1)", "zklora-contributor(1)"],
+};
 
 const KEYS_HELP: &str = "\
 The keys are in zklora/keys in $XDG_CACHE_HOME or ~/.cache, one file for each circuit. Whoever can change them can make this

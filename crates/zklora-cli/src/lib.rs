@@ -1,6 +1,7 @@
-//! What the three programs have in common on the command line: logging to stderr, the way they fail, and text from
-//! elsewhere made safe for a terminal.
+//! What the three programs have in common on the command line: logging to stderr, the way they fail, text from
+//! elsewhere made safe for a terminal, completions and manual pages.
 
+mod documents;
 mod escape;
 mod format;
 
@@ -14,6 +15,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use documents::{Documents, Manual};
 pub use escape::Escaped;
 
 /// Flags for logging. What is logged is chosen by `RUST_LOG`, by default `info`.

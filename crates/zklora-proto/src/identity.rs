@@ -95,6 +95,9 @@ impl FromStr for Signature {
 
 hex_text!(Signature, 64);
 
+/// More than the file of a key has.
+const MAX_KEY_FILE: u64 = 128;
+
 /// An Ed25519 private key. Wiped from memory when dropped; never printed.
 pub struct SecretKey(SigningKey);
 
@@ -106,7 +109,16 @@ impl SecretKey {
 
     /// The key in a file that [`SecretKey::save`] wrote.
     pub fn load(path: &Path) -> Result<Self, SecretFileError> {
-        let text = Zeroizing::new(secret_file::read(path, 128)?);
+        Self::parse_file(path, secret_file::read(path, MAX_KEY_FILE)?)
+    }
+
+    /// The key in a file that a service manager made for this process from one that [`SecretKey::save`] wrote.
+    pub fn load_credential(path: &Path) -> Result<Self, SecretFileError> {
+        Self::parse_file(path, secret_file::read_credential(path, MAX_KEY_FILE)?)
+    }
+
+    fn parse_file(path: &Path, content: Vec<u8>) -> Result<Self, SecretFileError> {
+        let text = Zeroizing::new(content);
         let text = std::str::from_utf8(&text).unwrap_or_default().trim_end();
         let mut bytes = parse_hex::<32>(text).map_err(|_| SecretFileError::Content {
             path: path.into(),
@@ -246,5 +258,19 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         let error = SecretKey::load(&path).unwrap_err().to_string();
         assert!(error.contains("0600"), "{error}");
+    }
+
+    #[test]
+    fn a_credential_may_have_the_mask_of_an_access_control_list_in_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("identity.key");
+        let key = SecretKey::load_or_create(&path).unwrap();
+        for (mode, is_secret) in [(0o400, true), (0o440, true), (0o600, true), (0o460, false), (0o444, false)]
+        {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            let loaded = SecretKey::load_credential(&path).map(|key| key.public()).ok();
+            assert_eq!(loaded, is_secret.then(|| key.public()), "{mode:o}");
+        }
     }
 }

@@ -53,10 +53,21 @@ pub fn create(path: &Path, content: &[u8]) -> Result<(), SecretFileError> {
 
 /// Reads a file of at most `max` bytes that nobody but its owner may read.
 pub fn read(path: &Path, max: u64) -> Result<Vec<u8>, SecretFileError> {
+    read_closed_to(0o077, path, max)
+}
+
+/// Reads a file of at most `max` bytes that a service manager made for this process alone, as systemd does for
+/// `LoadCredential=`. It may belong to root and be opened to the service by an access control list, whose mask stands where the
+/// group's bits would: mode 0440, though the group has no access.
+pub fn read_credential(path: &Path, max: u64) -> Result<Vec<u8>, SecretFileError> {
+    read_closed_to(0o037, path, max)
+}
+
+fn read_closed_to(others: u32, path: &Path, max: u64) -> Result<Vec<u8>, SecretFileError> {
     let io = |error| SecretFileError::Io { path: path.into(), error };
     let file = File::open(path).map_err(io)?;
     let mode = file.metadata().map_err(io)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if mode & others != 0 {
         return Err(SecretFileError::Permissions { path: path.into(), mode });
     }
     read_bounded(file, max).map_err(io)?.ok_or_else(|| SecretFileError::TooLarge { path: path.into(), max })

@@ -7,7 +7,6 @@ use anyhow::Context;
 use serde_json::json;
 use zklora_cli::Escaped;
 use zklora_contributor::control;
-use zklora_contributor::state::State;
 
 use super::settings::{Settings, Source};
 
@@ -43,7 +42,7 @@ pub fn run(settings: Result<Settings, Vec<String>>, json: bool) -> ExitCode {
 /// What valid settings meet on this machine that stands in the way of serving.
 fn errors(settings: &Settings) -> Vec<String> {
     let provable = || {
-        let state = State::open(&settings.state)?;
+        let state = super::open_state(&settings.state, settings.identity.as_deref())?;
         let modules = state.manifest.manifest().modules().len();
         let planner = super::planner(settings.security, settings.proving_threads, settings.memory)?;
         planner.plan(state.manifest.manifest(), &vec![1; modules]).context("this adapter cannot be proved")

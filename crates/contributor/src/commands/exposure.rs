@@ -24,11 +24,12 @@ pub struct ExposureReport {
 }
 
 pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
-    let state = State::open(&args.state)?;
-    let store = Store::open(&args.state.join(STORE), state.manifest.adapter_id())?;
-    let exposures = Ledger::report(&store, state.manifest.manifest(), args.exposure_budget.0)?;
+    // The identity key, which a service keeps elsewhere, is not needed.
+    let manifest = State::manifest_of(&args.state)?;
+    let store = Store::open(&args.state.join(STORE), manifest.adapter_id())?;
+    let exposures = Ledger::report(&store, manifest.manifest(), args.exposure_budget.0)?;
     if args.json {
-        println!("{}", json!({ "adapter": state.manifest.adapter_id(), "modules": exposures }));
+        println!("{}", json!({ "adapter": manifest.adapter_id(), "modules": exposures }));
         return Ok(());
     }
     println!("{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in");

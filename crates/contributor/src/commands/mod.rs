@@ -11,6 +11,7 @@ pub mod status;
 
 use std::fmt;
 use std::num::NonZero;
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::Context;
@@ -18,7 +19,23 @@ use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
+use zklora_cli::Manual;
 use zklora_contributor::memory::MemoryLimit;
+use zklora_contributor::state::{KEY, State};
+use zklora_proto::SecretKey;
+
+/// What the manual page says beside the help.
+pub const MANUAL: Manual = Manual {
+    environment: &[(
+        "CREDENTIALS_DIRECTORY",
+        "Set by systemd for a service with LoadCredential=: where serve looks for identity.key first.",
+    )],
+    files: &[
+        ("/etc/zklora", "Where the packaged service has its configuration and its identity key."),
+        ("/var/lib/zklora", "Where the packaged service has its state and, in bundles, what it has proved."),
+    ],
+    see_also: &["zklora-base-user(1)", "zklora-verifier(1)"],
+};
 
 /// How sessions are proved.
 #[derive(Args)]
@@ -49,6 +66,18 @@ fn planner(security: Security, threads: usize, memory: MemoryLimit) -> anyhow::R
         threads: if threads == 0 { cores() } else { threads },
         ..Planner::new(security)
     })
+}
+
+/// Opens the state of a service, with the identity key in the file that is named, or else among the credentials that systemd
+/// made, or else in the state folder.
+fn open_state(folder: &Path, identity: Option<&Path>) -> anyhow::Result<State> {
+    let credential =
+        std::env::var_os("CREDENTIALS_DIRECTORY").map(|credentials| Path::new(&credentials).join(KEY));
+    match (identity, credential.filter(|file| file.exists())) {
+        (Some(file), _) => State::open_with_key(folder, SecretKey::load(file)?),
+        (None, Some(file)) => State::open_with_key(folder, SecretKey::load_credential(&file)?),
+        (None, None) => State::open(folder),
+    }
 }
 
 /// A share, from 0 to 1.

@@ -25,14 +25,13 @@ use zklora_contributor::metrics::Metrics;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
 use zklora_contributor::server::Server;
 use zklora_contributor::service::Service;
-use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Store};
 use zklora_contributor::systemd;
 use zklora_net::Listener;
 use zklora_proto::Address;
 
 use super::settings::{Period, Settings};
-use super::{StopSignals, check_config, planner};
+use super::{StopSignals, check_config, open_state, planner};
 
 const DEFAULT: Limits = Limits::DEFAULT;
 
@@ -52,6 +51,9 @@ pub struct Serve {
     /// Folder that `init` made.
     #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
     pub state: Option<OsString>,
+    /// The identity key, if it is not in the state folder. Without this, the credential identity.key is taken if systemd has made one.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
+    pub identity: Option<OsString>,
     /// UDP address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_LISTEN", default_value = "127.0.0.1:30000")]
     pub listen: String,
@@ -171,7 +173,7 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
     let access = Arc::new(settings.access()?);
     let planner = planner(settings.security, settings.proving_threads, settings.memory)?;
-    let state = Arc::new(State::open(&settings.state)?);
+    let state = Arc::new(open_state(&settings.state, settings.identity.as_deref())?);
     let listener = Listener::bind(&state.key, settings.listen)?;
     let local = listener.local_address().context("asking for the listening address")?;
     let _lock = store::lock(&settings.state)?;

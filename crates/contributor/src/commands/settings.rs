@@ -38,6 +38,8 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct Settings {
     pub state: PathBuf,
+    /// The identity key, if it is neither in the state folder nor a credential.
+    pub identity: Option<PathBuf>,
     pub listen: SocketAddr,
     pub out_dir: PathBuf,
     pub security: Security,
@@ -84,6 +86,7 @@ impl Settings {
         let text = read_given(args.config.as_deref())?;
         let mut sources = Sources::new(args.config.as_deref(), &text, matches);
         let state = sources.required("state", args.state.as_ref());
+        let identity = sources.optional("identity", args.identity.as_ref());
         let listen = sources.required("listen", Some(&args.listen));
         let out_dir = sources.required("out_dir", args.out_dir.as_ref());
         let security = sources.required("security", Some(&args.security));
@@ -107,6 +110,7 @@ impl Settings {
                 open: open?,
                 limits: limits?,
                 state: state?,
+                identity,
                 listen: listen?,
                 out_dir: out_dir?,
                 security: security?,
