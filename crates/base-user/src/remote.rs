@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use tch::Tensor;
+use tracing::trace_span;
 
 use crate::activations::Quantised;
 use crate::error::ModelError;
@@ -53,9 +54,10 @@ impl ProjectionHook for RemoteHook {
             input.size2()?.1 == d_in && base_output.size2()?.1 == d_out,
             "the adapter is for a projection of {d_in} to {d_out}"
         );
-        let quantised = Quantised::new(input)?;
+        let quantised = trace_span!("quantise").in_scope(|| Quantised::new(input))?;
         let deltas = self.session.forward(&[module], &quantised.values)?;
-        let delta = quantised.restore(deltas.first().context("no delta")?, entry.scale())?;
+        let deltas = deltas.first().context("no delta")?;
+        let delta = trace_span!("restore").in_scope(|| quantised.restore(deltas, entry.scale()))?;
         Ok(match self.mode {
             CombineMode::AddDelta => base_output.f_add(&delta)?,
             CombineMode::Replace => delta,

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tracing::trace_span;
 use zklora_cli::Escaped;
 use zklora_net::{Connection, DialError, FrameError};
 use zklora_proto::identity::Purpose;
@@ -168,7 +169,7 @@ impl Session {
         let mut deltas: Vec<Vec<i64>> = vec![Vec::new(); modules.len()];
         for part in activations.chunks(d_in * self.max_rows) {
             let call = self.call(transcript.calls(), modules, part, d_in)?;
-            if !transcript.add(&call) {
+            if !trace_span!("hash").in_scope(|| transcript.add(&call)) {
                 return Err(SessionError::Refused {
                     code: ErrorCode::Limit,
                     message: "the session has as many calls as it may have".into(),
@@ -191,14 +192,16 @@ impl Session {
         let rows = activations.len() / d_in;
         let shape = CallShape::new(self.manifest(), rows, modules.to_vec())?;
         let request = Request::Forward { session: self.id, call: number, rows, modules: modules.to_vec() };
+        let bytes = trace_span!("serialise").in_scope(|| activations_to_bytes(activations));
         let (response, payload) =
-            ask(&self.runtime, &self.connection, &request, &activations_to_bytes(activations))?;
+            trace_span!("wait").in_scope(|| ask(&self.runtime, &self.connection, &request, &bytes))?;
         let Response::Deltas { widths } = response else {
             return Err(unexpected("deltas", &response));
         };
         if widths.len() != modules.len() {
             return Err(unexpected("one width for each module", &widths));
         }
+        let _span = trace_span!("unpack").entered();
         let mut rest = payload.as_slice();
         let mut deltas = Vec::with_capacity(modules.len());
         for (&module, &width) in shape.modules().iter().zip(&widths) {
