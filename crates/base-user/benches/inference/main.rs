@@ -24,7 +24,7 @@ use rand::{RngExt, SeedableRng};
 use tch::Tensor;
 use tokio::runtime::Runtime;
 use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::ProjectionHook;
+use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
@@ -35,7 +35,7 @@ const TOKENS: usize = 15;
 /// Forwards that are not counted.
 const WARM_UP: usize = 5;
 /// Forwards that are.
-const ROUNDS: usize = 41;
+const ROUNDS: usize = 25;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -206,8 +206,8 @@ impl Local {
 }
 
 impl ProjectionHook for Local {
-    fn apply(&self, _: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
+    fn apply(&self, _: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
         let factors = self.factors.lock().unwrap();
-        Ok(base_output + input.matmul(&factors.0).matmul(&factors.1) * self.scaling)
+        Ok(base()? + input.matmul(&factors.0).matmul(&factors.1) * self.scaling)
     }
 }

@@ -138,13 +138,11 @@ impl Basis {
             for block in self.blocks.iter().chain(&addition.blocks) {
                 block.clear(&mut residues);
             }
-            let mut fresh = Block::new(self.prime, self.width);
-            for (&(index, row), residues) in batch.iter().zip(residues.chunks_exact_mut(self.width)) {
-                fresh.clear(residues);
-                if fresh.push(residues) {
-                    addition.independent.push(index);
-                    addition.rows.push(row.into());
-                }
+            let mut fresh = Block { prime: self.prime, width: self.width, pivots: vec![], entries: vec![] };
+            for place in fresh.eliminate(&mut residues) {
+                let (index, row) = batch[place];
+                addition.independent.push(index);
+                addition.rows.push(row.into());
             }
             if fresh.rank() > 0 {
                 addition.blocks.push(fresh);
@@ -186,10 +184,6 @@ struct Block {
 }
 
 impl Block {
-    fn new(prime: Prime, width: usize) -> Self {
-        Self { prime, width, pivots: Vec::new(), entries: Vec::new() }
-    }
-
     fn rank(&self) -> usize {
         self.pivots.len()
     }
@@ -226,15 +220,35 @@ impl Block {
         }
     }
 
-    /// Takes a row that was cleared by this block into it, unless it is zero. Says whether it is not.
-    fn push(&mut self, row: &mut [f64]) -> bool {
-        let Some(pivot) = row.iter().position(|&entry| entry != 0.0) else { return false };
-        let inverse = f64::from(self.prime.inverse(row[pivot] as u32));
-        row.iter_mut().for_each(|entry| *entry *= inverse);
-        self.prime.reduce(row);
-        let entries = row.iter().map(|&entry| entry as i32).collect();
-        self.append(Self { pivots: vec![pivot], entries, ..*self });
-        true
+    /// Fills this empty block with at most [`BLOCK`] rows of residues, by elimination (Gauss and Jordan), and gives the places of those
+    /// that are independent of the rows before them.
+    fn eliminate(&mut self, rows: &mut [f64]) -> Vec<usize> {
+        let mut independent = Vec::new();
+        for place in 0..rows.len() / self.width {
+            let (before, rest) = rows.split_at_mut(place * self.width);
+            let (row, after) = rest.split_at_mut(self.width);
+            // Until here, at most BLOCK products were taken from it.
+            self.prime.reduce(row);
+            let Some(pivot) = row.iter().position(|&entry| entry != 0.0) else { continue };
+            let inverse = f64::from(self.prime.inverse(row[pivot] as u32));
+            row.iter_mut().for_each(|entry| *entry *= inverse);
+            self.prime.reduce(row);
+            for other in before.chunks_exact_mut(self.width).chain(after.chunks_exact_mut(self.width)) {
+                self.prime.reduce(&mut other[pivot..=pivot]);
+                let factor = other[pivot];
+                if factor != 0.0 {
+                    other.iter_mut().zip(&*row).for_each(|(other, &entry)| *other -= factor * entry);
+                }
+            }
+            self.pivots.push(pivot);
+            independent.push(place);
+        }
+        for &place in &independent {
+            let row = &mut rows[place * self.width..(place + 1) * self.width];
+            self.prime.reduce(row);
+            self.entries.extend(row.iter().map(|&entry| entry as i32));
+        }
+        independent
     }
 
     /// Takes in a block whose rows were cleared by this one.
