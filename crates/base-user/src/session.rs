@@ -166,7 +166,9 @@ impl Session {
     /// inputs are split into several calls as the contributor asks.
     pub fn forward(&self, modules: &[usize], activations: &[i16]) -> Result<Vec<Vec<i64>>, SessionError> {
         let (calls, ()) = self.forward_while(modules, activations, || ())?;
-        let deltas = |place: usize| calls.iter().flat_map(move |call: &Arc<Call>| &call.deltas[place].values).copied().collect();
+        let deltas = |place: usize| {
+            calls.iter().flat_map(move |call: &Arc<Call>| &call.deltas[place].values).copied().collect()
+        };
         Ok((0..modules.len()).map(deltas).collect())
     }
 
@@ -213,7 +215,8 @@ impl Session {
         let exchange = self.runtime.spawn(async move { connection.request(&request, &bytes).await });
         let value = trace_span!("meanwhile").in_scope(meanwhile);
         let answer = trace_span!("wait").in_scope(|| self.runtime.block_on(exchange));
-        let (response, payload) = granted(answer.unwrap_or_else(|failed| resume_unwind(failed.into_panic())))?;
+        let (response, payload) =
+            granted(answer.unwrap_or_else(|failed| resume_unwind(failed.into_panic())))?;
         let Response::Deltas { widths } = response else {
             return Err(unexpected("deltas", &response));
         };
@@ -370,9 +373,7 @@ fn ask(
 }
 
 /// The answer, unless it is a refusal.
-fn granted(
-    answer: Result<(Response, Vec<u8>), FrameError>,
-) -> Result<(Response, Vec<u8>), SessionError> {
+fn granted(answer: Result<(Response, Vec<u8>), FrameError>) -> Result<(Response, Vec<u8>), SessionError> {
     match answer? {
         (Response::Error { code, message }, _) => {
             Err(SessionError::Refused { code, message: Escaped(&message).to_string() })

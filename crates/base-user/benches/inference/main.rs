@@ -91,8 +91,8 @@ fn measure(threads: i32) {
         adapted.double_value(&[])
     );
 
-    println!("| text | base ms | local adapter ms | remote ms | remote / local |");
-    println!("|---|---|---|---|---|");
+    println!("| text | base ms | local adapter ms | remote ms | its mean | remote / local |");
+    println!("|---|---|---|---|---|---|");
     let models = [&plain, &local, &remote];
     for _ in 0..WARM_UP {
         let _ = models.map(|model| timed(model, &text));
@@ -133,7 +133,9 @@ fn measure(threads: i32) {
     }
     server.stop();
 
-    println!("\nWhat the contributor does meanwhile, without the network, in this process with one thread:\n");
+    println!(
+        "\nWhat the contributor does meanwhile, without the network, in this process with one thread:\n"
+    );
     tch::set_num_threads(1);
     println!("| text | {} | all ms |", contributor::STEPS.join(" | "));
     println!("|---|{}---|", "---|".repeat(contributor::STEPS.len()));
@@ -169,14 +171,18 @@ fn timed(model: &Gpt2, text: &Tensor) -> Duration {
     start.elapsed()
 }
 
-/// Medians, and the median of the ratios of forwards that stood beside each other.
+/// Medians, the mean of the last, and the median of the ratios of forwards that stood beside each other.
 fn report(name: &str, times: &[[Duration; 3]]) {
     let [base, local, remote] =
         [0, 1, 2].map(|model| ms(median(&times.iter().map(|times| times[model]).collect::<Vec<_>>())));
+    let mean = times.iter().map(|times| ms(times[2])).sum::<f64>() / times.len() as f64;
     let mut ratios: Vec<f64> =
         times.iter().map(|[_, local, remote]| remote.as_secs_f64() / local.as_secs_f64()).collect();
     ratios.sort_by(f64::total_cmp);
-    println!("| {name} | {base:.1} | {local:.1} | {remote:.1} | {:.2} |", ratios[ratios.len() / 2]);
+    println!(
+        "| {name} | {base:.1} | {local:.1} | {remote:.1} | {mean:.1} | {:.2} |",
+        ratios[ratios.len() / 2]
+    );
 }
 
 fn median(times: &[Duration]) -> Duration {

@@ -371,7 +371,9 @@ mod tests {
         let width = PREFIX + 2;
         let row = |entries: [i16; 2]| [vec![1; PREFIX], entries.to_vec()].concat();
         let mut basis = Basis::new(prime(), width);
-        for (entries, expected) in [([1, 0], 1), ([1, 0], 1), ([0, 1], 2), ([1, 0], 2), ([2, 5], 3), ([0, 1], 3)] {
+        for (entries, expected) in
+            [([1, 0], 1), ([1, 0], 1), ([0, 1], 2), ([1, 0], 2), ([2, 5], 3), ([0, 1], 3)]
+        {
             let addition = basis.consider(&row(entries));
             basis.add(addition);
             assert_eq!(basis.rank(), expected, "{entries:?}");
