@@ -324,19 +324,15 @@ struct Transcript {
     calls: u64,
     /// Of each module.
     rows: Vec<u64>,
-    hashing: Hashing,
-}
-
-enum Hashing {
-    Idle(TranscriptHasher),
-    /// At the last call.
-    Busy(JoinHandle<TranscriptHasher>),
+    hasher: TranscriptHasher,
+    /// The hasher with the last call, once it is there.
+    last: Option<JoinHandle<TranscriptHasher>>,
 }
 
 impl Transcript {
     fn new(runtime: Handle, modules: usize) -> Self {
-        let hashing = Hashing::Idle(TranscriptHasher::new(modules));
-        Self { runtime, calls: 0, rows: vec![0; modules], hashing }
+        let hasher = TranscriptHasher::new(modules);
+        Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None }
     }
 
     /// Adds the next call. There must be fewer than [`MAX_CALLS`].
@@ -344,7 +340,7 @@ impl Transcript {
         self.calls += 1;
         call.deltas.iter().for_each(|delta| self.rows[delta.module] += call.rows as u64);
         let mut hasher = self.hasher().clone();
-        self.hashing = Hashing::Busy(self.runtime.spawn_blocking(move || {
+        self.last = Some(self.runtime.spawn_blocking(move || {
             // As many calls as were counted: there may be another.
             let _ = hasher.add(&call);
             hasher
@@ -353,14 +349,11 @@ impl Transcript {
 
     /// The hasher, with all calls in it.
     fn hasher(&mut self) -> &TranscriptHasher {
-        if let Hashing::Busy(last) = &mut self.hashing {
+        if let Some(last) = self.last.take() {
             let hashed = self.runtime.block_on(last);
-            self.hashing = Hashing::Idle(hashed.unwrap_or_else(|failed| resume_unwind(failed.into_panic())));
+            self.hasher = hashed.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
         }
-        match &self.hashing {
-            Hashing::Idle(hasher) => hasher,
-            Hashing::Busy(_) => unreachable!("it was waited for"),
-        }
+        &self.hasher
     }
 }
 
