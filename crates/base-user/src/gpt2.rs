@@ -199,20 +199,24 @@ impl Projection {
     fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let (sequences, tokens, d_in) = x.size3()?;
         let rows = x.f_reshape([sequences * tokens, d_in])?;
-        let mut output = self.bias.f_addmm(&rows, &self.weight)?;
-        if let Some(hook) = &self.hook {
-            let expected = (output.size(), output.f_kind()?);
-            output = hook
-                .apply(&self.name, &rows, output)
-                .map_err(|source| ModelError::Hook { projection: self.name.clone(), source })?;
-            if (output.size(), output.f_kind()?) != expected {
-                return Err(ModelError::HookOutput {
-                    projection: self.name.clone(),
-                    expected: format!("{:?} {:?}", expected.1, expected.0),
-                    found: describe(&output),
-                });
+        let base = || self.bias.f_addmm(&rows, &self.weight);
+        let output = match &self.hook {
+            None => base()?,
+            Some(hook) => {
+                let output = hook
+                    .apply(&self.name, &rows, &base)
+                    .map_err(|source| ModelError::Hook { projection: self.name.clone(), source })?;
+                let expected = (vec![sequences * tokens, self.weight.size2()?.1], Kind::Float);
+                if (output.size(), output.f_kind()?) != expected {
+                    return Err(ModelError::HookOutput {
+                        projection: self.name.clone(),
+                        expected: format!("{:?} {:?}", expected.1, expected.0),
+                        found: describe(&output),
+                    });
+                }
+                output
             }
-        }
+        };
         Ok(output.f_view([sequences, tokens, -1])?)
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use tch::Tensor;
+use tracing::trace_span;
 
 use crate::activations::Quantised;
 use crate::error::ModelError;
 use crate::gpt2::Gpt2;
-use crate::hooks::ProjectionHook;
+use crate::hooks::{BaseOutput, ProjectionHook};
 use crate::session::Session;
 
 /// What becomes of a projection's own output.
@@ -44,21 +45,28 @@ impl RemoteHook {
 }
 
 impl ProjectionHook for RemoteHook {
-    fn apply(&self, projection: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
+    fn apply(&self, projection: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
         let module =
             *self.modules.get(projection).context("the contributor does not serve this projection")?;
         let entry = &self.session.manifest().modules()[module];
         let (d_in, d_out) = (entry.shape().d_in() as i64, entry.shape().d_out() as i64);
-        ensure!(
-            input.size2()?.1 == d_in && base_output.size2()?.1 == d_out,
-            "the adapter is for a projection of {d_in} to {d_out}"
-        );
-        let quantised = Quantised::new(input)?;
-        let deltas = self.session.forward(&[module], &quantised.values)?;
-        let delta = quantised.restore(deltas.first().context("no delta")?, entry.scale())?;
-        Ok(match self.mode {
-            CombineMode::AddDelta => base_output.f_add(&delta)?,
-            CombineMode::Replace => delta,
+        let mismatch = || format!("the adapter is for a projection of {d_in} to {d_out}");
+        ensure!(input.size2()?.1 == d_in, mismatch());
+        let quantised = trace_span!("quantise").in_scope(|| Quantised::new(input))?;
+        // While the contributor works, so does the base model.
+        let base = || (self.mode == CombineMode::AddDelta).then(base).transpose();
+        let (calls, base) = self.session.forward_while(&[module], &quantised.values, base)?;
+        let restore = || {
+            let deltas: Vec<&[i64]> = calls.iter().map(|call| call.deltas[0].values.as_slice()).collect();
+            quantised.restore(&deltas, entry.scale())
+        };
+        let delta = trace_span!("restore").in_scope(restore)?;
+        Ok(match base? {
+            Some(base) => {
+                ensure!(base.size2()?.1 == d_out, mismatch());
+                base.f_add(&delta)?
+            }
+            None => delta,
         })
     }
 }

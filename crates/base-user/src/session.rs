@@ -1,13 +1,16 @@
 //! One session with a contributor.
 
-use std::sync::{Mutex, PoisonError};
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tracing::trace_span;
 use zklora_cli::Escaped;
 use zklora_net::{Connection, DialError, FrameError};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::MAX_CALL_ROWS;
+use zklora_proto::limits::{MAX_CALL_ROWS, MAX_CALLS};
 use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
@@ -92,7 +95,7 @@ pub struct Session {
     manifest: SignedManifest,
     max_rows: usize,
     left: Vec<u64>,
-    transcript: Mutex<TranscriptHasher>,
+    transcript: Mutex<Transcript>,
 }
 
 impl Session {
@@ -109,7 +112,7 @@ impl Session {
         let connection = runtime.block_on(Connection::dial(&key, address))?;
         let nonce = Nonce::random();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
-        let (response, bytes) = ask(&runtime, &connection, &hello, &[])?;
+        let (response, bytes) = ask(&runtime, &connection, &hello)?;
         let Response::Welcome { nonce: theirs, signature, max_rows, left } = response else {
             return Err(unexpected("welcome", &response));
         };
@@ -124,7 +127,7 @@ impl Session {
         pinned("base model", *manifest.manifest().base_model(), base_model)?;
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key.public(), &address.key, &adapter);
-        let transcript = Mutex::new(TranscriptHasher::new(manifest.manifest().modules().len()));
+        let transcript = Mutex::new(Transcript::new(runtime.clone(), modules));
         Ok(Self {
             runtime,
             connection,
@@ -156,78 +159,108 @@ impl Session {
     /// Calls and rows of each module so far.
     pub fn counts(&self) -> (u64, Vec<u64>) {
         let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
-        (transcript.calls(), transcript.rows().to_vec())
+        (transcript.calls, transcript.rows.clone())
     }
 
     /// The deltas of row-major activations for these modules, which all read them: one `rows x d_out` for each module. Long
     /// inputs are split into several calls as the contributor asks.
     pub fn forward(&self, modules: &[usize], activations: &[i16]) -> Result<Vec<Vec<i64>>, SessionError> {
+        let (calls, ()) = self.forward_while(modules, activations, || ())?;
+        let deltas = |place: usize| {
+            calls.iter().flat_map(move |call: &Arc<Call>| &call.deltas[place].values).copied().collect()
+        };
+        Ok((0..modules.len()).map(deltas).collect())
+    }
+
+    /// The same as the calls that it takes, one after another, and what `meanwhile` gives, which runs while the contributor is at
+    /// the first of them.
+    pub fn forward_while<T>(
+        &self,
+        modules: &[usize],
+        activations: &[i16],
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(Vec<Arc<Call>>, T), SessionError> {
         // One call after another: their order is part of the transcript.
         let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
         let d_in = CallShape::new(self.manifest(), 1, modules.to_vec())?.d_in();
-        let mut deltas: Vec<Vec<i64>> = vec![Vec::new(); modules.len()];
-        for part in activations.chunks(d_in * self.max_rows) {
-            let call = self.call(transcript.calls(), modules, part, d_in)?;
-            if !transcript.add(&call) {
-                return Err(SessionError::Refused {
-                    code: ErrorCode::Limit,
-                    message: "the session has as many calls as it may have".into(),
-                });
-            }
-            for (all, delta) in deltas.iter_mut().zip(call.deltas) {
-                all.extend(delta.values);
-            }
+        let mut parts = activations.chunks(d_in * self.max_rows);
+        // None for no rows, which CallShape refuses.
+        let first = parts.next().unwrap_or_default();
+        let (call, value) = self.call(&mut transcript, modules, first, d_in, meanwhile)?;
+        let mut calls = vec![call];
+        for part in parts {
+            calls.push(self.call(&mut transcript, modules, part, d_in, || ())?.0);
         }
-        Ok(deltas)
+        Ok((calls, value))
     }
 
-    fn call(
+    fn call<T>(
         &self,
-        number: u64,
+        transcript: &mut Transcript,
         modules: &[usize],
         activations: &[i16],
         d_in: usize,
-    ) -> Result<Call, SessionError> {
+        meanwhile: impl FnOnce() -> T,
+    ) -> Result<(Arc<Call>, T), SessionError> {
+        if transcript.calls >= MAX_CALLS {
+            let message = "the session has as many calls as it may have".into();
+            return Err(SessionError::Refused { code: ErrorCode::Limit, message });
+        }
         let rows = activations.len() / d_in;
         let shape = CallShape::new(self.manifest(), rows, modules.to_vec())?;
-        let request = Request::Forward { session: self.id, call: number, rows, modules: modules.to_vec() };
+        let (connection, session, call) = (self.connection.clone(), self.id, transcript.calls);
+        let request = Request::Forward { session, call, rows, modules: modules.to_vec() };
+        let bytes = trace_span!("serialise").in_scope(|| activations_to_bytes(activations));
+        // In a task of the runtime it goes on by itself.
+        let exchange = self.runtime.spawn(async move { connection.request(&request, &bytes).await });
+        let value = trace_span!("meanwhile").in_scope(meanwhile);
+        let answer = trace_span!("wait").in_scope(|| self.runtime.block_on(exchange));
         let (response, payload) =
-            ask(&self.runtime, &self.connection, &request, &activations_to_bytes(activations))?;
+            granted(answer.unwrap_or_else(|failed| resume_unwind(failed.into_panic())))?;
         let Response::Deltas { widths } = response else {
             return Err(unexpected("deltas", &response));
         };
-        if widths.len() != modules.len() {
+        let unpack = || self.unpack(&shape, &widths, &payload);
+        let deltas = trace_span!("unpack").in_scope(unpack)?;
+        let call = Arc::new(Call { rows, activations: activations.to_vec(), deltas });
+        trace_span!("hash").in_scope(|| transcript.add(call.clone()));
+        Ok((call, value))
+    }
+
+    /// The deltas of an answer.
+    fn unpack(&self, shape: &CallShape, widths: &[u8], payload: &[u8]) -> Result<Vec<Delta>, SessionError> {
+        if widths.len() != shape.modules().len() {
             return Err(unexpected("one width for each module", &widths));
         }
-        let mut rest = payload.as_slice();
-        let mut deltas = Vec::with_capacity(modules.len());
-        for (&module, &width) in shape.modules().iter().zip(&widths) {
-            let entries = rows * self.manifest().modules()[module].shape().d_out();
+        let mut rest = payload;
+        let mut deltas = Vec::with_capacity(widths.len());
+        for (&module, &width) in shape.modules().iter().zip(widths) {
+            let entries = shape.rows() * self.manifest().modules()[module].shape().d_out();
             let length = (entries * usize::from(width)).min(rest.len());
             let (bytes, after) = rest.split_at(length);
             deltas.push(Delta { module, values: unpack_deltas(width, bytes, entries)? });
             rest = after;
         }
         if !rest.is_empty() {
-            return Err(
-                PackingError::Length { expected: payload.len() - rest.len(), found: payload.len() }.into()
-            );
+            let (expected, found) = (payload.len() - rest.len(), payload.len());
+            return Err(PackingError::Length { expected, found }.into());
         }
-        Ok(Call { rows, activations: activations.to_vec(), deltas })
+        Ok(deltas)
     }
 
     /// Ends the calls: gets the contributor's receipt, holds it against what happened, signs it and hands the signature
     /// over. From then on the contributor proves.
     pub fn finish(&self) -> Result<SignedReceipt, SessionError> {
-        let transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
+        let transcript = transcript.hasher();
         let request =
             Request::Finish { session: self.id, calls: transcript.calls(), transcript: transcript.digest() };
-        let (response, bytes) = ask(&self.runtime, &self.connection, &request, &[])?;
+        let (response, bytes) = ask(&self.runtime, &self.connection, &request)?;
         let Response::Receipt { signature } = response else {
             return Err(unexpected("receipt", &response));
         };
         let receipt = Receipt::from_bytes(&bytes)?;
-        self.check(&receipt, &transcript)?;
+        self.check(&receipt, transcript)?;
         let countersignature = self.key.sign(Purpose::ReceiptClient, &bytes);
         let signed = SignedReceipt::parse(bytes, signature, countersignature)?;
         self.countersign(countersignature)?;
@@ -252,7 +285,7 @@ impl Session {
 
     fn countersign(&self, signature: Signature) -> Result<(), SessionError> {
         let request = Request::Countersign { session: self.id, signature };
-        match ask(&self.runtime, &self.connection, &request, &[])?.0 {
+        match ask(&self.runtime, &self.connection, &request)?.0 {
             Response::Accepted => Ok(()),
             other => Err(unexpected("accepted", &other)),
         }
@@ -263,7 +296,7 @@ impl Session {
         let mut last = None;
         loop {
             let request = Request::Status { session: self.id };
-            let (response, _) = ask(&self.runtime, &self.connection, &request, &[])?;
+            let (response, _) = ask(&self.runtime, &self.connection, &request)?;
             let Response::Status { state } = response else {
                 return Err(unexpected("status", &response));
             };
@@ -285,13 +318,56 @@ impl Session {
     }
 }
 
+/// The transcript of a session, hashed beside whatever else its client does.
+struct Transcript {
+    runtime: Handle,
+    calls: u64,
+    /// Of each module.
+    rows: Vec<u64>,
+    hasher: TranscriptHasher,
+    /// The hasher with the last call, once it is there.
+    last: Option<JoinHandle<TranscriptHasher>>,
+}
+
+impl Transcript {
+    fn new(runtime: Handle, modules: usize) -> Self {
+        let hasher = TranscriptHasher::new(modules);
+        Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None }
+    }
+
+    /// Adds the next call. There must be fewer than [`MAX_CALLS`].
+    fn add(&mut self, call: Arc<Call>) {
+        self.calls += 1;
+        call.deltas.iter().for_each(|delta| self.rows[delta.module] += call.rows as u64);
+        let mut hasher = self.hasher().clone();
+        self.last = Some(self.runtime.spawn_blocking(move || {
+            // As many calls as were counted: there may be another.
+            let _ = hasher.add(&call);
+            hasher
+        }));
+    }
+
+    /// The hasher, with all calls in it.
+    fn hasher(&mut self) -> &TranscriptHasher {
+        if let Some(last) = self.last.take() {
+            let hashed = self.runtime.block_on(last);
+            self.hasher = hashed.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
+        }
+        &self.hasher
+    }
+}
+
 fn ask(
     runtime: &Handle,
     connection: &Connection,
     request: &Request,
-    payload: &[u8],
 ) -> Result<(Response, Vec<u8>), SessionError> {
-    match runtime.block_on(connection.request(request, payload))? {
+    granted(runtime.block_on(connection.request(request, &[])))
+}
+
+/// The answer, unless it is a refusal.
+fn granted(answer: Result<(Response, Vec<u8>), FrameError>) -> Result<(Response, Vec<u8>), SessionError> {
+    match answer? {
         (Response::Error { code, message }, _) => {
             Err(SessionError::Refused { code, message: Escaped(&message).to_string() })
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use serde::Deserialize;
 use tch::Tensor;
 use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::ProjectionHook;
+use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
 
@@ -152,8 +152,8 @@ impl LocalLora {
 }
 
 impl ProjectionHook for LocalLora {
-    fn apply(&self, _: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
-        Ok(base_output + self.delta(input))
+    fn apply(&self, _: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
+        Ok(base()? + self.delta(input))
     }
 }
 
@@ -169,11 +169,11 @@ struct LastRow {
 }
 
 impl ProjectionHook for Recorder {
-    fn apply(&self, projection: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
+    fn apply(&self, projection: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
         let delta = self.lora.delta(input);
         let row = LastRow { input: values(&input.get(-1)), delta: values(&delta.get(-1)) };
         self.last_rows.lock().unwrap().insert(projection.to_owned(), row);
-        Ok(base_output + delta)
+        Ok(base()? + delta)
     }
 }
 

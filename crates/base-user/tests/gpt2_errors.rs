@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use tch::{Kind, Tensor};
 use zklora_base_user::error::ModelError;
 use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::ProjectionHook;
+use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
 use zklora_hf::{BaseModel, Gpt2Config};
 
 #[test]
@@ -76,15 +76,16 @@ fn a_hook_sees_rows_and_may_fail() {
 struct Failing;
 
 impl ProjectionHook for Failing {
-    fn apply(&self, _: &str, input: &Tensor, output: Tensor) -> anyhow::Result<Tensor> {
-        anyhow::bail!("input {:?}, output {:?}", input.size(), output.size())
+    fn apply(&self, _: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
+        anyhow::bail!("input {:?}, output {:?}", input.size(), base()?.size())
     }
 }
 
 struct Cutting;
 
 impl ProjectionHook for Cutting {
-    fn apply(&self, _: &str, _: &Tensor, output: Tensor) -> anyhow::Result<Tensor> {
+    fn apply(&self, _: &str, _: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
+        let output = base()?;
         Ok(output.narrow(0, 1, output.size()[0] - 1))
     }
 }

@@ -9,7 +9,7 @@ use common::fixtures;
 use tch::{Kind, Tensor};
 use zklora_base_user::activations::Quantised;
 use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::ProjectionHook;
+use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_contributor::delta::DeltaEngine;
@@ -31,16 +31,16 @@ struct Compare {
 }
 
 impl ProjectionHook for Compare {
-    fn apply(&self, projection: &str, input: &Tensor, base_output: Tensor) -> anyhow::Result<Tensor> {
+    fn apply(&self, projection: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
         let quantised = Quantised::new(input)?;
-        let found = quantised.restore(&self.engine.delta(&quantised.values)?, self.scale)?;
+        let found = quantised.restore(&[&self.engine.delta(&quantised.values)?], self.scale)?;
         let a = self.a.lock().unwrap();
         let expected = input.to_kind(Kind::Double).matmul(&a).matmul(&self.b.lock().unwrap());
         let error = (found.to_kind(Kind::Double) - &expected).norm() / expected.norm();
         let mut errors = self.errors.lock().unwrap();
         let worst = errors.entry(projection.to_owned()).or_default();
         *worst = worst.max(error.double_value(&[]));
-        Ok(base_output + found)
+        Ok(base()? + found)
     }
 }
 

@@ -6,6 +6,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zklora_proto::limits::MAX_MESSAGE_HEADER_BYTES;
 use zklora_proto::message::parse_header;
 
+/// Bytes of a payload that are held at once before it is known that more arrive, and that are copied so as to be sent at once.
+const AT_ONCE: usize = 64 << 10;
+
 /// Why a frame was not sent or not understood.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -61,8 +64,11 @@ pub async fn write_frame(
     let mut prefix = (header.len() as u32).to_le_bytes().to_vec();
     prefix.extend_from_slice(&header);
     prefix.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    // A short payload goes out together with its header: one packet, and one turn of who sends it, less.
+    let (together, rest) = payload.split_at(payload.len().min(AT_ONCE));
+    prefix.extend_from_slice(together);
     stream.write_all(&prefix).await.map_err(FrameError::Io)?;
-    stream.write_all(payload).await.map_err(FrameError::Io)?;
+    stream.write_all(rest).await.map_err(FrameError::Io)?;
     stream.flush().await.map_err(FrameError::Io)
 }
 
@@ -98,7 +104,7 @@ pub async fn read_payload(
     if claimed > max_payload {
         return Err(FrameError::PayloadTooLarge { claimed, max: max_payload });
     }
-    let mut payload = Vec::new();
+    let mut payload = Vec::with_capacity(claimed.min(AT_ONCE as u64) as usize);
     let read = (&mut *stream).take(claimed).read_to_end(&mut payload).await.map_err(cut_off)?;
     if (read as u64) < claimed {
         return Err(FrameError::CutOff);

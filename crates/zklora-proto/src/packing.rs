@@ -35,34 +35,39 @@ pub enum PackingError {
 
 /// Packs deltas to the fewest bytes that hold the largest of them.
 pub fn pack_deltas(deltas: &[i64]) -> PackedDeltas {
-    let width = width_of(deltas);
-    let mut bytes = Vec::with_capacity(deltas.len() * usize::from(width));
-    for delta in deltas {
-        bytes.extend_from_slice(&delta.to_le_bytes()[..usize::from(width)]);
-    }
+    let width = width_of(magnitude(deltas));
+    let bytes = match width {
+        1 => pack::<1>(deltas),
+        2 => pack::<2>(deltas),
+        3 => pack::<3>(deltas),
+        4 => pack::<4>(deltas),
+        5 => pack::<5>(deltas),
+        6 => pack::<6>(deltas),
+        7 => pack::<7>(deltas),
+        _ => pack::<8>(deltas),
+    };
     PackedDeltas { width, bytes }
 }
 
 /// Unpacks exactly `entries` deltas; refuses any encoding but the one that [`pack_deltas`] makes.
 pub fn unpack_deltas(width: u8, bytes: &[u8], entries: usize) -> Result<Vec<i64>, PackingError> {
-    if !(1..=8).contains(&width) {
-        return Err(PackingError::Width(width));
-    }
+    let unpack = match width {
+        1 => unpack::<1>,
+        2 => unpack::<2>,
+        3 => unpack::<3>,
+        4 => unpack::<4>,
+        5 => unpack::<5>,
+        6 => unpack::<6>,
+        7 => unpack::<7>,
+        8 => unpack::<8>,
+        _ => return Err(PackingError::Width(width)),
+    };
     let size = usize::from(width);
     if entries.checked_mul(size) != Some(bytes.len()) {
         return Err(PackingError::Length { expected: entries.saturating_mul(size), found: bytes.len() });
     }
-    let shift = 64 - 8 * u32::from(width);
-    let deltas: Vec<i64> = bytes
-        .chunks_exact(size)
-        .map(|entry| {
-            let mut word = [0; 8];
-            word[..size].copy_from_slice(entry);
-            // Shifting up and arithmetically down again extends the sign.
-            (i64::from_le_bytes(word) << shift) >> shift
-        })
-        .collect();
-    let expected = width_of(&deltas);
+    let deltas = unpack(bytes);
+    let expected = width_of(magnitude(&deltas));
     if expected != width {
         return Err(PackingError::NotMinimal { found: width, expected });
     }
@@ -84,10 +89,33 @@ pub fn activations_from_bytes(bytes: &[u8], entries: usize) -> Option<Vec<i16>> 
     (!activations.contains(&i16::MIN)).then_some(activations)
 }
 
-/// The fewest bytes, at least 1, that hold every entry in two's complement.
-fn width_of(deltas: &[i64]) -> u8 {
-    // For x >= 0 the magnitude bits of x, for x < 0 those of -x - 1: what a two's complement needs beside its sign.
-    let magnitude = deltas.iter().fold(0, |bits, &x| bits | (x ^ (x >> 63)) as u64);
+/// The low `N` bytes of each. The size is known to the compiler, for which one that is not makes a call of every copy.
+fn pack<const N: usize>(deltas: &[i64]) -> Vec<u8> {
+    let mut bytes = vec![0; deltas.len() * N];
+    for (bytes, delta) in bytes.chunks_exact_mut(N).zip(deltas) {
+        bytes.copy_from_slice(&delta.to_le_bytes()[..N]);
+    }
+    bytes
+}
+
+fn unpack<const N: usize>(bytes: &[u8]) -> Vec<i64> {
+    let shift = 64 - 8 * N as u32;
+    let entry = |entry: &[u8]| {
+        let mut word = [0; 8];
+        word[..N].copy_from_slice(entry);
+        // Shifting up and arithmetically down again extends the sign.
+        (i64::from_le_bytes(word) << shift) >> shift
+    };
+    bytes.chunks_exact(N).map(entry).collect()
+}
+
+/// Every bit that one of the entries needs beside its sign: for x >= 0 those of x, for x < 0 those of -x - 1.
+fn magnitude(deltas: &[i64]) -> u64 {
+    deltas.iter().fold(0, |bits, &x| bits | (x ^ (x >> 63)) as u64)
+}
+
+/// The fewest bytes, at least 1, that hold entries of this magnitude in two's complement.
+fn width_of(magnitude: u64) -> u8 {
     let bits = 64 - magnitude.leading_zeros() + 1;
     bits.div_ceil(8).max(1) as u8
 }

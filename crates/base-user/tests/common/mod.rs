@@ -31,7 +31,7 @@ pub fn program(name: &str) -> Command {
     command
 }
 
-/// A contributor with a state of the fixture adapter.
+/// A contributor with a state of its own.
 pub struct World {
     pub folder: TempDir,
     pub adapter: String,
@@ -39,11 +39,15 @@ pub struct World {
 }
 
 impl World {
-    /// Runs `init`.
+    /// A contributor of the fixture's adapter.
     pub fn new() -> Self {
+        Self::of(&fixtures().join("gpt2-tiny"), &fixtures().join("lora-es"))
+    }
+
+    /// Runs `init` on a base model and an adapter.
+    pub fn of(base_model: &Path, lora: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let output =
-            init(&fixtures().join("gpt2-tiny"), &fixtures().join("lora-es"), &folder.path().join("state"));
+        let output = init(base_model, lora, &folder.path().join("state"));
         assert!(output.status.success(), "{}", text(&output.stderr));
         let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let field = |name: &str| summary[name].as_str().unwrap().to_owned();
@@ -54,15 +58,20 @@ impl World {
         self.folder.path().join(name)
     }
 
-    /// Starts `serve` on a free port.
+    /// Starts `serve` on a free port, with a log of everything.
     pub fn serve(&self) -> Server {
+        self.serve_with("RUST_LOG", "trace,quinn=info,quinn_proto=info,rustls=info")
+    }
+
+    /// Starts `serve` on a free port, with a variable in its environment.
+    pub fn serve_with(&self, variable: &str, value: &str) -> Server {
         let log = std::fs::File::create(self.path("contributor.log")).unwrap();
         let mut child = program("zklora-contributor")
             .args(["serve", "--open", "--listen", "127.0.0.1:0", "--exposure-budget", "1", "--state"])
             .arg(self.path("state"))
             .arg("--out-dir")
             .arg(self.path("out"))
-            .env("RUST_LOG", "trace,quinn=info,quinn_proto=info,rustls=info")
+            .env(variable, value)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()

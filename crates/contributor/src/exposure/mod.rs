@@ -105,6 +105,7 @@ pub struct Exhausted {
 
 /// A call that fits the budgets, with the modules' accounts locked until it is recorded or given up.
 pub struct Charge<'a> {
+    ledger: &'a Ledger,
     accounts: Vec<(usize, MutexGuard<'a, Account>, Addition)>,
     budgets: Vec<usize>,
 }
@@ -179,7 +180,7 @@ impl Ledger {
         // In one order, so that two calls never wait for each other.
         let mut ordered = modules.to_vec();
         ordered.sort_unstable();
-        let mut charge = Charge { accounts: Vec::new(), budgets: Vec::new() };
+        let mut charge = Charge { ledger: self, accounts: Vec::new(), budgets: Vec::new() };
         for index in ordered {
             let module = &self.modules[index];
             let account = module.account.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,6 +198,26 @@ impl Ledger {
             charge.budgets.push(module.budget);
         }
         Ok(charge)
+    }
+
+    /// Modules beside those of a charge, and not in use, that have answered something and have less than half of a reservation left,
+    /// with what they would reserve next.
+    fn soon_exhausted(
+        &self,
+        charged: &[(usize, MutexGuard<'_, Account>, Addition)],
+    ) -> Vec<(usize, MutexGuard<'_, Account>, usize)> {
+        let others =
+            self.modules.iter().enumerate().filter(|(index, _)| charged.iter().all(|(c, ..)| c != index));
+        others
+            // Never waited for, so that two charges do not wait for each other.
+            .filter_map(|(index, module)| Some((index, module.budget, module.account.try_lock().ok()?)))
+            .filter_map(|(index, budget, account)| {
+                let rows = account.charged();
+                let reserve = budget.min(rows + RESERVE);
+                let soon = rows > 0 && account.reserved < rows + RESERVE / 2 && reserve > account.reserved;
+                soon.then_some((index, account, reserve))
+            })
+            .collect()
     }
 
     /// The state of every module.
@@ -228,7 +249,7 @@ impl Charge<'_> {
         activations: &[i16],
         write: impl FnOnce(&[Exposed<'_>]) -> Result<T, E>,
     ) -> Result<T, E> {
-        let exposed: Vec<Exposed<'_>> = self
+        let mut exposed: Vec<Exposed<'_>> = self
             .accounts
             .iter()
             .zip(&self.budgets)
@@ -242,12 +263,24 @@ impl Charge<'_> {
                 Exposed { module: *module, first: account.basis.rank(), rows, reserve }
             })
             .collect();
+        // Modules are mostly asked alike: who waits for the disk does so for all that would have to soon.
+        let waits = exposed.iter().any(|exposed| exposed.reserve.is_some());
+        let mut along = if waits { self.ledger.soon_exhausted(&self.accounts) } else { Vec::new() };
+        exposed.extend(along.iter().map(|(module, account, reserve)| Exposed {
+            module: *module,
+            first: account.basis.rank(),
+            rows: Vec::new(),
+            reserve: Some(*reserve),
+        }));
         let value = write(&exposed)?;
         for exposed in exposed {
             let changed = self.accounts.iter_mut().find(|(module, ..)| *module == exposed.module);
             if let (Some((_, account, _)), Some(reserved)) = (changed, exposed.reserve) {
                 account.reserved = reserved;
             }
+        }
+        for (_, account, reserved) in &mut along {
+            account.reserved = *reserved;
         }
         for (_, mut account, addition) in self.accounts {
             account.basis.add(addition);
@@ -342,6 +375,21 @@ mod tests {
         // Nothing of a refused call counts, and what tells nothing new is still answered.
         assert_eq!(world.ask(&open, &[0], &[-7, 30, 0, 0]), Ok([2, 1]));
         assert_eq!(world.ask(&open, &[1], &[0, 0, 1, 0]), Ok([2, 2]));
+    }
+
+    #[test]
+    fn modules_that_will_soon_have_to_reserve_along() {
+        let mut world = World::new();
+        let open = world.open(b"boot");
+        world.ask(&open, &[0], &[1, 0, 0, 0]).unwrap();
+        // As if RESERVE rows had been answered since.
+        open.1.modules[0].account.lock().unwrap().reserved = 1;
+        world.ask(&open, &[1], &[1, 0, 0, 0]).unwrap();
+        for module in 0..2 {
+            assert_eq!(open.1.modules[module].account.lock().unwrap().reserved, 2);
+            assert_eq!(open.0.exposure(module).unwrap().reserved, 2);
+            assert_eq!(open.0.exposure(module).unwrap().rows.len(), 1);
+        }
     }
 
     #[test]
