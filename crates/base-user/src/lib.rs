@@ -8,6 +8,7 @@ pub mod activations;
 pub mod error;
 pub mod gpt2;
 pub mod hooks;
+mod link;
 pub mod remote;
 pub mod session;
 pub mod tokenizer;

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::trace_span;
 use zklora_cli::Escaped;
-use zklora_net::{Connection, DialError, FrameError};
+use zklora_net::{DialError, FrameError};
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_CALL_ROWS, MAX_CALLS};
 use zklora_proto::manifest::ManifestError;
@@ -20,6 +20,8 @@ use zklora_proto::{
     AdapterId, Address, BaseModelDigest, Call, Delta, Manifest, PROTOCOL_VERSION, Receipt, SecretKey,
     SessionId, Signature, SignedManifest, SignedReceipt, TranscriptHasher,
 };
+
+use crate::link::Link;
 
 /// How often a contributor that is still proving is asked again.
 const POLL: Duration = Duration::from_millis(200);
@@ -86,11 +88,11 @@ pub enum SessionError {
     ProofFailed,
 }
 
-/// An open session. Calls are made one after another, whatever the number of threads that ask.
+/// An open session. Calls are made one after another, whatever the number of threads that ask. A connection that breaks is made anew,
+/// and a contributor that went is waited for, for two minutes.
 pub struct Session {
     runtime: Handle,
-    connection: Connection,
-    key: SecretKey,
+    link: Arc<Link>,
     id: SessionId,
     manifest: SignedManifest,
     max_rows: usize,
@@ -109,10 +111,11 @@ impl Session {
         adapter: AdapterId,
         base_model: BaseModelDigest,
     ) -> Result<Self, SessionError> {
-        let connection = runtime.block_on(Connection::dial(&key, address))?;
+        let key_of_client = key.public();
+        let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
         let nonce = Nonce::random();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
-        let (response, bytes) = ask(&runtime, &connection, &hello)?;
+        let (response, bytes) = ask(&runtime, &link, &hello)?;
         let Response::Welcome { nonce: theirs, signature, max_rows, left } = response else {
             return Err(unexpected("welcome", &response));
         };
@@ -126,18 +129,9 @@ impl Session {
         pinned("contributor", *manifest.manifest().contributor(), address.key)?;
         pinned("base model", *manifest.manifest().base_model(), base_model)?;
         let id =
-            SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key.public(), &address.key, &adapter);
+            SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key_of_client, &address.key, &adapter);
         let transcript = Mutex::new(Transcript::new(runtime.clone(), modules));
-        Ok(Self {
-            runtime,
-            connection,
-            key,
-            id,
-            manifest,
-            max_rows: max_rows.clamp(1, MAX_CALL_ROWS),
-            left,
-            transcript,
-        })
+        Ok(Self { runtime, link, id, manifest, max_rows: max_rows.clamp(1, MAX_CALL_ROWS), left, transcript })
     }
 
     /// For each module, linearly independent rows that the contributor would still answer when the session was opened, to all its
@@ -208,11 +202,11 @@ impl Session {
         }
         let rows = activations.len() / d_in;
         let shape = CallShape::new(self.manifest(), rows, modules.to_vec())?;
-        let (connection, session, call) = (self.connection.clone(), self.id, transcript.calls);
+        let (link, session, call) = (self.link.clone(), self.id, transcript.calls);
         let request = Request::Forward { session, call, rows, modules: modules.to_vec() };
         let bytes = trace_span!("serialise").in_scope(|| activations_to_bytes(activations));
         // In a task of the runtime it goes on by itself.
-        let exchange = self.runtime.spawn(async move { connection.request(&request, &bytes).await });
+        let exchange = self.runtime.spawn(async move { link.request(&request, &bytes).await });
         let value = trace_span!("meanwhile").in_scope(meanwhile);
         let answer = trace_span!("wait").in_scope(|| self.runtime.block_on(exchange));
         let (response, payload) =
@@ -255,13 +249,13 @@ impl Session {
         let transcript = transcript.hasher();
         let request =
             Request::Finish { session: self.id, calls: transcript.calls(), transcript: transcript.digest() };
-        let (response, bytes) = ask(&self.runtime, &self.connection, &request)?;
+        let (response, bytes) = ask(&self.runtime, &self.link, &request)?;
         let Response::Receipt { signature } = response else {
             return Err(unexpected("receipt", &response));
         };
         let receipt = Receipt::from_bytes(&bytes)?;
         self.check(&receipt, transcript)?;
-        let countersignature = self.key.sign(Purpose::ReceiptClient, &bytes);
+        let countersignature = self.link.key().sign(Purpose::ReceiptClient, &bytes);
         let signed = SignedReceipt::parse(bytes, signature, countersignature)?;
         self.countersign(countersignature)?;
         Ok(signed)
@@ -277,7 +271,7 @@ impl Session {
         same("adapter", &receipt.adapter, &self.manifest.adapter_id())?;
         same("base model", &receipt.base_model, self.manifest().base_model())?;
         same("contributor", &receipt.contributor, self.manifest().contributor())?;
-        same("client", &receipt.client, &self.key.public())?;
+        same("client", &receipt.client, &self.link.key().public())?;
         same("calls", &receipt.calls, &transcript.calls())?;
         same("transcript", &receipt.transcript, &transcript.digest())?;
         same("rows", &format!("{:?}", receipt.rows), &format!("{:?}", transcript.rows()))
@@ -285,7 +279,7 @@ impl Session {
 
     fn countersign(&self, signature: Signature) -> Result<(), SessionError> {
         let request = Request::Countersign { session: self.id, signature };
-        match ask(&self.runtime, &self.connection, &request)?.0 {
+        match ask(&self.runtime, &self.link, &request)?.0 {
             Response::Accepted => Ok(()),
             other => Err(unexpected("accepted", &other)),
         }
@@ -296,7 +290,7 @@ impl Session {
         let mut last = None;
         loop {
             let request = Request::Status { session: self.id };
-            let (response, _) = ask(&self.runtime, &self.connection, &request)?;
+            let (response, _) = ask(&self.runtime, &self.link, &request)?;
             let Response::Status { state } = response else {
                 return Err(unexpected("status", &response));
             };
@@ -314,7 +308,7 @@ impl Session {
 
     /// Closes the connection.
     pub fn close(self) {
-        self.runtime.block_on(self.connection.close());
+        self.runtime.block_on(self.link.close());
     }
 }
 
@@ -357,12 +351,8 @@ impl Transcript {
     }
 }
 
-fn ask(
-    runtime: &Handle,
-    connection: &Connection,
-    request: &Request,
-) -> Result<(Response, Vec<u8>), SessionError> {
-    granted(runtime.block_on(connection.request(request, &[])))
+fn ask(runtime: &Handle, link: &Link, request: &Request) -> Result<(Response, Vec<u8>), SessionError> {
+    granted(runtime.block_on(link.request(request, &[])))
 }
 
 /// The answer, unless it is a refusal.

@@ -32,6 +32,10 @@ use crate::store::{Stage, Store};
 const REMEMBERED: usize = 4096;
 /// How often the folders of jobs that are proved elsewhere are looked into.
 const POLL: Duration = Duration::from_secs(2);
+/// A session that failed is tried again after this pause, twice as long each time up to [`LONGEST_PAUSE`]: a disk that was full may have
+/// room again.
+const FIRST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// What the proving threads add to their nice value: whoever answers goes first.
 const NICE: i32 = 10;
 
@@ -107,6 +111,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// Those that failed, until they are tried again.
+    paused: Vec<(Instant, Waiting)>,
     /// In the hands of the worker.
     working: usize,
     states: HashMap<SessionId, (PublicKey, ProofState)>,
@@ -120,6 +126,8 @@ struct Waiting {
     id: SessionId,
     client: PublicKey,
     _journal: Reservation,
+    /// How long to wait if it fails.
+    pause: Duration,
 }
 
 enum Outcome {
@@ -161,7 +169,7 @@ impl Prover {
     pub fn submit(&self, id: SessionId, client: PublicKey, journal: Reservation) {
         let mut queue = self.shared.lock();
         queue.states.insert(id, (client, ProofState::Queued));
-        queue.waiting.push_back(Waiting { id, client, _journal: journal });
+        queue.waiting.push_back(Waiting { id, client, _journal: journal, pause: FIRST_PAUSE });
         self.shared.changed.notify_all();
     }
 
@@ -173,7 +181,7 @@ impl Prover {
     /// Sessions that are not proved yet.
     pub fn waiting(&self) -> usize {
         let queue = self.shared.lock();
-        queue.waiting.len() + queue.working
+        queue.waiting.len() + queue.paused.len() + queue.working
     }
 
     /// What it is doing now.
@@ -193,7 +201,7 @@ impl Prover {
     /// Waits until the queue is empty.
     pub fn drain(&self) {
         let mut queue = self.shared.lock();
-        while !queue.waiting.is_empty() || queue.working > 0 {
+        while !queue.waiting.is_empty() || !queue.paused.is_empty() || queue.working > 0 {
             queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -301,8 +309,8 @@ impl Worker {
                     self.shared.put_back(waiting);
                 }
                 Ok(Err(error)) => {
-                    error!("proving failed, and is tried again at the next start: {error:#}");
-                    self.shared.end(waiting, ProofState::Failed, seconds);
+                    error!("proving failed, and is tried again in {:?}: {error:#}", waiting.pause);
+                    self.shared.pause(waiting);
                 }
                 Err(_) => {
                     error!("proving panicked; this is a bug");
@@ -380,11 +388,18 @@ impl Shared {
             if self.stopping.load(Ordering::Relaxed) {
                 return None;
             }
+            let now = Instant::now();
+            while let Some(over) = queue.paused.iter().position(|(until, _)| *until <= now) {
+                let (_, waiting) = queue.paused.swap_remove(over);
+                queue.waiting.push_back(waiting);
+            }
             if let Some(waiting) = queue.waiting.pop_front() {
                 queue.working = 1;
                 return Some(waiting);
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            let next = queue.paused.iter().map(|(until, _)| *until - now).min();
+            let patience = next.unwrap_or(LONGEST_PAUSE);
+            queue = self.changed.wait_timeout(queue, patience).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -395,6 +410,16 @@ impl Shared {
     fn put_back(&self, waiting: Waiting) {
         let mut queue = self.lock();
         queue.waiting.push_back(waiting);
+        queue.working = 0;
+    }
+
+    /// Puts a session aside that failed.
+    fn pause(&self, mut waiting: Waiting) {
+        let mut queue = self.lock();
+        let until = Instant::now() + waiting.pause;
+        waiting.pause = LONGEST_PAUSE.min(2 * waiting.pause);
+        queue.states.insert(waiting.id, (waiting.client, ProofState::Queued));
+        queue.paused.push((until, waiting));
         queue.working = 0;
     }
 

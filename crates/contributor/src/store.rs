@@ -8,6 +8,7 @@
 //! The file holds clients' activations and the ledger's secret prime. It lies in the state folder and is closed to others.
 
 use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -66,7 +67,10 @@ pub fn lock(state: &Path) -> anyhow::Result<File> {
 }
 
 /// See the module's documentation.
-pub struct Store(Mutex<Connection>);
+pub struct Store {
+    db: Mutex<Connection>,
+    torn: bool,
+}
 
 /// How far a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +180,8 @@ impl Store {
             .mode(0o600)
             .open(path)
             .with_context(|| format!("making {}", path.display()))?;
-        let store = || -> anyhow::Result<Connection> {
+        let written = log_frames(path).with_context(|| format!("reading the log of {}", path.display()))?;
+        let store = || -> anyhow::Result<Self> {
             let db = Connection::open(path)?;
             db.execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
@@ -191,9 +196,11 @@ impl Store {
                     "it has layout {other}, expected {VERSION}: it belongs to another version of this program"
                 ),
             }
-            Ok(db)
+            // How many frames of the log SQLite has found to be whole, and part of a transaction that was committed.
+            let whole: i64 = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
+            Ok(Self { db: Mutex::new(db), torn: whole < written })
         };
-        let store = Self(Mutex::new(store().with_context(|| format!("opening {}", path.display()))?));
+        let store = store().with_context(|| format!("opening {}", path.display()))?;
         let known = store.fact("adapter", || Ok(adapter.as_bytes().to_vec()))?;
         if known != adapter.as_bytes() {
             anyhow::bail!("{} is of another adapter than the state's {adapter}", path.display());
@@ -202,7 +209,13 @@ impl Store {
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the end of what was written before is lost. It may be a transaction that was cut off, and that nobody was answered for;
+    /// or the file was damaged, and somebody was.
+    pub fn is_torn(&self) -> bool {
+        self.torn
     }
 
     /// Makes changes together, and waits for the disk if they have to survive a loss of power.
@@ -441,6 +454,40 @@ impl Store {
     }
 }
 
+/// Frames of SQLite's write-ahead log, in the form that <https://sqlite.org/fileformat2.html#walformat> specifies: those that
+/// have the salts of its header were written since it was last begun anew, whether they are whole or not.
+fn log_frames(path: &Path) -> anyhow::Result<i64> {
+    const HEADER: usize = 32;
+    const FRAME_HEADER: usize = 24;
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    let file = match File::open(&name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let mut file = io::BufReader::new(file);
+    let mut header = [0; HEADER];
+    if let Err(error) = file.read_exact(&mut header) {
+        return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error.into()) };
+    }
+    let page = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    if !page.is_power_of_two() || page > 1 << 16 {
+        // Not even the header is whole.
+        return Ok(i64::MAX);
+    }
+    let mut frame = vec![0; FRAME_HEADER + page];
+    let mut frames = 0;
+    loop {
+        match file.read_exact(&mut frame) {
+            Ok(()) if frame[8..16] == header[16..24] => frames += 1,
+            Ok(()) => return Ok(frames),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(frames),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -518,5 +565,47 @@ mod tests {
         assert!(error.to_string().contains("of another adapter"), "{error}");
         std::fs::write(&path, b"no database, though it has some bytes").unwrap();
         assert!(Store::open(&path, adapter(1)).is_err());
+    }
+
+    #[test]
+    fn a_log_whose_end_is_damaged_is_told_from_one_that_was_left_in_order_or_by_a_crash() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, left] = ["store", "left"].map(|name| folder.path().join(name));
+        let id = SessionId::from_bytes([7; 32]);
+        let store = Store::open(&path, adapter(1)).unwrap();
+        store.begin(id, SecretKey::generate().public(), 0).unwrap();
+        for number in 0..4 {
+            store.record(id, number, (&[0], 1, &[1, 2, 3]), &[]).unwrap();
+        }
+        // What a process that is killed leaves: the log is not part of the file yet.
+        let log = |path: &Path| {
+            path.with_extension("").with_file_name(format!("{}-wal", path.file_name().unwrap().display()))
+        };
+        let whole = std::fs::read(log(&path)).unwrap();
+        let calls = |damage: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = whole.clone();
+            damage(&mut bytes);
+            std::fs::copy(&path, &left).unwrap();
+            std::fs::write(log(&left), bytes).unwrap();
+            let store = Store::open(&left, adapter(1)).unwrap();
+            let mut calls = 0;
+            store
+                .calls(id, |_| {
+                    calls += 1;
+                    Ok(())
+                })
+                .unwrap();
+            (store.is_torn(), calls)
+        };
+        assert_eq!(calls(&|_| ()), (false, 4));
+        let last = whole.len() - 1;
+        assert_eq!(calls(&|bytes| bytes[last] ^= 1), (true, 3));
+        assert_eq!(
+            calls(&|bytes| bytes.truncate(last - 5000)),
+            (false, 3),
+            "nothing tells of what is not there"
+        );
+        drop(store);
+        assert!(!Store::open(&path, adapter(1)).unwrap().is_torn());
     }
 }

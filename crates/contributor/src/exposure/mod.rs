@@ -7,7 +7,8 @@
 //!
 //! The ledger is on disk before an answer leaves. Rows are written to a file that survives the death of the process. To
 //! wait for the disk at every call would cost more than the answer; instead the ledger *reserves* rows ahead, and waits for the
-//! disk then. After a loss of power, of which the kernel's boot id tells, everything that was reserved counts as answered.
+//! disk then. After a loss of power, of which the kernel's boot id tells, or if the end of the store's log is damaged, everything
+//! that was reserved counts as answered.
 
 mod basis;
 
@@ -15,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use rand::Rng;
+use tracing::warn;
 use zklora_proto::Manifest;
 
 pub use self::basis::{Addition, Basis, Prime};
@@ -114,7 +116,7 @@ impl Ledger {
     /// The ledger of a store, with this share of each module's d_in as budget.
     ///
     /// `boot` is the kernel's boot id. If it is another than that of the last time, and the ledger was not closed, then power
-    /// was lost.
+    /// was lost. A store whose end is torn is taken for the same.
     pub fn open(store: &Store, manifest: &Manifest, share: f64, boot: &[u8]) -> anyhow::Result<Self> {
         let prime = store.fact(PRIME, || {
             let prime = Prime::random(&mut rand::make_rng::<rand::rngs::StdRng>());
@@ -126,6 +128,9 @@ impl Ledger {
         let clean = store.fact(CLEAN, || Ok(vec![1]))? == [1];
         let same_boot = store.fact(BOOT, || Ok(boot.to_vec()))? == boot;
 
+        if !clean && store.is_torn() {
+            warn!("the end of the store's log was not whole: all rows that were reserved count as answered");
+        }
         let mut modules = Vec::with_capacity(manifest.modules().len());
         for (index, entry) in manifest.modules().iter().enumerate() {
             let width = entry.shape().d_in();
@@ -137,7 +142,7 @@ impl Ledger {
                 basis.add(addition);
             }
             anyhow::ensure!(basis.rank() == rows.len(), "the rows of module {} are damaged", entry.name());
-            if !clean && !same_boot && reserved > rows.len() + lost {
+            if !clean && (!same_boot || store.is_torn()) && reserved > rows.len() + lost {
                 lost = reserved - rows.len();
                 store.lose(index, lost)?;
             }

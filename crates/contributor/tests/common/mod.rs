@@ -3,6 +3,7 @@
 
 pub mod bare;
 pub mod process;
+pub mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -28,6 +28,16 @@ impl Process {
         let mut command = command(folder);
         command.stderr(Stdio::null());
         with(&mut command);
+        Self::run(&mut command)
+    }
+
+    /// The same at an address that is known before.
+    pub fn start_at(folder: &Path, listen: &str) -> Self {
+        Self::run(command_at(folder, listen).stderr(Stdio::null()))
+    }
+
+    /// Runs a command that becomes the daemon.
+    pub fn run(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -66,21 +76,16 @@ impl Drop for Process {
 
 /// `serve` with the state in this folder, made if it is not there.
 pub fn command(folder: &Path) -> Command {
+    command_at(folder, "127.0.0.1:0")
+}
+
+fn command_at(folder: &Path, listen: &str) -> Command {
     let state = folder.join("state");
     if !state.exists() {
         State::create(&state, &fixtures().join("gpt2-tiny"), &fixtures().join("lora-es")).unwrap();
     }
     let mut command = Command::new(PROGRAM);
-    command.args([
-        "serve",
-        "--open",
-        "--json",
-        "--listen",
-        "127.0.0.1:0",
-        "--exposure-budget",
-        "1",
-        "--out-dir",
-    ]);
+    command.args(["serve", "--open", "--json", "--listen", listen, "--exposure-budget", "1", "--out-dir"]);
     command.arg(folder.join("out")).arg("--state").arg(state);
     command
 }
