@@ -3,12 +3,14 @@
 //! SQLite in WAL mode. A commit is in the file system's hands when the call returns, so that it survives the death of the process at
 //! any point. What must survive a loss of power as well (a signed receipt, a reservation of the ledger) is committed with
 //! `synchronous = FULL`, which waits for the disk; the rest with `NORMAL`, which keeps the file whole but may lose the last
-//! commits. [`crate::exposure`] says why the ledger may live with that.
+//! commits. [`crate::exposure`] says why the ledger may live with that. What is in the [`log`] is moved into the file by a thread
+//! of its own, so that no call waits for the disk.
 //!
 //! The file holds clients' activations and the ledger's secret prime. It lies in the state folder and is closed to others.
 
+mod log;
+
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +19,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use rustix::fs::{FlockOperation, flock};
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
 use zklora_proto::{AdapterId, PublicKey, SessionId, Signature};
+
+use self::log::Checkpoints;
 
 /// The layout of the tables. Another number in a file means another version of this program.
 const VERSION: i64 = 2;
@@ -68,6 +72,7 @@ pub fn lock(state: &Path) -> anyhow::Result<File> {
 
 /// See the module's documentation.
 pub struct Store {
+    checkpoints: Checkpoints,
     db: Mutex<Connection>,
     torn: bool,
 }
@@ -180,11 +185,12 @@ impl Store {
             .mode(0o600)
             .open(path)
             .with_context(|| format!("making {}", path.display()))?;
-        let written = log_frames(path).with_context(|| format!("reading the log of {}", path.display()))?;
+        let written = log::frames(path).with_context(|| format!("reading the log of {}", path.display()))?;
         let store = || -> anyhow::Result<Self> {
             let db = Connection::open(path)?;
             db.execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;",
+                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+                 PRAGMA wal_autocheckpoint = 0;",
             )?;
             let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             match version {
@@ -198,7 +204,8 @@ impl Store {
             }
             // How many frames of the log SQLite has found to be whole, and part of a transaction that was committed.
             let whole: i64 = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
-            Ok(Self { db: Mutex::new(db), torn: whole < written })
+            let checkpoints = Checkpoints::start(path)?;
+            Ok(Self { checkpoints, db: Mutex::new(db), torn: whole < written })
         };
         let store = store().with_context(|| format!("opening {}", path.display()))?;
         let known = store.fact("adapter", || Ok(adapter.as_bytes().to_vec()))?;
@@ -229,6 +236,7 @@ impl Store {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = changes(&transaction)?;
         transaction.commit()?;
+        self.checkpoints.due(&db)?;
         Ok(value)
     }
 
@@ -451,40 +459,6 @@ impl Store {
             db.execute("UPDATE exposure SET lost = ? WHERE module = ?", params![lost as i64, module as i64])
         })?;
         Ok(())
-    }
-}
-
-/// Frames of SQLite's write-ahead log, in the form that <https://sqlite.org/fileformat2.html#walformat> specifies: those that
-/// have the salts of its header were written since it was last begun anew, whether they are whole or not.
-fn log_frames(path: &Path) -> anyhow::Result<i64> {
-    const HEADER: usize = 32;
-    const FRAME_HEADER: usize = 24;
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    let file = match File::open(&name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error.into()),
-    };
-    let mut file = io::BufReader::new(file);
-    let mut header = [0; HEADER];
-    if let Err(error) = file.read_exact(&mut header) {
-        return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error.into()) };
-    }
-    let page = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
-    if !page.is_power_of_two() || page > 1 << 16 {
-        // Not even the header is whole.
-        return Ok(i64::MAX);
-    }
-    let mut frame = vec![0; FRAME_HEADER + page];
-    let mut frames = 0;
-    loop {
-        match file.read_exact(&mut frame) {
-            Ok(()) if frame[8..16] == header[16..24] => frames += 1,
-            Ok(()) => return Ok(frames),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(frames),
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 

@@ -1,0 +1,103 @@
+//! SQLite's write-ahead log, in the form that <https://sqlite.org/fileformat2.html#walformat> specifies.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rusqlite::Connection;
+use tracing::warn;
+
+/// How often the log is moved into the file, while something is written.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A log of this size is begun anew, for which writers have to wait a moment: who writes without a pause never lets it end by itself.
+const LONGEST: u64 = 64 << 20;
+
+/// Moves what is in the log into the file, in a thread and with a connection of its own: that waits for the disk, and
+/// whoever writes need not.
+pub(super) struct Checkpoints {
+    log: PathBuf,
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpoints {
+    pub(super) fn start(path: &Path) -> anyhow::Result<Self> {
+        let db = Connection::open(path)?;
+        let (wake, woken) = mpsc::sync_channel(1);
+        let work = move || {
+            while let Ok(()) = woken.recv() {
+                let until = Instant::now() + INTERVAL;
+                // What comes meanwhile is moved with the rest.
+                while let Ok(()) = woken.recv_timeout(until.saturating_duration_since(Instant::now())) {}
+                if let Err(error) = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+                    warn!("moving the store's log into its file: {error}");
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("checkpoints".into()).spawn(work);
+        let thread = Some(thread.context("starting the thread for checkpoints")?);
+        Ok(Self { log: name(path), wake: Some(wake), thread })
+    }
+
+    /// Something has been written by this connection.
+    pub(super) fn due(&self, db: &Connection) -> anyhow::Result<()> {
+        // One that is waiting is enough.
+        let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
+        if self.log.metadata().is_ok_and(|log| log.len() > LONGEST) {
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Checkpoints {
+    fn drop(&mut self) {
+        drop(self.wake.take());
+        // A thread that panicked has nothing left to do.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Frames of a file's log that were written since it was last begun anew, which have the salts of its header, whether they are whole or
+/// not.
+pub(super) fn frames(path: &Path) -> anyhow::Result<i64> {
+    const HEADER: usize = 32;
+    const FRAME_HEADER: usize = 24;
+    let file = match File::open(name(path)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let mut file = io::BufReader::new(file);
+    let mut header = [0; HEADER];
+    if let Err(error) = file.read_exact(&mut header) {
+        return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error.into()) };
+    }
+    let page = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
+    if !page.is_power_of_two() || page > 1 << 16 {
+        // Not even the header is whole.
+        return Ok(i64::MAX);
+    }
+    let mut frame = vec![0; FRAME_HEADER + page];
+    let mut frames = 0;
+    loop {
+        match file.read_exact(&mut frame) {
+            Ok(()) if frame[8..16] == header[16..24] => frames += 1,
+            Ok(()) => return Ok(frames),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(frames),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The name of a file's log.
+fn name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push("-wal");
+    name.into()
+}
