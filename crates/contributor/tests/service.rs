@@ -78,6 +78,7 @@ fn exposure_is_shown_without_the_identity_key() {
     fs::remove_file(state.join("identity.key")).unwrap();
     let output = program().arg("exposure").arg("--state").arg(&state).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!state.join("sessions.sqlite").exists(), "looking makes nothing");
 }
 
 #[test]

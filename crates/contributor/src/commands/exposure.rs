@@ -26,8 +26,10 @@ pub struct ExposureReport {
 pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
     // The identity key, which a service keeps elsewhere, is not needed.
     let manifest = State::manifest_of(&args.state)?;
-    let store = Store::open(&args.state.join(STORE), manifest.adapter_id())?;
-    let exposures = Ledger::report(&store, manifest.manifest(), args.exposure_budget.0)?;
+    let path = args.state.join(STORE);
+    // Before anything was served there is none, and looking makes none.
+    let store = path.exists().then(|| Store::open(&path, manifest.adapter_id())).transpose()?;
+    let exposures = Ledger::report(store.as_ref(), manifest.manifest(), args.exposure_budget.0)?;
     if args.json {
         println!("{}", json!({ "adapter": manifest.adapter_id(), "modules": exposures }));
         return Ok(());

@@ -155,12 +155,13 @@ impl Ledger {
         Ok(Self { modules })
     }
 
-    /// What a store says of every module, without opening the ledger, which may be open elsewhere.
-    pub fn report(store: &Store, manifest: &Manifest, share: f64) -> anyhow::Result<Vec<Exposure>> {
+    /// What a store, if there is one, says of every module, without opening the ledger, which may be open elsewhere.
+    pub fn report(store: Option<&Store>, manifest: &Manifest, share: f64) -> anyhow::Result<Vec<Exposure>> {
         let modules = manifest.modules().iter().enumerate();
         modules
             .map(|(index, entry)| {
-                let (d_in, known) = (entry.shape().d_in(), store.exposure(index)?);
+                let known = store.map(|store| store.exposure(index)).transpose()?.unwrap_or_default();
+                let d_in = entry.shape().d_in();
                 Ok(Exposure {
                     module: entry.name().into(),
                     rows: known.rows.len() + known.lost,
