@@ -28,6 +28,7 @@ fn losses_are_those_of_peft_and_every_bundle_verifies() {
         assert_eq!(found["tokens"].as_u64().unwrap() as usize, golden["token_ids"].as_array().unwrap().len());
     }
     println!("largest error of a loss against peft's: {worst:.1e} nats");
+    world.wait_for_bundles(texts.len());
     server.stop();
 
     let (report, code) = world.verify();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tracing::{error, info, info_span, warn};
+use tracing::{Span, error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
 use zklora_circuit::session::Circuits;
@@ -342,9 +342,11 @@ impl Worker {
         progress(done.load(Ordering::Relaxed));
         if *place == Place::Here && !missing.is_empty() {
             info!("proving: {} of {total} batches", total - missing.len());
+            // Of this thread; the proofs are made by others.
+            let span = Span::current();
             let proved = || {
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                info!("proving: {done} of {total} batches");
+                span.in_scope(|| info!("proving: {done} of {total} batches"));
                 progress(done);
                 match shared.stopping.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),

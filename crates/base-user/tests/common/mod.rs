@@ -94,6 +94,21 @@ impl World {
         command
     }
 
+    /// Waits until the contributor has written so many bundles.
+    pub fn wait_for_bundles(&self, count: usize) {
+        let bundles = || {
+            let files = std::fs::read_dir(self.path("out")).unwrap();
+            files.filter(|file| file.as_ref().unwrap().path().extension() == Some("pf".as_ref())).count()
+        };
+        for _ in 0..1200 {
+            if bundles() >= count {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{} of {count} bundles within a minute", bundles());
+    }
+
     /// `zklora-verifier verify --json` over the out folder, with everything pinned.
     pub fn verify(&self) -> (serde_json::Value, i32) {
         let output = program("zklora-verifier")
