@@ -47,7 +47,7 @@ package() {
     if ! grep -q libtorch_cpu <(readelf -d "$binary"); then
         rmdir "$stage/lib"
     else
-        take_libtorch "$binary" "$stage/lib"
+        take_libtorch "$binary" "$stage/lib" "/usr/lib/$program"
         mkdir "$stage/doc/libtorch-licenses"
         take_licenses "$(scripts/setup-libtorch.sh --licenses)" "$stage/doc/libtorch-licenses"
     fi
@@ -84,8 +84,8 @@ build() {
     remap=(-ffile-prefix-map="$cargo_home=/cargo" -ffile-prefix-map="$CARGO_TARGET_DIR=/target")
     if [[ ${2:-} ]]; then
         LIBTORCH=$(scripts/setup-libtorch.sh)
-        # shellcheck disable=SC2016 # $ORIGIN is for the dynamic loader
-        export LIBTORCH ZKLORA_RPATH='$ORIGIN/../lib/'"$1"
+        # Not $ORIGIN, for which the dynamic loader would need /proc.
+        export LIBTORCH ZKLORA_RPATH=/usr/lib/$1
         remap+=(-ffile-prefix-map="$LIBTORCH=/libtorch")
     fi
     CFLAGS=${remap[*]} CXXFLAGS=${remap[*]} \
@@ -93,7 +93,8 @@ build() {
         cargo build --release --locked -p "$1" --bin "$1" >&2
 }
 
-# take_libtorch BINARY FOLDER: what BINARY needs of libtorch, and what that needs. libgomp is Debian's.
+# take_libtorch BINARY FOLDER INSTALLED: what BINARY needs of libtorch, and what that needs, to be found in INSTALLED. libgomp is
+# Debian's.
 take_libtorch() {
     local pending=("$1") file needed
     while ((${#pending[@]})); do
@@ -108,8 +109,7 @@ take_libtorch() {
             if [[ -e $LIBTORCH/lib/$needed ]]; then
                 cp "$LIBTORCH/lib/$needed" "$2/$needed"
                 strip --strip-unneeded "$2/$needed"
-                # shellcheck disable=SC2016
-                patchelf --set-rpath '$ORIGIN' "$2/$needed"
+                patchelf --set-rpath "$3" "$2/$needed"
                 pending+=("$2/$needed")
             fi
         done < <(readelf -d "$file" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
