@@ -51,6 +51,8 @@ package() {
         mkdir "$stage/doc/libtorch-licenses"
         take_licenses "$(scripts/setup-libtorch.sh --licenses)" "$stage/doc/libtorch-licenses"
     fi
+    local libraries=("$stage"/lib/*.so*)
+    [[ -e ${libraries[0]} ]] || libraries=()
     if grep -qaF "$HOME/" "$binary"; then die "$binary names a folder of this machine"; fi
 
     # From the program itself, which finds its libraries in the stage for once.
@@ -59,20 +61,25 @@ package() {
     for shell in bash zsh fish; do "${run[@]}" completions "$shell" >"$stage/completions/$shell"; done
 
     gzip -9n "$stage/man1"/*
-    cp LICENSE-MIT README.md SECURITY.md CHANGELOG.md "$stage/doc/"
+    cp LICENSE-MIT README.md SECURITY.md "$stage/doc/"
+    gzip -9n <CHANGELOG.md >"$stage/doc/changelog.gz"
     local version
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
-    printf '%s (%s-%s) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- %s  %s\n' \
+    printf '%s (%s-%s) unstable; urgency=medium\n\n  * See changelog.gz beside this file.\n\n -- %s  %s\n' \
         "$program" "$version" "$REVISION" "The ZKLoRA developers <zklora@localhost>" \
         "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" >"$stage/doc/changelog.Debian"
     gzip -9n "$stage/doc/changelog.Debian"
     # The example, with the folders that the unit makes.
     sed -E 's/^#(state|out_dir|control) = /\1 = /' dist/config/contributor.toml >"$stage/contributor.toml"
 
-    # dpkg-shlibdeps looks for libtorch in the stage, where no package says what it is; cargo-deb cannot tell it.
+    # dpkg-shlibdeps looks for libtorch in the stage, where no package says what it is; cargo-deb cannot tell it. And it is asked
+    # about all files whenever it is about one, so that each library is named once, with the version that is enough for all.
     mkdir -p "$stage/tools"
-    printf '#!/bin/sh\nexec %q --ignore-missing-info %q "$@"\n' "$(command -v dpkg-shlibdeps)" "-l$stage/lib" \
-        >"$stage/tools/dpkg-shlibdeps"
+    {
+        printf '#!/bin/sh\nexec %q --ignore-missing-info %q "$@"' "$(command -v dpkg-shlibdeps)" "-l$stage/lib"
+        printf ' %q' "$binary" ${libraries[@]+"${libraries[@]}"}
+        echo
+    } >"$stage/tools/dpkg-shlibdeps"
     chmod +x "$stage/tools/dpkg-shlibdeps"
     PATH=$stage/tools:$PATH cargo deb --no-build --no-strip --locked -p "$program" --deb-revision "$REVISION" \
         -o "$2/debian/"
