@@ -47,10 +47,12 @@ package() {
     if ! grep -q libtorch_cpu <(readelf -d "$binary"); then
         rmdir "$stage/lib"
     else
-        take_libtorch "$binary" "$stage/lib"
+        take_libtorch "$binary" "$stage/lib" "/usr/lib/$program"
         mkdir "$stage/doc/libtorch-licenses"
         take_licenses "$(scripts/setup-libtorch.sh --licenses)" "$stage/doc/libtorch-licenses"
     fi
+    local libraries=("$stage"/lib/*.so*)
+    [[ -e ${libraries[0]} ]] || libraries=()
     if grep -qaF "$HOME/" "$binary"; then die "$binary names a folder of this machine"; fi
 
     # From the program itself, which finds its libraries in the stage for once.
@@ -59,20 +61,25 @@ package() {
     for shell in bash zsh fish; do "${run[@]}" completions "$shell" >"$stage/completions/$shell"; done
 
     gzip -9n "$stage/man1"/*
-    cp LICENSE-MIT README.md SECURITY.md CHANGELOG.md "$stage/doc/"
+    cp LICENSE-MIT README.md SECURITY.md "$stage/doc/"
+    gzip -9n <CHANGELOG.md >"$stage/doc/changelog.gz"
     local version
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)
-    printf '%s (%s-%s) unstable; urgency=medium\n\n  * See CHANGELOG.md beside this file.\n\n -- %s  %s\n' \
+    printf '%s (%s-%s) unstable; urgency=medium\n\n  * See changelog.gz beside this file.\n\n -- %s  %s\n' \
         "$program" "$version" "$REVISION" "The ZKLoRA developers <zklora@localhost>" \
         "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" >"$stage/doc/changelog.Debian"
     gzip -9n "$stage/doc/changelog.Debian"
     # The example, with the folders that the unit makes.
     sed -E 's/^#(state|out_dir|control) = /\1 = /' dist/config/contributor.toml >"$stage/contributor.toml"
 
-    # dpkg-shlibdeps looks for libtorch in the stage, where no package says what it is; cargo-deb cannot tell it.
+    # dpkg-shlibdeps looks for libtorch in the stage, where no package says what it is; cargo-deb cannot tell it. And it is asked
+    # about all files whenever it is about one, so that each library is named once, with the version that is enough for all.
     mkdir -p "$stage/tools"
-    printf '#!/bin/sh\nexec %q --ignore-missing-info %q "$@"\n' "$(command -v dpkg-shlibdeps)" "-l$stage/lib" \
-        >"$stage/tools/dpkg-shlibdeps"
+    {
+        printf '#!/bin/sh\nexec %q --ignore-missing-info %q "$@"' "$(command -v dpkg-shlibdeps)" "-l$stage/lib"
+        printf ' %q' "$binary" ${libraries[@]+"${libraries[@]}"}
+        echo
+    } >"$stage/tools/dpkg-shlibdeps"
     chmod +x "$stage/tools/dpkg-shlibdeps"
     PATH=$stage/tools:$PATH cargo deb --no-build --no-strip --locked -p "$program" --deb-revision "$REVISION" \
         -o "$2/debian/"
@@ -84,8 +91,8 @@ build() {
     remap=(-ffile-prefix-map="$cargo_home=/cargo" -ffile-prefix-map="$CARGO_TARGET_DIR=/target")
     if [[ ${2:-} ]]; then
         LIBTORCH=$(scripts/setup-libtorch.sh)
-        # shellcheck disable=SC2016 # $ORIGIN is for the dynamic loader
-        export LIBTORCH ZKLORA_RPATH='$ORIGIN/../lib/'"$1"
+        # Not $ORIGIN, for which the dynamic loader would need /proc.
+        export LIBTORCH ZKLORA_RPATH=/usr/lib/$1
         remap+=(-ffile-prefix-map="$LIBTORCH=/libtorch")
     fi
     CFLAGS=${remap[*]} CXXFLAGS=${remap[*]} \
@@ -93,7 +100,8 @@ build() {
         cargo build --release --locked -p "$1" --bin "$1" >&2
 }
 
-# take_libtorch BINARY FOLDER: what BINARY needs of libtorch, and what that needs. libgomp is Debian's.
+# take_libtorch BINARY FOLDER INSTALLED: what BINARY needs of libtorch, and what that needs, to be found in INSTALLED. libgomp is
+# Debian's.
 take_libtorch() {
     local pending=("$1") file needed
     while ((${#pending[@]})); do
@@ -108,8 +116,7 @@ take_libtorch() {
             if [[ -e $LIBTORCH/lib/$needed ]]; then
                 cp "$LIBTORCH/lib/$needed" "$2/$needed"
                 strip --strip-unneeded "$2/$needed"
-                # shellcheck disable=SC2016
-                patchelf --set-rpath '$ORIGIN' "$2/$needed"
+                patchelf --set-rpath "$3" "$2/$needed"
                 pending+=("$2/$needed")
             fi
         done < <(readelf -d "$file" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
