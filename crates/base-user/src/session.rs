@@ -33,7 +33,7 @@ pub enum SessionError {
     #[error(transparent)]
     Dial(#[from] DialError),
     /// The connection broke, or the contributor speaks nonsense.
-    #[error("talking to the contributor: {0}")]
+    #[error("talking to the contributor")]
     Frame(#[from] FrameError),
     /// The contributor refuses.
     #[error("the contributor refuses: {message}")]
@@ -52,7 +52,7 @@ pub enum SessionError {
         found: String,
     },
     /// Not a valid manifest.
-    #[error("the contributor's manifest: {0}")]
+    #[error("the contributor's manifest")]
     Manifest(#[from] ManifestError),
     /// Not the pinned manifest, or not the pinned contributor's.
     #[error("the contributor sent {what} {found}, expected the pinned {expected}")]
@@ -65,13 +65,13 @@ pub enum SessionError {
         expected: String,
     },
     /// A call that the manifest does not allow.
-    #[error("this call cannot be made: {0}")]
+    #[error("this call cannot be made")]
     Call(#[from] CallError),
     /// Deltas that are no deltas.
-    #[error("the contributor's deltas: {0}")]
+    #[error("the contributor's deltas")]
     Deltas(#[from] PackingError),
     /// A receipt that does not verify.
-    #[error("the contributor's receipt: {0}")]
+    #[error("the contributor's receipt")]
     Receipt(#[from] ReceiptError),
     /// A receipt that says something else than what happened.
     #[error("the contributor's receipt says {what} {found}, but it was {expected}; it is not signed")]
