@@ -3,7 +3,7 @@
 //! SQLite in WAL mode. A commit is in the file system's hands when the call returns, so that it survives the death of the process at
 //! any point. What must survive a loss of power as well (a signed receipt, a reservation of the ledger) is committed with
 //! `synchronous = FULL`, which waits for the disk; the rest with `NORMAL`, which keeps the file whole but may lose the last
-//! commits. [`crate::exposure`] says why the ledger may live with that. What is in the [`log`] is moved into the file by a thread
+//! commits. [`crate::exposure`] says why the ledger may live with that. What is in the log is moved into the file by a thread
 //! of its own, so that no call waits for the disk.
 //!
 //! The file holds clients' activations and the ledger's secret prime. It lies in the state folder and is closed to others.
