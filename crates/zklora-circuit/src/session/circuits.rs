@@ -10,7 +10,7 @@ use crate::plan::Planner;
 use crate::security::{CircuitId, Security};
 
 /// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
-/// [`BatchVerifier`] for a verifier.
+/// [`BatchVerifier`](crate::circuit::BatchVerifier) for a verifier.
 pub struct Circuits<T>(Mutex<HashMap<CircuitId, Kept<T>>>);
 
 struct Kept<T> {
