@@ -246,9 +246,9 @@ fn a_full_disk_refuses_calls_and_loses_none() {
     let (state, real) = (world.path().join("state"), world.path().join("real"));
     fs::rename(&state, &real).unwrap();
     fs::create_dir(&state).unwrap();
-    // 1 MiB of ballast, which is thrown off when the disk is full.
-    let prepare = format!("cp -a {}/. \"$0\" && head -c 1048576 /dev/zero >\"$0/ballast\"", real.display());
-    let disk = SmallDisk::serve(&world, &state, 3 << 10, &prepare);
+    // Ballast, which is thrown off when the disk is full: then there is room for the log, the job and its proofs.
+    let prepare = format!("cp -a {}/. \"$0\" && head -c 6291456 /dev/zero >\"$0/ballast\"", real.display());
+    let disk = SmallDisk::serve(&world, &state, 8 << 10, &prepare);
     let session = world.session(&disk.daemon.address()).unwrap();
     let mut calls = 0;
     let rows = vec![5; 200 * world.state.manifest.manifest().modules()[0].shape().d_in()];
