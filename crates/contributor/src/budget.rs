@@ -59,6 +59,14 @@ impl Reservation {
         true
     }
 
+    /// Gives back what [`Reservation::grow`] took.
+    pub fn shrink(&mut self, less: usize) {
+        for budget in &self.budgets {
+            budget.used.fetch_sub(less, Ordering::Relaxed);
+        }
+        self.bytes -= less;
+    }
+
     /// Takes what is in use already, whether the budgets have it or not.
     pub fn note(&mut self, bytes: usize) {
         for budget in &self.budgets {
@@ -89,6 +97,8 @@ mod tests {
         assert!(!second.grow(1) && !second.grow(usize::MAX));
         drop(first);
         assert!(second.grow(6));
+        second.shrink(3);
+        assert!(second.grow(3) && !second.grow(1));
         assert_eq!(second.bytes(), 10);
         second.note(5);
         assert_eq!(second.bytes(), 15);

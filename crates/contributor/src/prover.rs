@@ -198,14 +198,6 @@ impl Prover {
         Snapshot { queued, proving, totals: queue.totals }
     }
 
-    /// Waits until the queue is empty.
-    pub fn drain(&self) {
-        let mut queue = self.shared.lock();
-        while !queue.waiting.is_empty() || !queue.paused.is_empty() || queue.working > 0 {
-            queue = self.shared.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
     /// Stops at the end of the batches that are being proved, and waits for it. What is left is proved after the next start.
     pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Relaxed);
@@ -248,6 +240,12 @@ pub fn prepare(
         session.stage.name()
     );
     if !path.exists() {
+        // Later, the calls are in the folder alone.
+        anyhow::ensure!(
+            session.stage == Stage::Finished,
+            "{} is not there: expected the job of session {id}, which is begun",
+            path.display()
+        );
         let (Some(receipt), Some(by_contributor), Some(by_client)) =
             (session.receipt, session.by_contributor, session.by_client)
         else {

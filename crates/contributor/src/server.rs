@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 use zklora_net::{
     Connection, FrameError, Incoming, Listener, RecvStream, SendStream, deliver, read_header, read_payload,
@@ -47,11 +47,12 @@ impl Server {
         let server = Arc::new(self);
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let mut sweep = interval(SWEEP);
         tokio::pin!(shutdown);
         loop {
             let incoming = tokio::select! {
                 () = &mut shutdown => break,
-                () = sleep(SWEEP) => {
+                _ = sweep.tick() => {
                     let service = server.service.clone();
                     let _ = spawn_blocking(move || service.sweep()).await;
                     continue;

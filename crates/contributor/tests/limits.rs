@@ -103,6 +103,23 @@ fn all_transcripts_of_a_client_together_are_bounded_and_given_back() {
 }
 
 #[test]
+fn calls_that_are_refused_take_nothing_of_what_a_session_may_have() {
+    // One independent row, and room for two calls.
+    let limits = Limits { session_bytes: 8_000, ..Limits::default() };
+    let world = World::with_budget(limits, 0.01);
+    let (connection, session) = open(&world, &SecretKey::generate());
+    let unit = |index: usize| -> Vec<u8> {
+        (0..world.d_in(0)).flat_map(|i| i16::from(i == index).to_le_bytes()).collect()
+    };
+    assert!(matches!(ask(&world, &connection, &forward(session, 0), &unit(0)), Response::Deltas { .. }));
+    for _ in 0..10 {
+        let refused = error(ask(&world, &connection, &forward(session, 1), &unit(1)));
+        assert_eq!(refused.0, ErrorCode::Exposure, "{}", refused.1);
+    }
+    assert!(matches!(ask(&world, &connection, &forward(session, 1), &unit(0)), Response::Deltas { .. }));
+}
+
+#[test]
 fn who_asks_for_too_many_rows_a_minute_has_to_wait() {
     let world = World::new(Limits { client_rows_per_minute: 3, ..Limits::default() });
     let key = SecretKey::generate();
@@ -128,7 +145,7 @@ fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
     let world = World::new(Limits { client_memory: 64 << 10, client_requests: 2, ..Limits::default() });
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
-    let rows = Request::Forward { session, call: 0, rows: 16, modules: vec![0] };
+    let rows = Request::Forward { session, call: 0, rows: 4, modules: vec![0] };
     let _held = world.runtime.block_on(async {
         let mut held = Vec::new();
         // One sends a header and no payload, others not even that: more than are worked on at once.

@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use zklora_base_user::session::Session;
 use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::state::State;
+use zklora_contributor::store::{STORE, Stage, Store};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{SecretKey, SessionId};
 
@@ -187,4 +188,22 @@ fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
     // The daemon finds all proofs in the folder, and is done.
     let _daemon = world.serve(&["--prove-elsewhere"]);
     assert_eq!(proofs(bundle_at(&world.bundle(session))), again);
+}
+
+#[test]
+fn a_job_that_is_gone_is_not_made_again_of_nothing() {
+    let world = World::new();
+    let daemon = world.serve(&["--prove-elsewhere"]);
+    let session = world.finished_session(&daemon);
+    // Once the store says that the folder has the calls, there is no other place for them.
+    let state = world.path().join("state");
+    let store = Store::open(&state.join(STORE), world.state.manifest.adapter_id()).unwrap();
+    wait_for("the job", || (store.session(session).unwrap().unwrap().stage == Stage::Proving).then_some(()));
+    daemon.kill();
+    fs::remove_dir_all(world.job(session)).unwrap();
+    let output = world.prove(session, &[]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("which is begun"), "{said}");
+    assert!(!world.job(session).exists());
 }

@@ -100,7 +100,7 @@ impl Service {
                 info!(session = %stored.id, "taken up again: finished, to be proved");
                 let receipt = stored.receipt.as_deref().map(Receipt::from_bytes).transpose()?;
                 let mut journal = service.journal(stored.client);
-                journal.note(receipt.map_or(0, |receipt| service.transcript_bytes(&receipt.rows)));
+                journal.note(receipt.map_or(0, |receipt| service.session_bytes(&receipt.rows)));
                 service.prover.submit(stored.id, stored.client, journal);
             }
         }
@@ -132,7 +132,8 @@ impl Service {
             let call = self.engines.call(call)?;
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
             session.last = Some(Question::new(&modules, &call.activations));
-            session.journal.note(bytes_of(&call));
+            let deltas = call.deltas.iter().map(|delta| delta.values.len()).sum();
+            session.journal.note(transcript_bytes(call.activations.len(), deltas));
             anyhow::ensure!(session.hasher.add(&call), "the session has too many calls");
             Ok(())
         })?;
@@ -143,10 +144,12 @@ impl Service {
     }
 
     /// Size of the transcript of a session with these rows of each module.
-    fn transcript_bytes(&self, rows: &[u64]) -> usize {
+    fn session_bytes(&self, rows: &[u64]) -> usize {
         let modules = self.state.manifest.manifest().modules().iter().zip(rows);
         modules
-            .map(|(module, &rows)| rows as usize * (2 * module.shape().d_in() + 8 * module.shape().d_out()))
+            .map(|(module, &rows)| {
+                rows as usize * transcript_bytes(module.shape().d_in(), module.shape().d_out())
+            })
             .sum()
     }
 
@@ -202,7 +205,7 @@ impl Service {
         let mut given_up = Vec::new();
         self.lock().retain(|id, entry| {
             // A session that is locked is in use.
-            let Ok(session) = entry.session.try_lock() else { return true };
+            let Ok(mut session) = entry.session.try_lock() else { return true };
             if matches!(session.stage, Stage::Done) {
                 return false;
             }
@@ -213,6 +216,8 @@ impl Service {
             } else {
                 return true;
             };
+            // Whoever has found it a moment ago, and waits for the lock, does not go on with it.
+            session.stage = Stage::Done;
             given_up.push((*id, why));
             false
         });
@@ -246,11 +251,6 @@ impl Service {
             Request::Countersign { session, signature } => self.countersign(client, session, signature),
             Request::Status { session } => self.status(client, session),
         }
-    }
-
-    /// Waits until every finished session has been proved.
-    pub fn drain(&self) {
-        self.prover.drain();
     }
 
     /// Stops proving at the end of the batches that are being proved, and waits for it.
@@ -370,7 +370,7 @@ impl Service {
         }
         let outputs: usize =
             shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
-        let bytes = 2 * entries + 8 * outputs;
+        let bytes = transcript_bytes(entries, outputs);
         if session.journal.bytes() + bytes > self.limits.session_bytes {
             return refuse(
                 ErrorCode::Limit,
@@ -386,21 +386,31 @@ impl Service {
                 "you, or all clients together, have as many transcripts here as may wait for their proofs; try again later",
             );
         }
-        let deltas = self.engines.deltas(&shape, &activations).map_err(failed)?;
-        let answer = packed(&deltas);
-        if answer.1.len() as u64 > MAX_PAYLOAD_BYTES {
-            return refuse(ErrorCode::Limit, "the deltas of this call do not fit a message; send fewer rows");
-        }
-        // The ledger and the journal come before the answer. What is counted and then not sent is counted all the same.
-        let charge = self.ledger.charge(shape.modules(), &activations).map_err(|refused| match refused {
-            Refused::Exhausted(_) => Refusal { code: ErrorCode::Exposure, message: refused.to_string() },
-            Refused::Closed => Refusal { code: ErrorCode::Limit, message: refused.to_string() },
-        })?;
-        charge
-            .record(&activations, |exposed| {
-                self.store.record(id, call, (shape.modules(), rows, &activations), exposed)
-            })
-            .map_err(|e| not_recorded(id, &e))?;
+        let recorded = || {
+            let deltas = self.engines.deltas(&shape, &activations).map_err(failed)?;
+            let answer = packed(&deltas);
+            if answer.1.len() as u64 > MAX_PAYLOAD_BYTES {
+                return refuse(
+                    ErrorCode::Limit,
+                    "the deltas of this call do not fit a message; send fewer rows",
+                );
+            }
+            // The ledger and the journal come before the answer. What is counted and then not sent is counted all the same.
+            let charge =
+                self.ledger.charge(shape.modules(), &activations).map_err(|refused| match refused {
+                    Refused::Exhausted(_) => {
+                        Refusal { code: ErrorCode::Exposure, message: refused.to_string() }
+                    }
+                    Refused::Closed => Refusal { code: ErrorCode::Limit, message: refused.to_string() },
+                })?;
+            charge
+                .record(&activations, |exposed| {
+                    self.store.record(id, call, (shape.modules(), rows, &activations), exposed)
+                })
+                .map_err(|e| not_recorded(id, &e))?;
+            Ok((deltas, answer))
+        };
+        let (deltas, answer) = recorded().inspect_err(|_| session.journal.shrink(bytes))?;
         let call = Call { rows, activations, deltas };
         // Fewer calls than there may be: checked above.
         let _ = session.hasher.add(&call);
@@ -534,9 +544,14 @@ fn not_recorded(id: SessionId, error: &anyhow::Error) -> Refusal {
     Refusal { code: ErrorCode::Internal, message: "the contributor could not record this; try again".into() }
 }
 
-/// Memory that a row takes while it is answered: as integers of 64 bits, and as they travel.
+/// Memory that a row takes while it is answered: its payload, as int16 and as float64; its deltas as float64, as int64 and packed.
 fn memory_of_row(d_in: usize, d_out: usize) -> usize {
-    10 * d_in + 16 * d_out
+    (2 + 2 + 8) * d_in + (8 + 8 + 8) * d_out
+}
+
+/// Bytes of so many activations and deltas in a transcript.
+fn transcript_bytes(activations: usize, deltas: usize) -> usize {
+    2 * activations + 8 * deltas
 }
 
 /// The response that carries these deltas.
@@ -548,9 +563,4 @@ fn packed(deltas: &[Delta]) -> (Response, Vec<u8>) {
         payload.extend_from_slice(&packed.bytes);
     }
     (Response::Deltas { widths }, payload)
-}
-
-/// Memory that a call takes.
-fn bytes_of(call: &Call) -> usize {
-    2 * call.activations.len() + call.deltas.iter().map(|delta| 8 * delta.values.len()).sum::<usize>()
 }
