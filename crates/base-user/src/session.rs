@@ -10,7 +10,7 @@ use tracing::trace_span;
 use zklora_cli::Escaped;
 use zklora_net::{DialError, FrameError};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::{MAX_CALL_ROWS, MAX_CALLS};
+use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
 use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
@@ -95,7 +95,7 @@ pub struct Session {
     link: Arc<Link>,
     id: SessionId,
     manifest: SignedManifest,
-    max_rows: usize,
+    max_call_bytes: usize,
     left: Vec<u64>,
     transcript: Mutex<Transcript>,
 }
@@ -116,7 +116,7 @@ impl Session {
         let nonce = Nonce::random();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
-        let Response::Welcome { nonce: theirs, signature, max_rows, left } = response else {
+        let Response::Welcome { nonce: theirs, signature, max_call_bytes, left } = response else {
             return Err(unexpected("welcome", &response));
         };
         let manifest = SignedManifest::parse(bytes, signature)?;
@@ -131,7 +131,7 @@ impl Session {
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key_of_client, &address.key, &adapter);
         let transcript = Mutex::new(Transcript::new(runtime.clone(), modules));
-        Ok(Self { runtime, link, id, manifest, max_rows: max_rows.clamp(1, MAX_CALL_ROWS), left, transcript })
+        Ok(Self { runtime, link, id, manifest, max_call_bytes, left, transcript })
     }
 
     /// For each module, linearly independent rows that the contributor would still answer when the session was opened, to all its
@@ -176,8 +176,9 @@ impl Session {
     ) -> Result<(Vec<Arc<Call>>, T), SessionError> {
         // One call after another: their order is part of the transcript.
         let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
-        let d_in = CallShape::new(self.manifest(), 1, modules.to_vec())?.d_in();
-        let mut parts = activations.chunks(d_in * self.max_rows);
+        let row = CallShape::new(self.manifest(), 1, modules.to_vec())?;
+        let d_in = row.d_in();
+        let mut parts = activations.chunks(d_in * self.most_rows(&row));
         // None for no rows, which CallShape refuses.
         let first = parts.next().unwrap_or_default();
         let (call, value) = self.call(&mut transcript, modules, first, d_in, meanwhile)?;
@@ -186,6 +187,17 @@ impl Session {
             calls.push(self.call(&mut transcript, modules, part, d_in, || ())?.0);
         }
         Ok((calls, value))
+    }
+
+    /// Most rows of a call with rows like this one: as the contributor asks, and as any call may have.
+    fn most_rows(&self, row: &CallShape) -> usize {
+        let widest = row.modules().iter().map(|&module| self.manifest().modules()[module].shape().d_out());
+        let tensor = MAX_TENSOR_ENTRIES / widest.chain([row.d_in()]).max().unwrap_or(1);
+        (self.max_call_bytes / row.bytes())
+            .min(MAX_CALL_ROWS)
+            .min(tensor)
+            .min(MAX_CALL_DELTAS / row.d_out())
+            .max(1)
     }
 
     fn call<T>(

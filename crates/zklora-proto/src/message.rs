@@ -84,8 +84,8 @@ pub enum Response {
         nonce: Nonce,
         /// The contributor's signature of the manifest.
         signature: Signature,
-        /// Most rows of one call that this contributor accepts.
-        max_rows: usize,
+        /// Most bytes of a call of more than one row, as [`CallShape::bytes`](crate::transcript::CallShape::bytes) counts them.
+        max_call_bytes: usize,
         /// For each module of the manifest, linearly independent rows that it may still answer, to all clients together.
         left: Vec<u64>,
     },

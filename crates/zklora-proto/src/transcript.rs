@@ -65,6 +65,7 @@ pub enum CallError {
 pub struct CallShape {
     rows: usize,
     d_in: usize,
+    d_out: usize,
     modules: Vec<usize>,
 }
 
@@ -79,7 +80,7 @@ impl CallShape {
         }
         let entries = manifest.modules();
         let mut d_in = None;
-        let mut deltas = 0;
+        let mut d_out = 0;
         for (i, &module) in modules.iter().enumerate() {
             let shape = entries
                 .get(module)
@@ -98,14 +99,14 @@ impl CallShape {
                     return Err(CallError::TooLarge { rows, columns });
                 }
             }
-            // At most MAX_CALL_MODULES times MAX_TENSOR_ENTRIES.
-            deltas += rows * shape.d_out();
+            d_out += shape.d_out();
         }
-        if deltas > MAX_CALL_DELTAS {
-            return Err(CallError::TooManyDeltas(deltas));
+        // At most MAX_CALL_MODULES times MAX_TENSOR_ENTRIES.
+        if rows * d_out > MAX_CALL_DELTAS {
+            return Err(CallError::TooManyDeltas(rows * d_out));
         }
         // At least one module was seen.
-        Ok(Self { rows, d_in: d_in.unwrap_or_default(), modules })
+        Ok(Self { rows, d_in: d_in.unwrap_or_default(), d_out, modules })
     }
 
     /// Number of rows.
@@ -116,6 +117,16 @@ impl CallShape {
     /// Columns of the activations.
     pub fn d_in(&self) -> usize {
         self.d_in
+    }
+
+    /// Columns of the deltas of all modules together.
+    pub fn d_out(&self) -> usize {
+        self.d_out
+    }
+
+    /// Bytes that the call takes in a transcript: two for each activation, eight for each delta.
+    pub fn bytes(&self) -> usize {
+        self.rows * (2 * self.d_in + 8 * self.d_out)
     }
 
     /// Indices of the modules, in the order of their deltas.

@@ -112,7 +112,7 @@ impl Seeds {
         for (name, response, payload) in [
             (
                 "welcome".into(),
-                Response::Welcome { nonce, signature, max_rows: 16, left: vec![3, 0] },
+                Response::Welcome { nonce, signature, max_call_bytes: 1 << 16, left: vec![3, 0] },
                 manifest,
             ),
             ("deltas".into(), Response::Deltas { widths: vec![deltas.width] }, &deltas.bytes),

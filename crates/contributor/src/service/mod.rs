@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{error, info, warn};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::{MAX_CALL_ROWS, MAX_CALLS, MAX_PAYLOAD_BYTES};
+use zklora_proto::limits::{MAX_CALLS, MAX_PAYLOAD_BYTES};
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_from_bytes, pack_deltas};
 use zklora_proto::transcript::CallShape;
@@ -186,17 +186,20 @@ impl Service {
         let manifest = self.state.manifest.manifest();
         let shape = CallShape::new(manifest, *rows, modules.clone())
             .map_err(|e| Refusal { code: ErrorCode::BadRequest, message: e.to_string() })?;
-        if *rows > self.max_rows() {
+        if shape.bytes() > self.max_call_bytes() && *rows > 1 {
             return refuse(
                 ErrorCode::Limit,
-                format!("the call has {rows} rows, expected at most {}: split it", self.max_rows()),
+                format!(
+                    "the call takes {} bytes, expected at most {}: split it",
+                    shape.bytes(),
+                    self.max_call_bytes()
+                ),
             );
         }
-        let d_out = shape.modules().iter().map(|&module| manifest.modules()[module].shape().d_out()).sum();
         Ok(Cost {
             rows: (rows * shape.modules().len()) as u64,
             payload: (2 * rows * shape.d_in()) as u64,
-            memory: rows * memory_of_row(shape.d_in(), d_out),
+            memory: memory_of(&shape),
         })
     }
 
@@ -314,7 +317,7 @@ impl Service {
         let welcome = Response::Welcome {
             nonce: mine,
             signature: *self.state.manifest.signature(),
-            max_rows: self.max_rows(),
+            max_call_bytes: self.max_call_bytes(),
             left: self.ledger.exposures().iter().map(|e| e.budget.saturating_sub(e.rows) as u64).collect(),
         };
         Ok((welcome, self.state.manifest.bytes().to_vec()))
@@ -368,9 +371,7 @@ impl Service {
             session.last_used = Instant::now();
             return Ok(packed(&self.engines.deltas(&shape, &activations).map_err(failed)?));
         }
-        let outputs: usize =
-            shape.modules().iter().map(|&m| rows * manifest.modules()[m].shape().d_out()).sum();
-        let bytes = transcript_bytes(entries, outputs);
+        let bytes = shape.bytes();
         if session.journal.bytes() + bytes > self.limits.session_bytes {
             return refuse(
                 ErrorCode::Limit,
@@ -527,11 +528,9 @@ impl Service {
         }
     }
 
-    /// Most rows of a call: of any one module they fit the memory that a client may take.
-    fn max_rows(&self) -> usize {
-        let shapes = self.state.manifest.manifest().modules().iter().map(|module| module.shape());
-        let row = shapes.map(|shape| memory_of_row(shape.d_in(), shape.d_out())).max().unwrap_or(1);
-        (self.limits.client_memory.min(self.limits.memory) / row).clamp(1, MAX_CALL_ROWS.min(1 << 14))
+    /// Most bytes of a call of more than one row: while it is answered it fits the memory that a client may take.
+    fn max_call_bytes(&self) -> usize {
+        self.limits.client_memory.min(self.limits.memory) / MEMORY_OF_BYTE
     }
 }
 
@@ -544,10 +543,13 @@ fn not_recorded(id: SessionId, error: &anyhow::Error) -> Refusal {
     Refusal { code: ErrorCode::Internal, message: "the contributor could not record this; try again".into() }
 }
 
-/// Memory that a row takes while it is answered: its payload, as int16 and as float64; its deltas as float64, as int64 and packed.
-fn memory_of_row(d_in: usize, d_out: usize) -> usize {
-    (2 + 2 + 8) * d_in + (8 + 8 + 8) * d_out
+/// Memory that a call takes while it is answered: its payload, as int16 and as float64; its deltas as float64, as int64 and packed.
+fn memory_of(call: &CallShape) -> usize {
+    call.rows() * ((2 + 2 + 8) * call.d_in() + (8 + 8 + 8) * call.d_out())
 }
+
+/// Most memory, by [`memory_of`], for each of its [`CallShape::bytes`].
+const MEMORY_OF_BYTE: usize = (2 + 2 + 8) / 2;
 
 /// Bytes of so many activations and deltas in a transcript.
 fn transcript_bytes(activations: usize, deltas: usize) -> usize {
