@@ -144,16 +144,17 @@ impl Drop for LoraModule {
 /// Which projections the file's tensors belong to, each with its name in the file. Refuses any tensor that is not a
 /// factor of one of the `projections`.
 fn targets<'a>(file: &TensorFile, projections: &'a [Projection]) -> Result<BTreeMap<&'a str, String>, Error> {
-    let known: BTreeMap<&str, &str> = projections
-        .iter()
-        .map(|p| (p.name.strip_prefix(WITH_HEAD).unwrap_or(&p.name), p.name.as_str()))
-        .collect();
+    // What the model with its head puts before the names of the one without: `transformer.` or `model.`.
+    let head = projections.first().map_or("", |p| &p.name[..=p.name.find('.').unwrap_or(0)]);
+    let without_head = |name: &'a str| name.strip_prefix(head).unwrap_or(name);
+    let known: BTreeMap<&str, &str> =
+        projections.iter().map(|p| (without_head(&p.name), p.name.as_str())).collect();
     let mut targeted: BTreeMap<&str, String> = BTreeMap::new();
     for tensor in file.names() {
         let stored = module_of(&tensor)
             .map_err(|why| Error::adapter(file.path(), format!("tensor {tensor}: {why}")))?;
         // An adapter made for the model without its head has names without the prefix.
-        let Some(&name) = known.get(stored.strip_prefix(WITH_HEAD).unwrap_or(stored)) else {
+        let Some(&name) = known.get(stored.strip_prefix(head).unwrap_or(stored)) else {
             let examples: Vec<&str> = projections.iter().take(4).map(|p| p.name.as_str()).collect();
             return Err(Error::adapter(
                 file.path(),
@@ -199,15 +200,12 @@ fn module_of(tensor: &str) -> Result<&str, &'static str> {
 /// What PEFT puts before the base model's names.
 const PREFIX: &str = "base_model.model.";
 
-/// What the model with its head puts before the names of the one without.
-const WITH_HEAD: &str = "transformer.";
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::Gpt2Config;
+    use crate::Config;
     use crate::testing::{TestTensor, gpt2_config, write_json, write_tensors};
 
     #[test]
@@ -316,7 +314,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         write_json(&path, &gpt2_config());
-        Gpt2Config::open(&path).unwrap().projections()
+        Config::open(&path).unwrap().architecture().projections()
     }
 
     fn config() -> Value {

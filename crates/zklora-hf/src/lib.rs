@@ -23,7 +23,7 @@ mod weights;
 
 pub use adapter::{LoraAdapter, LoraModule};
 pub use base::BaseModel;
-pub use config::{Gpt2Config, Projection};
+pub use config::{Architecture, Config, Gpt2Config, LlamaConfig, Projection, RopeScaling, Setting};
 pub use error::Error;
 pub use weights::{HostTensor, Weights};
 
