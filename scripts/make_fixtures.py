@@ -19,6 +19,8 @@ Steps (`--steps`, all of them by default, each reading what the earlier ones wro
     goldens      fixtures/goldens.json: what transformers and peft compute
     llama        fixtures/llama-tiny/, fixtures/llama-tiny-tied/, fixtures/adapters/llama-*/
                  and fixtures/goldens-llama.json: random models, adapters and outputs
+    kinds        fixtures/adapters/ and fixtures/goldens-kinds.json: adapters of the GPT-2
+                 model, one for each thing a configuration may say, and outputs
 
 The text is "The Debian Administrator's Handbook" in English and Spanish, from the Debian
 package `debian-handbook`; see fixtures/README.md for its authors and licence.
@@ -49,6 +51,7 @@ from fixtures.common import (
     save_adapter,
     write_goldens,
 )
+from fixtures.kinds import make_kinds
 from fixtures.llama import make_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import ByteLevelBPETokenizer
@@ -59,7 +62,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-STEPS = ("text", "base", "adapter", "unsupported", "goldens", "llama")
+STEPS = ("text", "base", "adapter", "unsupported", "goldens", "llama", "kinds")
 
 ADAPTER_NAME = "lora-es"
 
@@ -76,6 +79,7 @@ LORA_TARGETS = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 # Token counts aimed at when choosing held-out paragraphs for the golden texts.
 GOLDEN_LENGTHS = {"short": 16, "medium": 64, "long": 200}
 MODULES_TEXT = "es-medium"
+GOLDEN_POSITIONS = 5
 GOLDEN_LOGIT_STRIDE = 128
 # Golden texts that are not from the book: very short ones, and one with characters that
 # the byte-level tokenizer never met.
@@ -335,6 +339,8 @@ def make_unsupported() -> None:
         "dora": {"use_dora": True},
         "bias": {"bias": "lora_only"},
         "modules-to-save": {"modules_to_save": ["ln_f"]},
+        "embedding": {"target_modules": ["wte"]},
+        "trainable-tokens": {"trainable_token_indices": [0, 5]},
     }
     for name, feature in features.items():
         torch.manual_seed(SEED)
@@ -342,10 +348,9 @@ def make_unsupported() -> None:
             task_type="CAUSAL_LM",
             r=2,
             lora_alpha=4,
-            target_modules=["h.0.attn.c_attn"],
             fan_in_fan_out=True,
             init_lora_weights=False,
-            **feature,
+            **{"target_modules": ["h.0.attn.c_attn"], **feature},
         )
         save_adapter(get_peft_model(load_base(), config), FIXTURES / "unsupported" / name)
 
@@ -384,13 +389,14 @@ def make_goldens() -> None:
     base = load_base()
     adapted = PeftModel.from_pretrained(load_base(), FIXTURES / ADAPTER_NAME).eval()
 
+    sample = functools.partial(
+        output_sample, logit_stride=GOLDEN_LOGIT_STRIDE, count=GOLDEN_POSITIONS
+    )
+
     texts = []
     for chosen in choose_texts(tokenizer):
         (ids,) = tokenize(tokenizer, [chosen["text"]])
-        outputs = {
-            "base": output_sample(base, ids, GOLDEN_LOGIT_STRIDE),
-            "adapter": output_sample(adapted, ids, GOLDEN_LOGIT_STRIDE),
-        }
+        outputs = {"base": sample(base, ids), "adapter": sample(adapted, ids)}
         texts.append({**chosen, "token_ids": ids, **outputs})
     module_text = next(text for text in texts if text["name"] == MODULES_TEXT)
 
@@ -453,6 +459,7 @@ def main() -> None:
         "unsupported": make_unsupported,
         "goldens": make_goldens,
         "llama": make_llama,
+        "kinds": make_kinds,
     }
     for step in STEPS:
         if step in arguments.steps:
