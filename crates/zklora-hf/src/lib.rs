@@ -13,10 +13,12 @@
 
 mod adapter;
 mod adapter_config;
+mod adapter_targets;
 mod base;
 mod config;
 mod digest;
 mod error;
+mod python_regex;
 mod read;
 mod tensor_file;
 mod weights;
