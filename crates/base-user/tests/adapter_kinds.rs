@@ -95,7 +95,11 @@ fn whatever_is_more_than_lora_is_refused() {
     for (adapter, setting, why) in [
         ("dora", "use_dora", "a DoRA magnitude"),
         ("bias", "bias", "a changed bias is not a LoRA delta"),
-        ("modules-to-save", "modules_to_save", "not a factor of LoRA"),
+        (
+            "modules-to-save",
+            "modules_to_save",
+            "tensor base_model.model.transformer.ln_f.bias: a changed bias",
+        ),
         ("trainable-tokens", "trainable_token_indices", "retrained token embeddings"),
     ] {
         let folder = changed(&format!("../unsupported/{adapter}"), &[(setting, Value::Null)]);
