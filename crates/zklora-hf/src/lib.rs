@@ -17,6 +17,7 @@ mod base;
 mod config;
 mod digest;
 mod error;
+pub mod hub;
 mod read;
 mod tensor_file;
 mod weights;
