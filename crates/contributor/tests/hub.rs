@@ -60,7 +60,8 @@ fn what_is_neither_a_folder_nor_a_name_is_wrong_usage() {
     assert!(stderr.contains("\"./nowhere\": there is no such folder"), "{stderr}");
 }
 
-/// Runs the program in `folder`, which is its HF_HOME, too, with all that can be logged, and makes sure that it keeps the token to itself.
+/// Runs the program in `folder`, which is its HF_HOME, too, with all that can be logged, and makes sure that it keeps
+/// the token to itself.
 fn contributor(folder: &Path, args: &[&str], endpoint: &str, offline: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"));
     for proxy in

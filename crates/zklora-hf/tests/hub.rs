@@ -536,10 +536,9 @@ struct User {
 impl User {
     fn of(hub: &FakeHub) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let mut user = Self { home, variables: BTreeMap::new() };
-        user.set("HF_HOME", &user.home.path().to_str().unwrap().to_owned());
-        user.set("HF_ENDPOINT", &hub.url());
-        user
+        let home_path = home.path().to_str().unwrap().to_owned();
+        let variables = [("HF_HOME".to_owned(), home_path), ("HF_ENDPOINT".to_owned(), hub.url())];
+        Self { home, variables: variables.into() }
     }
 
     fn set(&mut self, name: &str, value: &str) {

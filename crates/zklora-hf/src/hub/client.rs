@@ -102,8 +102,8 @@ impl Client {
         Ok(Metadata { etag: etag.to_owned(), size })
     }
 
-    /// The content of a file of `size` bytes, from a byte on or, if the server does not do that, from the first. Gives the byte where it
-    /// begins.
+    /// The content of a file of `size` bytes, from a byte on or, if the server does not do that, from the first.
+    /// Gives the byte where it begins.
     pub(super) fn content(
         &self,
         reference: &Reference,

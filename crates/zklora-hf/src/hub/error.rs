@@ -40,7 +40,8 @@ pub enum Error {
 
     /// The hub has no such repository.
     #[error(
-        "{endpoint} has no model repository {} (asked for {reference}); check the name; if a folder was meant, there is none of that name here",
+        "{endpoint} has no model repository {} (asked for {reference}); check the name; if a folder was meant, there is \
+         none of that name here",
         .reference.id()
     )]
     NoRepository {

@@ -1,15 +1,16 @@
 //! Base models and adapters by name: Hugging Face hub ids, its usual cache and environment variables.
 //!
 //! A [`Source`] is what somebody gives on a command line: a folder, or a name on the hub such as `distilgpt2` or
-//! `ng0-k1/distilgpt2-finetuned-es@main`. [`Source::base_model`] and [`Source::adapter`] turn it into a local folder, for
-//! [`BaseModel::open`](crate::BaseModel::open) and [`LoraAdapter::open`](crate::LoraAdapter::open); from the hub they fetch the files that
-//! are read there and no others. The cache has the layout of Python's huggingface_hub and is shared with it. `docs/models.md` says all
-//! this to users.
+//! `ng0-k1/distilgpt2-finetuned-es@main`. [`Source::base_model`] and [`Source::adapter`] turn it into a local folder,
+//! for [`BaseModel::open`](crate::BaseModel::open) and [`LoraAdapter::open`](crate::LoraAdapter::open); from the hub
+//! they fetch the files that are read there and no others. The cache has the layout of Python's huggingface_hub and
+//! is shared with it. `docs/models.md` says all this to users.
 //!
 //! Names bind nothing: the hub may give anything under a name. What binds a base model is its
-//! [digest](crate::BaseModel::digest), and an adapter its commitment. So what the hub says is hostile: sizes are bounded, file names, entity tags and
-//! commits have to be plain before they become part of a path, and the token goes to the hub's own origin and nowhere else. The download of hf-hub
-//! itself checks none of these, so that of hf-hub only the cache's layout, the repository's addresses and the form of the hub's answers are used.
+//! [digest](crate::BaseModel::digest), and an adapter its commitment. So what the hub says is hostile: sizes are
+//! bounded, file names, entity tags and commits have to be plain before they become part of a path, and the token
+//! goes to the hub's own origin and nowhere else. The download of hf-hub itself checks none of these, so that of
+//! hf-hub only the cache's layout, the repository's addresses and the form of the hub's answers are used.
 
 mod client;
 mod download;
@@ -31,20 +32,21 @@ pub use options::Options;
 pub use source::{Reference, Source};
 
 impl Source {
-    /// The folder of a base model, with `config.json`, the weights in `model.safetensors` or its shards, and, if the repository has them, the
-    /// files of its tokenizer. A [`Source::Folder`] is given back as it is.
+    /// The folder of a base model, with `config.json`, the weights in `model.safetensors` or its shards, and, if the
+    /// repository has them, the files of its tokenizer. A [`Source::Folder`] is given back as it is.
     ///
     /// This blocks while it downloads; a bar on stderr, if that is a terminal, shows how far it is.
     ///
     /// Fails with an [`Error`] that says what was asked for and what to do: if the hub cannot be reached, has no such
-    /// model or does not let this user have it; if the model has no safetensors; if an answer of the hub is unsound or larger than anything
-    /// of its kind; if the cache cannot be written; or, with `HF_HUB_OFFLINE`, if the cache lacks a file.
+    /// model or does not let this user have it; if the model has no safetensors; if an answer of the hub is unsound
+    /// or larger than anything of its kind; if the cache cannot be written; or, with `HF_HUB_OFFLINE`, if the cache
+    /// lacks a file.
     pub fn base_model(&self, options: &Options) -> Result<PathBuf, Error> {
         self.folder(Kind::BaseModel, options)
     }
 
-    /// The folder of a LoRA adapter, with `adapter_config.json` and `adapter_model.safetensors`. The base model that the
-    /// configuration names is not looked at. Otherwise as [`Source::base_model`].
+    /// The folder of a LoRA adapter, with `adapter_config.json` and `adapter_model.safetensors`. The base model that
+    /// the configuration names is not looked at. Otherwise as [`Source::base_model`].
     pub fn adapter(&self, options: &Options) -> Result<PathBuf, Error> {
         self.folder(Kind::Adapter, options)
     }
@@ -66,7 +68,7 @@ enum Kind {
 
 impl Kind {
     /// Which of the files in a repository are needed, or the one that would be needed and is not there.
-    fn needs<'a>(self, there: &'a BTreeSet<String>) -> Result<Vec<&'a str>, Lacking> {
+    fn needs(self, there: &BTreeSet<String>) -> Result<Vec<&str>, Lacking> {
         let find = |name: &str| there.get(name).map(String::as_str);
         let need = |name: &'static str| find(name).ok_or(Lacking { file: name, pickle: None });
         let pickle = |prefix: &str| {

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 
 use super::Error;
 
-/// How the hub is reached and where the cache is, as the variables of huggingface_hub say it. `Debug` does not print the token.
+/// How the hub is reached and where the cache is, as the variables of huggingface_hub say it. `Debug` does not print
+/// the token.
 #[derive(Clone)]
 pub struct Options {
     cache: Option<PathBuf>,
@@ -29,8 +30,9 @@ impl Options {
         Self { proxy: Proxy::try_from_env(), ..Self::from_variables(|name| std::env::var_os(name)) }
     }
 
-    /// What these variables say; no proxy. One that is empty counts as not set. Nothing is looked at that a [`Source::Folder`](super::Source)
-    /// does not need, so that wrong values are an error only when a name is looked for.
+    /// What these variables say; no proxy. One that is empty counts as not set. Nothing is looked at that a
+    /// [`Source::Folder`](super::Source) does not need, so that wrong values are an error only when a name is looked
+    /// for.
     pub fn from_variables(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(PathBuf::from);
