@@ -18,6 +18,7 @@ mod base;
 mod config;
 mod digest;
 mod error;
+pub mod hub;
 mod python_regex;
 mod read;
 mod tensor_file;

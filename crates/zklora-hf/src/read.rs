@@ -43,4 +43,4 @@ pub(crate) fn open(path: &Path, hint: &'static str) -> Result<(File, u64), Error
 }
 
 /// The configurations and shard indices of the largest public models stay below 200 KB.
-const MAX_JSON_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;

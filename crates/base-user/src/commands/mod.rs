@@ -18,18 +18,20 @@ use zklora_base_user::models::Model;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
 use zklora_base_user::tokenizer::Tokenizer;
+use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::{AdapterId, Address, BaseModelDigest, SignedReceipt};
 
 /// The model that runs here.
 #[derive(Args)]
 pub struct ModelArgs {
-    /// Folder of the base model, in Hugging Face layout.
-    #[arg(long, value_name = "DIR")]
-    base_model: PathBuf,
-    /// An adapter that you have, in a folder as PEFT writes it; it is added to the base model's weights.
-    #[arg(long, value_name = "DIR")]
-    lora: Option<PathBuf>,
+    /// The base model: a folder in Hugging Face layout, or a name on its hub, such as distilgpt2 or ORG/NAME@REVISION.
+    #[arg(long, value_name = "DIR|NAME")]
+    base_model: Source,
+    /// An adapter that you have yourself, as PEFT writes it: a folder, or a name on the hub. It is added to the base model's
+    /// weights.
+    #[arg(long, value_name = "DIR|NAME")]
+    lora: Option<Source>,
 }
 
 /// The base model, read.
@@ -42,10 +44,13 @@ pub struct Loaded {
 
 impl ModelArgs {
     pub fn load(&self) -> anyhow::Result<Loaded> {
-        let base = BaseModel::open(&self.base_model)?;
-        let lora =
-            self.lora.as_ref().map(|folder| LoraAdapter::open(folder, &base.projections())).transpose()?;
-        let tokenizer = Tokenizer::open(&self.base_model)?;
+        let options = Options::from_env();
+        let base = BaseModel::open(self.base_model.base_model(&options)?)?;
+        let open = |lora: &Source| {
+            Ok::<_, anyhow::Error>(LoraAdapter::open(lora.adapter(&options)?, &base.projections())?)
+        };
+        let lora = self.lora.as_ref().map(open).transpose()?;
+        let tokenizer = Tokenizer::open(base.folder())?;
         Ok(Loaded { model: Model::load(&base)?, tokenizer, digest: base.digest(), lora })
     }
 }

@@ -3,19 +3,20 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use zklora_contributor::state::State;
+use zklora_hf::hub::{Options, Source};
 
 /// Makes the state of an adapter: identity key, salts, commitments and the signed manifest.
 #[derive(Args)]
-#[command(
-    after_help = "Example: zklora-contributor init --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --state a-state"
-)]
+#[command(after_help = "Examples:
+  zklora-contributor init --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --state a-state
+  zklora-contributor init --base-model distilgpt2 --lora ng0-k1/distilgpt2-finetuned-es --state a-state")]
 pub struct Init {
-    /// Folder of the base model, in Hugging Face layout.
-    #[arg(long, value_name = "DIR")]
-    base_model: PathBuf,
-    /// Folder of the adapter, as PEFT writes it.
-    #[arg(long, value_name = "DIR")]
-    lora: PathBuf,
+    /// The base model: a folder in Hugging Face layout, or a name on the Hugging Face hub, such as distilgpt2 or ORG/NAME@REVISION.
+    #[arg(long, value_name = "DIR|NAME")]
+    base_model: Source,
+    /// The adapter: a folder as PEFT writes it, or a name on the hub.
+    #[arg(long, value_name = "DIR|NAME")]
+    lora: Source,
     /// Folder for the state; it holds secrets and is made with access for its owner only.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
@@ -25,7 +26,8 @@ pub struct Init {
 }
 
 pub fn run(args: &Init) -> anyhow::Result<()> {
-    let state = State::create(&args.state, &args.base_model, &args.lora)?;
+    let hub = Options::from_env();
+    let state = State::create(&args.state, &args.base_model.base_model(&hub)?, &args.lora.adapter(&hub)?)?;
     let manifest = state.manifest.manifest();
     if args.json {
         let summary = json!({

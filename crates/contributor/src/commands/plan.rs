@@ -4,6 +4,7 @@ use anyhow::Context;
 use clap::Args;
 use zklora_contributor::explain::Explanation;
 use zklora_contributor::state::State;
+use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
 use zklora_proto::ModuleShape;
 
@@ -18,12 +19,12 @@ pub struct Plan {
     /// Folder that `init` made.
     #[arg(long, value_name = "DIR", required_unless_present = "lora", conflicts_with_all = ["lora", "base_model"])]
     state: Option<PathBuf>,
-    /// Folder of an adapter, as PEFT writes it, in place of a state.
-    #[arg(long, value_name = "DIR", requires = "base_model")]
-    lora: Option<PathBuf>,
-    /// Folder of that adapter's base model, in Hugging Face layout.
-    #[arg(long, value_name = "DIR", requires = "lora")]
-    base_model: Option<PathBuf>,
+    /// An adapter in place of a state: a folder as PEFT writes it, or a name on the Hugging Face hub.
+    #[arg(long, value_name = "DIR|NAME", requires = "base_model")]
+    lora: Option<Source>,
+    /// That adapter's base model: a folder in Hugging Face layout, or a name on the hub.
+    #[arg(long, value_name = "DIR|NAME", requires = "lora")]
+    base_model: Option<Source>,
     #[command(flatten)]
     proving: Proving,
     /// Print the plan as JSON.
@@ -35,12 +36,13 @@ pub fn run(args: &Plan) -> anyhow::Result<()> {
     let planner = args.proving.planner()?;
     let modules = match (&args.state, &args.lora, &args.base_model) {
         (None, Some(lora), Some(base_model)) => {
-            let base = BaseModel::open(base_model)?;
+            let hub = Options::from_env();
+            let base = BaseModel::open(base_model.base_model(&hub)?)?;
             let shape = |module: &LoraModule| {
                 let shape = ModuleShape::new(module.d_in, module.rank, module.d_out);
                 Ok((module.name.clone(), shape.with_context(|| format!("module {}", module.name))?))
             };
-            let modules = LoraAdapter::open(lora, &base.projections())?.modules;
+            let modules = LoraAdapter::open(lora.adapter(&hub)?, &base.projections())?.modules;
             modules.iter().map(shape).collect::<anyhow::Result<Vec<_>>>()?
         }
         (Some(state), ..) => {
