@@ -9,7 +9,7 @@ This is a developers' tool, run by hand; `scripts/make_fixtures.py` says what to
 It measures, in tokens per second, for the base model alone (`base`), with the adapter as
 peft applies it (`adapter`), and with the adapter merged into the weights (`merged`):
 
-    evaluation   the mean loss of a text, one line after the other, each cut to the context
+    evaluation   the mean loss of a text, each line cut to the context; lines of the same length together
     generation   greedy decoding with a key-value cache, from the beginning of the text
 
 Evaluation counts the tokens whose loss is known: all but the first of each line.
@@ -34,6 +34,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 SEED = 1
+# As many as `zklora-base-user eval` takes at once.
+BATCH_TOKENS = 2048
 
 
 def load_base(folder: Path) -> torch.nn.Module:
@@ -71,10 +73,23 @@ def read_lines(arguments: argparse.Namespace) -> list[list[int]]:
 def evaluate(model: torch.nn.Module, lines: list[list[int]]) -> float:
     """The mean loss per predicted token."""
     total = 0.0
-    for line in lines:
-        ids = torch.tensor([line])
-        total += model(input_ids=ids, labels=ids).loss.item() * (len(line) - 1)
+    for batch in batches(lines):
+        ids = torch.tensor(batch)
+        total += model(input_ids=ids, labels=ids).loss.item() * sum(len(line) - 1 for line in batch)
     return total / sum(len(line) - 1 for line in lines)
+
+
+def batches(lines: list[list[int]]) -> list[list[list[int]]]:
+    """Consecutive lines of the same length, which go through the model together: at most `BATCH_TOKENS` tokens."""
+    found: list[list[list[int]]] = []
+    for line in lines:
+        last = found[-1] if found else []
+        fits = last and len(last[0]) == len(line) and (len(last) + 1) * len(line) <= BATCH_TOKENS
+        if fits:
+            last.append(line)
+        else:
+            found.append([line])
+    return found
 
 
 @torch.inference_mode()
