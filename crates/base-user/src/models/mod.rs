@@ -1,7 +1,7 @@
 //! Base models on the CPU in float32, with a place for a hook on each projection.
 //!
-//! [`Model`] is what all architectures have in common. Each is a file of its own that builds a [`Network`] of the
-//! [`parts`]; another one is another file, and another arm in [`Model::load`].
+//! [`Model`] is what all architectures have in common. Each is a file of its own that builds a `Network` of what is in
+//! `parts`; another one is another file, and another arm in [`Model::load`].
 
 mod gpt2;
 mod llama;
@@ -145,7 +145,7 @@ impl Model {
         Ok(losses[0].iter().copied().map(f64::from).sum::<f64>() / losses[0].len() as f64)
     }
 
-    /// The logits, [vocabulary], of the next token after `ids`, which come after those that `past` remembers, and are remembered
+    /// The logits, as many as the vocabulary has tokens, of the next token after `ids`, which come after those that `past` remembers, and are remembered
     /// there.
     ///
     /// Fails as [`logits`](Self::logits) does. After a failure `past` must not be used any more.

@@ -166,8 +166,8 @@ impl Projections {
 
     /// Adds to a layer's weight, [d_in, d_out].
     pub(super) fn add(&mut self, name: &str, change: &Tensor) -> Result<(), TchError> {
-        let layers = self.names.iter().zip(&mut self.layers).filter(|(known, _)| *known == name);
-        layers.map(|(_, layer)| layer.weight.f_add_(change).map(drop)).collect()
+        let mut layers = self.names.iter().zip(&mut self.layers).filter(|(known, _)| *known == name);
+        layers.try_for_each(|(_, layer)| layer.weight.f_add_(change).map(drop))
     }
 
     /// The outputs of all, [rows, d_out] each, of [rows, d_in].
