@@ -30,16 +30,14 @@ use zklora_base_user::session::Session;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::SecretKey;
 
-/// Texts, and tokens of each.
-const TEXTS: usize = 32;
+/// Texts, and tokens of each. A session may have 1 GiB of transcript, which is 2700 tokens of this model.
+const TEXTS: usize = 8;
 const TEXT_TOKENS: usize = 64;
-/// What `eval` takes by default.
-const BATCH_TOKENS: usize = 2048;
 /// Tokens of a prompt, and tokens that are added.
 const PROMPT: usize = 16;
 const NEW_TOKENS: usize = 64;
 /// Rounds, of which the medians are shown.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
@@ -71,15 +69,14 @@ fn measure(threads: i32) {
     let world = World::of(&base, &lora);
     let server = world.serve_with("OMP_NUM_THREADS", "1");
     let runtime = Runtime::new().unwrap();
-    let session = Session::open(
-        runtime.handle().clone(),
-        SecretKey::generate(),
-        &server.address.parse().unwrap(),
-        world.adapter.parse().unwrap(),
-        opened.digest(),
-    );
+    let session = || {
+        let (key, handle) = (SecretKey::generate(), runtime.handle().clone());
+        let (address, adapter) = (server.address.parse().unwrap(), world.adapter.parse().unwrap());
+        let session = Session::open(handle, key, &address, adapter, opened.digest()).unwrap();
+        Arc::new(RemoteHook::new([(Arc::new(session), CombineMode::AddDelta)]))
+    };
     let mut remote = Model::load(&opened).unwrap();
-    remote.patch(Arc::new(RemoteHook::new([(Arc::new(session.unwrap()), CombineMode::AddDelta)]))).unwrap();
+    remote.patch(session()).unwrap();
     let mut merged = Model::load(&opened).unwrap();
     merged.merge(&LoraAdapter::open(&lora, &opened.projections()).unwrap()).unwrap();
 
@@ -98,6 +95,7 @@ fn measure(threads: i32) {
         median(|| evaluated(&merged, &other)),
         median(|| evaluated(&remote, &other)),
     );
+    remote.patch(session()).unwrap();
     generated(&merged);
     generated(&remote);
     row("generate", NEW_TOKENS, median(|| generated(&merged)), median(|| generated(&remote)));
@@ -115,9 +113,7 @@ fn texts(seed: u64) -> Windows {
 fn evaluated(model: &Model, windows: &Windows) -> Duration {
     let started = Instant::now();
     let mut totals = vec![Total::default(); TEXTS];
-    for batch in windows.batches(BATCH_TOKENS) {
-        add_losses(model, batch, &mut totals).unwrap();
-    }
+    add_losses(model, &windows.windows, &mut totals).unwrap();
     started.elapsed()
 }
 
