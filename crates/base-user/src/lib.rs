@@ -7,8 +7,10 @@
 pub mod activations;
 pub mod error;
 pub mod gpt2;
+pub mod fetch;
 pub mod hooks;
 mod link;
+pub mod record;
 pub mod remote;
 pub mod session;
 pub mod tokenizer;
