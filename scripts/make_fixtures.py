@@ -17,6 +17,10 @@ Steps (`--steps`, all of them by default, each reading what the earlier ones wro
     adapter      fixtures/lora-es/: LoRA adapter of that model, trained on Spanish
     unsupported  fixtures/unsupported/: adapters that a plain LoRA reader must refuse
     goldens      fixtures/goldens.json: what transformers and peft compute
+    llama        fixtures/llama-tiny/, fixtures/llama-tiny-tied/, fixtures/adapters/llama-*/
+                 and fixtures/goldens-llama.json: random models, adapters and outputs
+    kinds        fixtures/adapters/ and fixtures/goldens-kinds.json: adapters of the GPT-2
+                 model, one for each thing a configuration may say, and outputs
 
 The text is "The Debian Administrator's Handbook" in English and Spanish, from the Debian
 package `debian-handbook`; see fixtures/README.md for its authors and licence.
@@ -24,11 +28,8 @@ package `debian-handbook`; see fixtures/README.md for its authors and licence.
 
 import argparse
 import functools
-import json
 import math
-import platform
 import re
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -36,10 +37,23 @@ from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import torch
+from fixtures.common import (
+    BASE_NAME,
+    FIXTURES,
+    PINNED,
+    SEED,
+    causal_loss,
+    fresh_directory,
+    module_samples,
+    number,
+    output_sample,
+    save_adapter,
+    write_goldens,
+)
+from fixtures.kinds import make_kinds
+from fixtures.llama import make_llama
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     GPT2Config,
@@ -48,19 +62,8 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-PINNED = {
-    "numpy": "2.4.6",
-    "peft": "0.21.2",
-    "safetensors": "0.8.0",
-    "tokenizers": "0.23.3",
-    "torch": "2.13.0",
-    "transformers": "5.23.0",
-}
+STEPS = ("text", "base", "adapter", "unsupported", "goldens", "llama", "kinds")
 
-STEPS = ("text", "base", "adapter", "unsupported", "goldens")
-
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-BASE_NAME = "gpt2-tiny"
 ADAPTER_NAME = "lora-es"
 
 PACKAGE = "debian-handbook=11.20220922"
@@ -70,7 +73,6 @@ HELD_OUT_PAGES = ("sect.hotplug.html", "sect.user-space.html", "sect.why-debian.
 END_OF_TEXT = "<|endoftext|>"
 VOCAB_SIZE = 2048
 CONTEXT = 256
-SEED = 20220922
 
 LORA_TARGETS = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 
@@ -228,13 +230,6 @@ BASE_SCHEDULE = Schedule(steps=1000, learning_rate=2e-3, weight_decay=0.1)
 ADAPTER_SCHEDULE = Schedule(steps=300, learning_rate=4e-3, weight_decay=0.0)
 
 
-def fresh_directory(path: Path) -> Path:
-    """Make `path` an empty directory."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
-
-
 def load_tokenizer() -> GPT2Tokenizer:
     """The tokenizer that `make_tokenizer` wrote."""
     return GPT2Tokenizer.from_pretrained(FIXTURES / BASE_NAME)
@@ -321,18 +316,6 @@ def make_base(corpora: dict[str, Corpus]) -> None:
     model.save_pretrained(directory)
 
 
-def save_adapter(model: PeftModel, directory: Path) -> None:
-    """Write an adapter as peft does, but without its model card and in a stable order."""
-    model.peft_config["default"].base_model_name_or_path = BASE_NAME
-    # No adapter here trains the embeddings; left to find that out, peft asks the network.
-    model.save_pretrained(fresh_directory(directory), save_embedding_layers=False)
-    (directory / "README.md").unlink()
-    config_file = directory / "adapter_config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config["target_modules"].sort()
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
 def make_adapter(corpora: dict[str, Corpus]) -> None:
     """Train a LoRA adapter of the base model on Spanish and write it."""
     torch.manual_seed(SEED)
@@ -356,6 +339,8 @@ def make_unsupported() -> None:
         "dora": {"use_dora": True},
         "bias": {"bias": "lora_only"},
         "modules-to-save": {"modules_to_save": ["ln_f"]},
+        "embedding": {"target_modules": ["wte"]},
+        "trainable-tokens": {"trainable_token_indices": [0, 5]},
     }
     for name, feature in features.items():
         torch.manual_seed(SEED)
@@ -363,32 +348,14 @@ def make_unsupported() -> None:
             task_type="CAUSAL_LM",
             r=2,
             lora_alpha=4,
-            target_modules=["h.0.attn.c_attn"],
             fan_in_fan_out=True,
             init_lora_weights=False,
-            **feature,
+            **{"target_modules": ["h.0.attn.c_attn"], **feature},
         )
         save_adapter(get_peft_model(load_base(), config), FIXTURES / "unsupported" / name)
 
 
 # ------------------------------------------------------------------------- goldens
-
-
-def number(value: float) -> float:
-    """A float32 value with the fewest digits that read back as the same float32."""
-    return float(str(np.float32(value)))
-
-
-def numbers(values: torch.Tensor) -> list[float]:
-    """A float32 vector as short JSON numbers."""
-    return [number(value) for value in values.numpy()]
-
-
-@torch.no_grad()
-def causal_loss(model: torch.nn.Module, ids: list[int]) -> float:
-    """Mean negative log-likelihood of each token but the first, given those before it."""
-    batch = torch.tensor([ids])
-    return model(input_ids=batch, labels=batch).loss.item()
 
 
 def held_out_loss(model: torch.nn.Module, texts: list[list[int]]) -> float:
@@ -416,60 +383,20 @@ def choose_texts(tokenizer: GPT2Tokenizer) -> list[dict[str, str]]:
     return [*chosen, *GOLDEN_EXTRAS]
 
 
-@torch.no_grad()
-def output_sample(model: torch.nn.Module, ids: list[int]) -> dict[str, object]:
-    """The loss of a text, and some of its logits."""
-    logits = model(input_ids=torch.tensor([ids])).logits[0]
-    positions = np.linspace(0, len(ids) - 1, GOLDEN_POSITIONS).round().astype(int)
-    top = logits[-1].topk(5)
-    return {
-        "loss": number(causal_loss(model, ids)),
-        "logits": [
-            {"position": int(at), "values": numbers(logits[at, ::GOLDEN_LOGIT_STRIDE])}
-            for at in positions
-        ],
-        "top5": {"token_ids": top.indices.tolist(), "values": numbers(top.values)},
-    }
-
-
-@torch.no_grad()
-def module_samples(model: PeftModel, ids: list[int]) -> dict[str, dict[str, list[float]]]:
-    """By LoRA module, the start of the last row of its input and of its delta.
-
-    The input is that of the forward pass with the adapter on, and the delta is
-    scaling * x A^T B^T.
-    """
-    samples: dict[str, dict[str, list[float]]] = {}
-
-    def sample(name: str, layer: LoraLayer, x: torch.Tensor) -> None:
-        a, b = layer.lora_A["default"], layer.lora_B["default"]
-        delta = b(a(x)) * layer.scaling["default"]
-        samples[name] = {"input": numbers(x[0, -1, :4]), "delta": numbers(delta[0, -1, :4])}
-
-    hooks = []
-    for name, layer in model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer):
-            hooks.append(
-                layer.register_forward_pre_hook(
-                    lambda layer, args, name=name: sample(name, layer, args[0])
-                )
-            )
-    model(input_ids=torch.tensor([ids]))
-    for hook in hooks:
-        hook.remove()
-    return samples
-
-
 def make_goldens() -> None:
     """Write what transformers and peft compute, in float32, without and with the adapter."""
     tokenizer = load_tokenizer()
     base = load_base()
     adapted = PeftModel.from_pretrained(load_base(), FIXTURES / ADAPTER_NAME).eval()
 
+    sample = functools.partial(
+        output_sample, logit_stride=GOLDEN_LOGIT_STRIDE, count=GOLDEN_POSITIONS
+    )
+
     texts = []
     for chosen in choose_texts(tokenizer):
         (ids,) = tokenize(tokenizer, [chosen["text"]])
-        outputs = {"base": output_sample(base, ids), "adapter": output_sample(adapted, ids)}
+        outputs = {"base": sample(base, ids), "adapter": sample(adapted, ids)}
         texts.append({**chosen, "token_ids": ids, **outputs})
     module_text = next(text for text in texts if text["name"] == MODULES_TEXT)
 
@@ -482,20 +409,18 @@ def make_goldens() -> None:
         }
         print(f"  held-out {language}: {held_out[language]}")
 
-    goldens = {
-        "versions": {"python": platform.python_version(), **PINNED},
-        "held_out_loss": held_out,
-        "logit_token_ids": list(range(0, len(tokenizer), GOLDEN_LOGIT_STRIDE)),
-        "texts": texts,
-        "modules": {
-            "text": module_text["name"],
-            "samples": module_samples(adapted, module_text["token_ids"]),
+    write_goldens(
+        "goldens.json",
+        {
+            "held_out_loss": held_out,
+            "logit_token_ids": list(range(0, len(tokenizer), GOLDEN_LOGIT_STRIDE)),
+            "texts": texts,
+            "modules": {
+                "text": module_text["name"],
+                "samples": module_samples(adapted, module_text["token_ids"]),
+            },
         },
-    }
-    text = json.dumps(goldens, indent=1, ensure_ascii=False)
-    # Keep lists of numbers on one line.
-    text = re.sub(r"\[([-+.\de,\s]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
-    (FIXTURES / "goldens.json").write_text(text + "\n", encoding="utf-8")
+    )
 
 
 # ---------------------------------------------------------------------------- main
@@ -533,6 +458,8 @@ def main() -> None:
         "adapter": lambda: make_adapter(corpora()),
         "unsupported": make_unsupported,
         "goldens": make_goldens,
+        "llama": make_llama,
+        "kinds": make_kinds,
     }
     for step in STEPS:
         if step in arguments.steps:

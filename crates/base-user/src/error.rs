@@ -45,13 +45,6 @@ pub enum ModelError {
         found: String,
     },
 
-    /// Input that is not token ids, one row per sequence.
-    #[error("token ids come as an int64 tensor [sequences, tokens], this is {found}")]
-    NotTokenIds {
-        /// Shape and type of what was given.
-        found: String,
-    },
-
     /// A sequence with nothing to predict.
     #[error("a loss needs at least 2 tokens, one to predict from and one to predict; this text has {found}")]
     TooShort {
@@ -64,7 +57,7 @@ pub enum ModelError {
     Length {
         /// Tokens given.
         found: usize,
-        /// The model's `n_positions`.
+        /// Its longest sequence.
         limit: usize,
     },
 
@@ -85,6 +78,10 @@ pub enum ModelError {
         /// Why.
         reason: String,
     },
+
+    /// The tokenizer cannot decode a token.
+    #[error("cannot turn tokens into text: {0}")]
+    Decode(String),
 
     /// The tokenizer cannot encode a text.
     #[error("cannot turn the text into tokens: {0}")]

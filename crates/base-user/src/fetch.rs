@@ -43,7 +43,9 @@ pub enum FetchError {
     #[error("the contributor has not proved the session yet; --wait waits for it")]
     NotProved,
     /// More than the caller takes.
-    #[error("the contributor says that the bundle has {found} bytes, expected at most {max}; --max-bytes takes more")]
+    #[error(
+        "the contributor says that the bundle has {found} bytes, expected at most {max}; --max-bytes takes more"
+    )]
     TooLarge {
         /// What it says.
         found: u64,
@@ -51,7 +53,9 @@ pub enum FetchError {
         max: u64,
     },
     /// The contributor's answers do not fit each other.
-    #[error("the contributor sent a part of {part} bytes, from {offset} on, of a bundle of {bytes} bytes, expected {expected}")]
+    #[error(
+        "the contributor sent a part of {part} bytes, from {offset} on, of a bundle of {bytes} bytes, expected {expected}"
+    )]
     Part {
         /// Bytes of the part.
         part: usize,
@@ -200,11 +204,7 @@ impl Fetcher {
 }
 
 /// The bundle, if it was fetched before, or copied by other means.
-fn there_already(
-    path: &Path,
-    record: &Record,
-    verifier: &Verifier,
-) -> Result<Option<Fetched>, FetchError> {
+fn there_already(path: &Path, record: &Record, verifier: &Verifier) -> Result<Option<Fetched>, FetchError> {
     let bytes = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(FetchError::Io { path: path.into(), error }),

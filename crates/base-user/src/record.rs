@@ -130,8 +130,10 @@ impl Record {
             SignedReceipt::parse(signed.bytes.into_bytes(), signed.contributor, signed.client)
         };
         let receipt = fields.receipt.map(signed).transpose().map_err(|error| error.to_string())?;
-        let contributor: Address =
-            fields.contributor.parse().map_err(|error: zklora_proto::identity::AddressError| error.to_string())?;
+        let contributor: Address = fields
+            .contributor
+            .parse()
+            .map_err(|error: zklora_proto::identity::AddressError| error.to_string())?;
         let of_session = |receipt: &SignedReceipt| {
             let receipt = receipt.receipt();
             receipt.session == fields.session
@@ -154,12 +156,12 @@ pub struct Records {
 impl Records {
     /// The records in this folder, or in the one of the user's state.
     pub fn new(folder: Option<PathBuf>) -> Result<Self, RecordError> {
-        let of_user = || {
-            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
-            Ok(state.ok_or(RecordError::NoFolder)?.join("zklora/sessions"))
-        };
-        Ok(Self { folder: folder.map_or_else(of_user, Ok)? })
+        if let Some(folder) = folder {
+            return Ok(Self { folder });
+        }
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
+        Ok(Self { folder: state.ok_or(RecordError::NoFolder)?.join("zklora/sessions") })
     }
 
     fn path(&self, session: SessionId) -> PathBuf {
@@ -208,7 +210,8 @@ impl Records {
         };
         for entry in entries {
             let name = entry.map_err(io)?.file_name();
-            let id = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
+            let id: Option<SessionId> =
+                name.to_str().and_then(|name| name.strip_suffix(".json")?.parse().ok());
             sessions.extend(id);
         }
         sessions.sort();

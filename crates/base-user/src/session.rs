@@ -17,8 +17,8 @@ use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::transcript::{CallError, CallShape};
 use zklora_proto::{
-    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt, SecretKey,
-    SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt,
+    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
+    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt,
 };
 
 use crate::link::Link;
@@ -120,8 +120,7 @@ impl Session {
         let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
         let (nonce, seed) = (Nonce::random(), CommitmentSeed::random());
         let commitment_seed = seed.clone();
-        let hello =
-            Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
+        let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
         let Response::Welcome { nonce: theirs, signature, max_call_bytes, left } = response else {
             return Err(unexpected("welcome", &response));
@@ -405,7 +404,11 @@ pub(crate) fn status(runtime: &Handle, link: &Link, session: SessionId) -> Resul
     }
 }
 
-pub(crate) fn ask(runtime: &Handle, link: &Link, request: &Request) -> Result<(Response, Vec<u8>), SessionError> {
+pub(crate) fn ask(
+    runtime: &Handle,
+    link: &Link,
+    request: &Request,
+) -> Result<(Response, Vec<u8>), SessionError> {
     granted(runtime.block_on(link.request(request, &[])))
 }
 

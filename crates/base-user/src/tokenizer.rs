@@ -3,14 +3,22 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer as HfTokenizer};
+use tokenizers::tokenizer::DecodeStream;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    Tokenizer as HfTokenizer,
+};
 
 use crate::error::ModelError;
 
 /// The tokenizer in a base model's folder.
-pub struct Tokenizer(HfTokenizer);
+pub struct Tokenizer {
+    tokenizer: HfTokenizer,
+    end: Vec<i64>,
+}
 
 impl Tokenizer {
     /// Loads `tokenizer.json` from `folder` or, where there is none, GPT-2's older `vocab.json` with `merges.txt`.
@@ -27,16 +35,75 @@ impl Tokenizer {
         // A tokenizer.json may ask to cut or pad every text; transformers does so only when its caller asks.
         tokenizer.with_truncation(None).map_err(|error| refusal(folder, error))?;
         tokenizer.with_padding(None);
-        Ok(Self(tokenizer))
+        Ok(Self { tokenizer, end: end_tokens(folder)? })
     }
 
-    /// The text's token ids, without any that a template would add: `tokenizer(text).input_ids` of GPT-2 in
-    /// transformers.
+    /// The text's token ids, with those that the tokenizer's template adds (none for GPT-2, one at the beginning for Llama):
+    /// `tokenizer(text).input_ids` in transformers.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, ModelError> {
         let encoding =
-            self.0.encode_fast(text, false).map_err(|error| ModelError::Encode(error.to_string()))?;
+            self.tokenizer.encode_fast(text, true).map_err(|error| ModelError::Encode(error.to_string()))?;
         Ok(encoding.get_ids().iter().map(|&id| id.into()).collect())
     }
+
+    /// Decodes tokens one after another.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream(self.tokenizer.decode_stream(true))
+    }
+
+    /// The tokens that end a text.
+    pub fn end(&self) -> &[i64] {
+        &self.end
+    }
+}
+
+/// A text that grows token by token.
+pub struct TextStream<'a>(HfStream<'a>);
+
+type HfStream<'a> = DecodeStream<
+    'a,
+    ModelWrapper,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+impl TextStream<'_> {
+    /// Adds a token; gives the text that is certain with it, none in the middle of a character.
+    pub fn push(&mut self, id: i64) -> Result<String, ModelError> {
+        let id = u32::try_from(id).map_err(|_| ModelError::Decode(format!("{id} is no token id")))?;
+        let text = self.0.step(id).map_err(|error| ModelError::Decode(error.to_string()))?;
+        Ok(text.unwrap_or_default())
+    }
+}
+
+/// `eos_token_id` of `generation_config.json` or else of `config.json`: a number, or several.
+fn end_tokens(folder: &Path) -> Result<Vec<i64>, ModelError> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(i64),
+        Many(Vec<i64>),
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default)]
+        eos_token_id: Option<Ids>,
+    }
+    for path in ["generation_config.json", "config.json"].map(|file| folder.join(file)) {
+        if path.exists() {
+            let config: Config =
+                serde_json::from_slice(&read(&path)?).map_err(|error| refusal(&path, error))?;
+            if let Some(ids) = config.eos_token_id {
+                return Ok(match ids {
+                    Ids::One(id) => vec![id],
+                    Ids::Many(ids) => ids,
+                });
+            }
+        }
+    }
+    Ok(Vec::new())
 }
 
 fn from_vocabulary(folder: &Path) -> Result<HfTokenizer, ModelError> {

@@ -44,8 +44,8 @@ fn the_adapter_matters() {
     let found = success(world.loss(&server.address, spanish.lines().nth(3).unwrap()).arg("--wait"));
     let gain = found["base_loss"].as_f64().unwrap() - found["adapter_loss"].as_f64().unwrap();
     assert!(gain > 0.5, "{gain}");
-    assert!(found["bundle_bytes"].as_u64().unwrap() > 100_000);
-    assert!(found["rows"].as_array().unwrap().iter().all(|rows| *rows == found["tokens"]));
+    assert!(found["sessions"][0]["bundle_bytes"].as_u64().unwrap() > 100_000);
+    assert!(found["sessions"][0]["rows"].as_array().unwrap().iter().all(|rows| *rows == found["tokens"]));
 }
 
 #[test]

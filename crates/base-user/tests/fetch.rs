@@ -32,7 +32,8 @@ impl Proved {
             said["sessions"][0]["session"].as_str().unwrap().to_owned()
         });
         server.stop();
-        let bundles = sessions.clone().map(|id| fs::read(world.path("out").join(format!("{id}.pf"))).unwrap());
+        let bundles =
+            sessions.clone().map(|id| fs::read(world.path("out").join(format!("{id}.pf"))).unwrap());
         Self { world, sessions, bundles }
     }
 
@@ -109,7 +110,9 @@ impl Fake {
     fn serving(world: &World, file: Vec<u8>, end: u64) -> Self {
         let bytes = file.len() as u64;
         Self::new(world, move |request| match request {
-            Request::Status { .. } => Some((Response::Status { state: ProofState::Proved { bytes } }, vec![])),
+            Request::Status { .. } => {
+                Some((Response::Status { state: ProofState::Proved { bytes } }, vec![]))
+            }
             Request::Fetch { offset, .. } if *offset < end => {
                 let start = *offset as usize;
                 let part = file[start..file.len().min(start + PART)].to_vec();
@@ -146,8 +149,9 @@ fn bundles_are_fetched_verified_and_named() {
         let is_new = bundle["session"] == second.as_str();
         assert_eq!(bundle["received"] != 0, is_new, "{bundle}");
     }
-    let mut names: Vec<_> = fs::read_dir(world.path("fetched")).unwrap().map(|e| e.unwrap().file_name()).collect();
-    let mut expected = [name(&first), name(&second)].map(Into::into);
+    let mut names: Vec<_> =
+        fs::read_dir(world.path("fetched")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut expected = [name(&first), name(&second)].map(std::ffi::OsString::from);
     names.sort();
     expected.sort();
     assert_eq!(names, expected, "no part is left");
@@ -168,7 +172,10 @@ fn bundles_are_fetched_verified_and_named() {
     assert_eq!(success(fetch(&world).args(["--session", &first]))["bundles"][0]["received"], 0);
     fs::copy(world.path("out").join(name(&second)), world.path("fetched").join(name(&first))).unwrap();
     let said = failure(fetch(&world).args(["--session", &first]));
-    assert!(said.contains("is there already, and is not this session's bundle: its receipt is not"), "{said}");
+    assert!(
+        said.contains("is there already, and is not this session's bundle: its receipt is not"),
+        "{said}"
+    );
     server.stop();
 }
 
@@ -193,7 +200,7 @@ fn broken_off_it_goes_on_where_it_was() {
     fs::rename(proved.file(".pf"), proved.file(".pf.part")).unwrap();
     let done = Fake::serving(world, bundle.clone(), u64::MAX);
     success(&mut proved.fetch(&done.address));
-    assert_eq!(done.asked(), []);
+    assert!(done.asked().is_empty());
     assert_eq!(&fs::read(proved.file(".pf")).unwrap(), bundle);
 
     // More than there is: not the beginning of it.

@@ -1,17 +1,18 @@
 //! The base model, and the base model with a LoRA adapter applied in float32, against what transformers and PEFT
 //! computed (`fixtures/goldens.json`, made by `scripts/make_fixtures.py`).
 
+mod local_lora;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use local_lora::{LastRow, LocalLora, values};
 use serde::Deserialize;
-use tch::Tensor;
-use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
+use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
-use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
+use zklora_hf::{BaseModel, LoraAdapter};
 
 /// Of logits, losses in nats, and deltas: what float32 sums in another order may differ by, with a margin.
 const TOLERANCE: f64 = 1e-3;
@@ -38,26 +39,25 @@ fn token_ids_are_those_of_transformers() {
 #[test]
 fn the_base_model_computes_what_transformers_does() {
     let goldens = goldens();
-    let model = Gpt2::load(&base()).unwrap();
+    let model = Model::load(&base()).unwrap();
     check_outputs("base model", &model, &goldens, |text| &text.base);
 }
 
 #[test]
 fn a_local_adapter_computes_what_peft_does() {
     let goldens = goldens();
-    let model = adapted(|lora| Arc::new(lora));
+    let model = adapted().0;
     check_outputs("with adapter", &model, &goldens, |text| &text.adapter);
 }
 
 #[test]
 fn each_module_gives_the_delta_that_peft_gives() {
     let goldens = goldens();
-    let last_rows = Arc::new(Mutex::new(BTreeMap::new()));
-    let model = adapted(|lora| Arc::new(Recorder { lora, last_rows: last_rows.clone() }));
+    let (model, lora) = adapted();
     let text = goldens.texts.iter().find(|text| text.name == goldens.modules.text).unwrap();
     model.loss(&text.token_ids).unwrap();
 
-    let found = last_rows.lock().unwrap();
+    let found = lora.last_rows();
     let found_names: Vec<&String> = found.keys().collect();
     let golden_names: Vec<&String> = goldens.modules.samples.keys().collect();
     assert_eq!(found_names, golden_names);
@@ -74,20 +74,19 @@ fn each_module_gives_the_delta_that_peft_gives() {
 fn unpatching_gives_the_base_model_back() {
     let goldens = goldens();
     let ids = &goldens.texts[0].token_ids;
-    let plain = Gpt2::load(&base()).unwrap().loss(ids).unwrap();
-    let mut model = adapted(|lora| Arc::new(lora));
+    let plain = Model::load(&base()).unwrap().loss(ids).unwrap();
+    let mut model = adapted().0;
     assert_ne!(model.loss(ids).unwrap(), plain);
     model.unpatch();
     assert_eq!(model.loss(ids).unwrap(), plain);
 }
 
-fn check_outputs(what: &str, model: &Gpt2, goldens: &Goldens, golden: fn(&GoldenText) -> &Outputs) {
+fn check_outputs(what: &str, model: &Model, goldens: &Goldens, golden: fn(&GoldenText) -> &Outputs) {
     let mut worst_logit = Worst::default();
     let mut worst_loss = Worst::default();
     for text in &goldens.texts {
         let golden = golden(text);
-        let ids = Tensor::from_slice(&text.token_ids).unsqueeze(0);
-        let logits = model.forward(&ids).unwrap().squeeze_dim(0);
+        let logits = model.logits(&text.token_ids).unwrap();
         for at in &golden.logits {
             let all = values(&logits.get(at.position));
             let sampled: Vec<f64> = goldens.logit_token_ids.iter().map(|&id| all[id]).collect();
@@ -103,15 +102,15 @@ fn check_outputs(what: &str, model: &Gpt2, goldens: &Goldens, golden: fn(&Golden
     worst_loss.report(&format!("{what}, losses"));
 }
 
-/// The base model with the fixture's adapter, each module through the hook that `hook` makes of it.
-fn adapted(hook: impl Fn(LocalLora) -> Arc<dyn ProjectionHook>) -> Gpt2 {
+/// The base model with the fixture's adapter.
+fn adapted() -> (Model, Arc<LocalLora>) {
     let base = base();
-    let adapter = LoraAdapter::open(fixtures().join("lora-es"), &base.projections()).unwrap();
-    let mut model = Gpt2::load(&base).unwrap();
-    for module in &adapter.modules {
-        model.patch(&module.name, hook(LocalLora::new(module))).unwrap();
-    }
-    model
+    let lora = Arc::new(LocalLora::new(
+        &LoraAdapter::open(fixtures().join("lora-es"), &base.projections()).unwrap(),
+    ));
+    let mut model = Model::load(&base).unwrap();
+    model.patch(lora.clone()).unwrap();
+    (model, lora)
 }
 
 fn base() -> BaseModel {
@@ -124,61 +123,6 @@ fn goldens() -> Goldens {
 
 fn fixtures() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
-}
-
-/// LoRA as PEFT computes it: output + scaling · x·A·B in float32.
-struct LocalLora {
-    /// A and B. A tensor may be sent to another thread, but not used by two at once.
-    factors: Mutex<(Tensor, Tensor)>,
-    scaling: f64,
-}
-
-impl LocalLora {
-    fn new(module: &LoraModule) -> Self {
-        let [rank, d_in, d_out] = [module.rank, module.d_in, module.d_out].map(|size| size as i64);
-        Self {
-            factors: Mutex::new((
-                Tensor::from_slice(&module.a).view([d_in, rank]),
-                Tensor::from_slice(&module.b).view([rank, d_out]),
-            )),
-            scaling: module.scaling,
-        }
-    }
-
-    fn delta(&self, input: &Tensor) -> Tensor {
-        let factors = self.factors.lock().unwrap();
-        input.matmul(&factors.0).matmul(&factors.1) * self.scaling
-    }
-}
-
-impl ProjectionHook for LocalLora {
-    fn apply(&self, _: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
-        Ok(base()? + self.delta(input))
-    }
-}
-
-/// Keeps the last row of a module's input and of its delta.
-struct Recorder {
-    lora: LocalLora,
-    last_rows: Arc<Mutex<BTreeMap<String, LastRow>>>,
-}
-
-struct LastRow {
-    input: Vec<f64>,
-    delta: Vec<f64>,
-}
-
-impl ProjectionHook for Recorder {
-    fn apply(&self, projection: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
-        let delta = self.lora.delta(input);
-        let row = LastRow { input: values(&input.get(-1)), delta: values(&delta.get(-1)) };
-        self.last_rows.lock().unwrap().insert(projection.to_owned(), row);
-        Ok(base()? + delta)
-    }
-}
-
-fn values(vector: &Tensor) -> Vec<f64> {
-    Vec::<f32>::try_from(vector).unwrap().into_iter().map(f64::from).collect()
 }
 
 /// The largest difference met so far, and where.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::mem;
 use std::path::Path;
@@ -47,49 +47,71 @@ impl LoraAdapter {
     /// `adapter_model.safetensors`), for a base model with these [`projections`](crate::BaseModel::projections).
     ///
     /// Fails with [`Error::Adapter`] naming the setting, tensor or module if the adapter is anything but plain LoRA
-    /// on these projections.
+    /// on these projections, or if it has tensors for other modules than its configuration targets: PEFT would then
+    /// compute something other than the tensors say.
     pub fn open(folder: impl AsRef<Path>, projections: &[Projection]) -> Result<Self, Error> {
         let folder = folder.as_ref();
         read::folder(folder)?;
         let config = AdapterConfig::open(&folder.join("adapter_config.json"))?;
         let hint = if folder.join("adapter_model.bin").exists() {
-            "only adapter_model.bin is there, a pickle, which can run code; convert it to safetensors"
+            "only adapter_model.bin is there, a pickle, which can run code; load it with PEFT where you trust it, and \
+             save_pretrained writes safetensors"
         } else {
             "it holds the adapter's weights"
         };
         let file = TensorFile::open(&folder.join("adapter_model.safetensors"), hint)?;
 
-        let mut targeted = targets(&file, projections)?;
-        let mut modules = Vec::with_capacity(targeted.len());
+        let mut stored = StoredModules::read(&file, projections)?;
+        let mut modules = Vec::with_capacity(stored.factors.len());
         for projection in projections {
-            if let Some(stored) = targeted.remove(projection.name.as_str()) {
-                modules.push(LoraModule::read(&file, &config, &stored, projection)?);
+            let name = stored.name_of(projection);
+            match (stored.factors.remove(name), config.targets(name)) {
+                (Some(factors), true) => {
+                    modules.push(LoraModule::read(&file, &config, name, &factors, projection)?);
+                }
+                (Some(_), false) => {
+                    return Err(Error::adapter(
+                        config.path(),
+                        format!(
+                            "it does not target {name}, but adapter_model.safetensors has tensors for it, which \
+                             PEFT would ignore; mend target_modules (with exclude_modules and layers_to_transform), or \
+                             take the tensors out"
+                        ),
+                    ));
+                }
+                (None, true) => {
+                    return Err(Error::adapter(
+                        config.path(),
+                        format!(
+                            "it targets {name}, but adapter_model.safetensors has no tensors for it, and PEFT \
+                             would leave LoRA there as it was initialised; mend target_modules, or get the whole adapter"
+                        ),
+                    ));
+                }
+                (None, false) => {}
             }
-        }
-        if modules.is_empty() {
-            return Err(Error::adapter(file.path(), "it holds no LoRA weights"));
         }
         Ok(Self { modules, base_model_name: config.base_model })
     }
 }
 
 impl LoraModule {
-    /// `stored` is the module's name in the adapter's tensors.
+    /// `stored` is the module's name in the adapter, `tensors` the names of its tensors by factor.
     fn read(
         file: &TensorFile,
         config: &AdapterConfig,
         stored: &str,
+        tensors: &Factors,
         projection: &Projection,
     ) -> Result<Self, Error> {
         let &Projection { ref name, d_in, d_out } = projection;
         let rank = config.rank_of(stored)?;
         // PEFT stores both factors as the weights of torch.nn.Linear, output × input.
         let read_transposed = |factor: &str, outputs: usize, inputs: usize, meaning: &str| {
-            let tensor = format!("{PREFIX}{stored}.{factor}.weight");
-            if !file.contains(&tensor) {
+            let Some(tensor) = tensors.get(factor) else {
                 return Err(Error::adapter(file.path(), format!("module {name} has no {factor}.weight")));
-            }
-            let found = file.shape(&tensor)?;
+            };
+            let found = file.shape(tensor)?;
             if found != [outputs, inputs] {
                 return Err(Error::adapter(
                     file.path(),
@@ -99,8 +121,7 @@ impl LoraModule {
                     ),
                 ));
             }
-            file.check(&tensor, &[outputs, inputs])?;
-            let values = file.read(&tensor)?;
+            let values = file.read(tensor)?;
             // Sized beforehand: growing would leave copies of the weights in freed memory.
             let mut transposed = Zeroizing::new(Vec::with_capacity(values.len()));
             for input in 0..inputs {
@@ -141,73 +162,123 @@ impl Drop for LoraModule {
     }
 }
 
-/// Which projections the file's tensors belong to, each with its name in the file. Refuses any tensor that is not a
-/// factor of one of the `projections`.
-fn targets<'a>(file: &TensorFile, projections: &'a [Projection]) -> Result<BTreeMap<&'a str, String>, Error> {
-    let known: BTreeMap<&str, &str> = projections
-        .iter()
-        .map(|p| (p.name.strip_prefix(WITH_HEAD).unwrap_or(&p.name), p.name.as_str()))
-        .collect();
-    let mut targeted: BTreeMap<&str, String> = BTreeMap::new();
-    for tensor in file.names() {
-        let stored = module_of(&tensor)
-            .map_err(|why| Error::adapter(file.path(), format!("tensor {tensor}: {why}")))?;
-        // An adapter made for the model without its head has names without the prefix.
-        let Some(&name) = known.get(stored.strip_prefix(WITH_HEAD).unwrap_or(stored)) else {
-            let examples: Vec<&str> = projections.iter().take(4).map(|p| p.name.as_str()).collect();
-            return Err(Error::adapter(
-                file.path(),
-                format!(
-                    "it targets {stored}, which is not a projection of the base model (those are {}, ...)",
-                    examples.join(", ")
-                ),
-            ));
-        };
-        if let Some(other) = targeted.insert(name, stored.to_owned()).filter(|other| other != stored) {
-            return Err(Error::adapter(
-                file.path(),
-                format!("{stored} and {other} both mean {name}; only one may be there"),
-            ));
-        }
-    }
-    Ok(targeted)
+/// What an adapter's file has for each module.
+struct StoredModules {
+    /// Whether PEFT was given the model without its head: the names then lack what the head puts before them.
+    headless: bool,
+    /// By the module's name in the file; never empty.
+    factors: BTreeMap<String, Factors>,
 }
 
-/// The module a LoRA factor belongs to, or why the tensor is not one.
-fn module_of(tensor: &str) -> Result<&str, &'static str> {
-    let factor = tensor
-        .strip_prefix(PREFIX)
-        .and_then(|rest| rest.strip_suffix(".lora_A.weight").or_else(|| rest.strip_suffix(".lora_B.weight")));
-    match factor {
-        Some(module) => Ok(module),
-        None if tensor.contains("lora_magnitude_vector") => {
-            Err("a DoRA magnitude; DoRA rescales the base model's weights, its delta is not x·A·B")
+/// The names of a module's tensors by factor, `lora_A` or `lora_B`.
+type Factors = BTreeMap<&'static str, String>;
+
+impl StoredModules {
+    /// Refuses any tensor that is not a factor of one of the `projections`.
+    fn read(file: &TensorFile, projections: &[Projection]) -> Result<Self, Error> {
+        let with_head: HashSet<&str> = projections.iter().map(|p| p.name.as_str()).collect();
+        let without: HashSet<&str> = projections.iter().map(|p| without_head(&p.name)).collect();
+        let refuse = |reason: String| Err(Error::adapter(file.path(), reason));
+
+        let mut headless = None;
+        let mut factors: BTreeMap<String, Factors> = BTreeMap::new();
+        for tensor in file.names() {
+            let (module, factor) = match parse(&tensor) {
+                Ok(parsed) => parsed,
+                Err(why) => return refuse(format!("tensor {tensor}: {why}")),
+            };
+            if !with_head.contains(module) && !without.contains(module) {
+                let examples: Vec<&str> = projections.iter().take(4).map(|p| p.name.as_str()).collect();
+                return refuse(format!(
+                    "it has LoRA on {module}, which is not a projection of the base model (those are {}, ...)",
+                    examples.join(", ")
+                ));
+            }
+            let lacks_head = !with_head.contains(module);
+            if *headless.get_or_insert(lacks_head) != lacks_head {
+                return refuse(format!(
+                    "{module} {} what the model's head puts before its modules, and others do the contrary; save the \
+                     adapter with PEFT's save_pretrained",
+                    if lacks_head { "lacks" } else { "has" }
+                ));
+            }
+            if let Some(other) = factors.entry(module.to_owned()).or_default().insert(factor, tensor.clone())
+            {
+                return refuse(format!("{tensor} and {other} mean the same; only one may be there"));
+            }
         }
-        None if tensor.contains("lora_embedding") => {
-            Err("LoRA on an embedding is not supported, only on projections")
+        match headless {
+            Some(headless) => Ok(Self { headless, factors }),
+            None => refuse("it holds no LoRA weights".to_owned()),
         }
-        None if tensor.ends_with(".lora_A.bias") || tensor.ends_with(".lora_B.bias") => {
-            Err("a bias in LoRA's layers makes the delta more than x·A·B")
-        }
-        None if tensor.ends_with(".bias") => {
-            Err("a changed bias is not a LoRA delta; train with bias=\"none\"")
-        }
-        None => Err("not a factor of LoRA; expected names like base_model.model.<module>.lora_A.weight"),
     }
+
+    /// What the file would call a projection.
+    fn name_of<'a>(&self, projection: &'a Projection) -> &'a str {
+        if self.headless { without_head(&projection.name) } else { &projection.name }
+    }
+}
+
+/// The module and the factor that a tensor is, or why it is none.
+fn parse(tensor: &str) -> Result<(&str, &'static str), &'static str> {
+    const NOT_A_FACTOR: &str = "not a factor of LoRA; PEFT's save_pretrained writes \
+         base_model.model.<module>.lora_A.weight, and lora_B";
+    if tensor.contains("lora_magnitude_vector") {
+        return Err("a DoRA magnitude; DoRA rescales the base model's weights, its delta is not x·A·B");
+    }
+    if tensor.contains("lora_embedding_") {
+        return Err("LoRA on an embedding is not supported, only on projections");
+    }
+    if tensor.contains(".trainable_tokens_") {
+        return Err("retrained token embeddings are not LoRA deltas");
+    }
+    let Some(name) = tensor.strip_suffix(".weight") else {
+        return Err(match tensor.strip_suffix(".bias") {
+            Some(layer) if layer.ends_with(".lora_A") || layer.ends_with(".lora_B") => {
+                "a bias in LoRA's layers makes the delta more than x·A·B"
+            }
+            Some(_) => "a changed bias is not a LoRA delta; train with bias=\"none\"",
+            None => NOT_A_FACTOR,
+        });
+    };
+    // A state saved without save_pretrained names the adapter; PEFT loads it under this name only.
+    let name = name.strip_suffix(".default").unwrap_or(name);
+    let (layer, factor) = match (name.strip_suffix(".lora_A"), name.strip_suffix(".lora_B")) {
+        (Some(layer), _) => (layer, "lora_A"),
+        (_, Some(layer)) => (layer, "lora_B"),
+        _ if name.contains(".lora_A.") || name.contains(".lora_B.") => {
+            return Err(
+                "it has the name of an adapter in it, which PEFT would not find; save it with save_pretrained",
+            );
+        }
+        _ => return Err(NOT_A_FACTOR),
+    };
+    match layer.strip_prefix(PREFIX) {
+        Some(module) => Ok((module, factor)),
+        None => Err(
+            "its name does not begin with base_model.model., so PEFT would not find it; save the adapter with \
+                     PEFT's save_pretrained",
+        ),
+    }
+}
+
+/// A module's name in the model without its language-modelling head.
+fn without_head(name: &str) -> &str {
+    WITH_HEAD.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
 /// What PEFT puts before the base model's names.
 const PREFIX: &str = "base_model.model.";
 
-/// What the model with its head puts before the names of the one without.
-const WITH_HEAD: &str = "transformer.";
+/// What a model with its head puts before the names of the one without: GPT-2, Llama.
+const WITH_HEAD: [&str; 2] = ["transformer.", "model."];
 
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::Gpt2Config;
+    use crate::Config;
     use crate::testing::{TestTensor, gpt2_config, write_json, write_tensors};
 
     #[test]
@@ -243,10 +314,13 @@ mod tests {
             ("h.1.attn.c_attn.lora_B.bias", "a bias in LoRA's layers"),
             ("h.1.attn.c_attn.base_layer.bias", "a changed bias"),
             ("ln_f.modules_to_save.weight", "not a factor of LoRA"),
-            ("h.1.attn.c_attn.lora_A.default.weight", "not a factor of LoRA"),
-            ("lm_head.lora_A.weight", "it targets lm_head, which is not a projection of the base model"),
-            ("h.9.attn.c_attn.lora_A.weight", "it targets h.9.attn.c_attn"),
-            ("transformer.h.1.attn.c_attn.lora_A.weight", "both mean transformer.h.1.attn.c_attn"),
+            ("h.1.attn.c_attn.lora_A.default.weight", "mean the same"),
+            ("h.1.attn.c_attn.lora_A.spanish.weight", "the name of an adapter in it"),
+            ("lm_head.lora_A.weight", "it has LoRA on lm_head, which is not a projection of the base model"),
+            ("h.9.attn.c_attn.lora_A.weight", "it has LoRA on h.9.attn.c_attn"),
+            ("transformer.h.1.attn.c_attn.lora_A.weight", "what the model's head puts before its modules"),
+            ("transformer.h.0.mlp.c_fc.lora_A.weight", "what the model's head puts before its modules"),
+            ("wte.token_adapter.trainable_tokens_delta", "retrained token embeddings"),
         ] {
             let mut tensors = tensors("");
             tensors.push(TestTensor::f32(&format!("{PREFIX}{tensor}"), &[1], &[0.0]));
@@ -255,7 +329,41 @@ mod tests {
         }
         let mut unprefixed = tensors("");
         unprefixed[0].name = unprefixed[0].name.replace(PREFIX, "");
-        assert!(open(&config(), &unprefixed).unwrap_err().to_string().contains("not a factor of LoRA"));
+        assert!(
+            open(&config(), &unprefixed)
+                .unwrap_err()
+                .to_string()
+                .contains("does not begin with base_model.model.")
+        );
+    }
+
+    #[test]
+    fn the_name_of_the_default_adapter_may_be_in_a_tensors_name() {
+        let mut tensors = tensors("transformer.");
+        for tensor in &mut tensors {
+            tensor.name = tensor.name.replace(".weight", ".default.weight");
+        }
+        assert_eq!(open(&config(), &tensors).unwrap().modules.len(), 2);
+    }
+
+    #[test]
+    fn tensors_and_targets_must_agree() {
+        let mut config = config();
+        config["target_modules"] = json!(["c_attn", "h.0.mlp.c_proj"]);
+        let message = open(&config, &tensors("transformer.")).unwrap_err().to_string();
+        assert!(message.contains("it targets transformer.h.0.attn.c_attn, but"), "{message}");
+        assert!(message.contains("has no tensors for it"), "{message}");
+
+        config["exclude_modules"] = json!(["transformer.h.0.attn.c_attn"]);
+        open(&config, &tensors("transformer.")).unwrap();
+        // What is excluded by its whole name has another one in the model without its head.
+        let message = open(&config, &tensors("")).unwrap_err().to_string();
+        assert!(message.contains("it targets h.0.attn.c_attn, but"), "{message}");
+
+        config["target_modules"] = json!(["c_attn"]);
+        let message = open(&config, &tensors("transformer.")).unwrap_err().to_string();
+        assert!(message.contains("it does not target transformer.h.0.mlp.c_proj, but"), "{message}");
+        assert!(message.contains("adapter_config.json"), "{message}");
     }
 
     #[test]
@@ -281,7 +389,7 @@ mod tests {
             refusal(&|tensors| tensors[1].bytes[..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
         assert!(infinite.contains("expected finite values"), "{infinite}");
         let dtype = refusal(&|tensors| tensors[1].dtype = safetensors::Dtype::I32);
-        assert!(dtype.contains("expected F32, F16 or BF16, found I32"), "{dtype}");
+        assert!(dtype.contains("expected F64, F32, F16 or BF16, found I32"), "{dtype}");
         assert!(refusal(&|tensors| tensors.clear()).contains("it holds no LoRA weights"));
 
         let mut other_rank = config();
@@ -302,7 +410,7 @@ mod tests {
         write_json(&folder.path().join("adapter_config.json"), &config());
         assert!(message().contains("adapter_model.safetensors is missing"));
         std::fs::write(folder.path().join("adapter_model.bin"), b"").unwrap();
-        assert!(message().contains("convert it to safetensors"));
+        assert!(message().contains("save_pretrained writes safetensors"));
     }
 
     fn open(config: &Value, tensors: &[TestTensor]) -> Result<LoraAdapter, Error> {
@@ -316,11 +424,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         write_json(&path, &gpt2_config());
-        Gpt2Config::open(&path).unwrap().projections()
+        Config::open(&path).unwrap().architecture().projections()
     }
 
     fn config() -> Value {
-        json!({ "peft_type": "LORA", "base_model_name_or_path": "gpt2", "r": 2, "lora_alpha": 8, "bias": "none" })
+        json!({
+            "peft_type": "LORA", "base_model_name_or_path": "gpt2", "r": 2, "lora_alpha": 8, "bias": "none",
+            "target_modules": ["h.1.attn.c_attn", "h.0.mlp.c_proj"]
+        })
     }
 
     /// LoRA of rank 2 on h.1.attn.c_attn (4 → 12) and h.0.mlp.c_proj (16 → 4).

@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::RegexSet;
 use serde_json::{Map, Value};
 
-use crate::{Error, read};
+use crate::adapter_targets::Targets;
+use crate::{Error, python_regex, read};
 
 /// A PEFT `adapter_config.json` that describes plain LoRA: one that exists asks for nothing but x·A·B·scaling on some
 /// linear layers.
@@ -12,8 +13,9 @@ pub(crate) struct AdapterConfig {
     rank: usize,
     alpha: f64,
     use_rslora: bool,
-    rank_pattern: Vec<(Regex, usize)>,
-    alpha_pattern: Vec<(Regex, f64)>,
+    rank_pattern: Pattern<usize>,
+    alpha_pattern: Pattern<f64>,
+    targets: Targets,
     pub(crate) base_model: Option<String>,
 }
 
@@ -29,9 +31,19 @@ impl AdapterConfig {
             use_rslora: file.flag("use_rslora")?,
             rank_pattern: file.pattern("rank_pattern", Fields::rank)?,
             alpha_pattern: file.pattern("alpha_pattern", Fields::alpha)?,
+            targets: Targets::read(&file)?,
             base_model: file.fields.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned),
             path: path.to_owned(),
         })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the configuration targets the linear layer `module`, named as in the adapter's tensors.
+    pub(crate) fn targets(&self, module: &str) -> bool {
+        self.targets.select(module)
     }
 
     /// The rank of A and B on `module`, named as in the adapter's tensors.
@@ -49,16 +61,17 @@ impl AdapterConfig {
     fn lookup<T: Copy + PartialEq>(
         &self,
         field: &str,
-        pattern: &[(Regex, T)],
+        pattern: &Pattern<T>,
         module: &str,
         default: T,
     ) -> Result<T, Error> {
-        let mut matching = pattern.iter().filter(|(regex, _)| regex.is_match(module));
-        let Some(&(_, value)) = matching.next() else {
+        let matching = pattern.keys.matches(module.as_bytes());
+        let mut values = matching.iter().map(|key| pattern.values[key]);
+        let Some(value) = values.next() else {
             return Ok(default);
         };
-        // PEFT takes the first in the file's order, which JSON does not promise to keep.
-        if matching.any(|(_, other)| *other != value) {
+        // PEFT takes the first in the file's order, and what it trained with was another order: it sorts when it saves.
+        if values.any(|other| other != value) {
             return Err(Error::adapter(
                 &self.path,
                 format!("several entries of {field} match {module} with different values; leave only one"),
@@ -68,12 +81,23 @@ impl AdapterConfig {
     }
 }
 
-struct Fields<'a> {
+/// A `rank_pattern` or `alpha_pattern`: what the modules that match a key have instead of the default.
+struct Pattern<T> {
+    keys: RegexSet,
+    /// In the order of the keys.
+    values: Vec<T>,
+}
+
+pub(crate) struct Fields<'a> {
     path: &'a Path,
     fields: Map<String, Value>,
 }
 
 impl Fields<'_> {
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field)
+    }
+
     fn refuse_what_is_not_plain_lora(&self) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::adapter(self.path, reason));
         match self.fields.get("peft_type") {
@@ -115,7 +139,7 @@ impl Fields<'_> {
         }
         match self.fields.get("init_lora_weights") {
             Some(Value::String(init))
-                if BASE_CHANGING_INITS.iter().any(|prefix| init.starts_with(prefix)) =>
+                if BASE_CHANGING_INITS.iter().any(|prefix| init.to_lowercase().starts_with(prefix)) =>
             {
                 refuse(format!(
                     "init_lora_weights is {init:?}, which changes the base model's weights too; convert the adapter to \
@@ -154,36 +178,44 @@ impl Fields<'_> {
         &self,
         field: &str,
         parse: fn(&Self, &str, Option<&Value>) -> Result<T, Error>,
-    ) -> Result<Vec<(Regex, T)>, Error> {
+    ) -> Result<Pattern<T>, Error> {
+        let no_entries = Map::new();
         let entries = match self.fields.get(field) {
-            None | Some(Value::Null) => return Ok(Vec::new()),
+            None | Some(Value::Null) => &no_entries,
             Some(Value::Object(entries)) if entries.len() <= MAX_PATTERNS => entries,
             Some(Value::Object(entries)) => {
-                return Err(Error::adapter(
-                    self.path,
-                    format!("{field} has {} entries, at most {MAX_PATTERNS} are accepted", entries.len()),
-                ));
+                return Err(self.refuse(format!(
+                    "{field} has {} entries, at most {MAX_PATTERNS} are accepted",
+                    entries.len()
+                )));
             }
             value => return Err(self.setting(field, "an object", value)),
         };
-        entries
-            .iter()
-            .map(|(key, value)| {
-                let regex = RegexBuilder::new(&format!(r"^(.*\.)?({key})$"))
-                    .size_limit(MAX_REGEX_BYTES)
-                    .build()
-                    .map_err(|_| {
-                        Error::adapter(
-                            self.path,
-                            format!("{field} has the key {key:?}, which is not a simple regular expression; name the modules"),
-                        )
-                    })?;
-                Ok((regex, parse(self, &format!("{field}[{key:?}]"), Some(value))?))
-            })
-            .collect()
+        if let Some(key) = entries.keys().find(|key| !python_regex::is_understood(key)) {
+            return Err(self.not_a_simple_regex(field, key));
+        }
+        let keys = python_regex::compile_set(entries.keys().map(|key| format!(r"^(?:(.*\.)?({key})$)")));
+        let values =
+            entries.iter().map(|(key, value)| parse(self, &format!("{field}[{key:?}]"), Some(value)));
+        Ok(Pattern {
+            keys: keys
+                .ok_or_else(|| self.refuse(format!("{field} is too large; use simpler expressions")))?,
+            values: values.collect::<Result<_, _>>()?,
+        })
     }
 
-    fn setting(&self, field: &str, expected: &str, found: Option<&Value>) -> Error {
+    pub(crate) fn refuse(&self, reason: impl Into<String>) -> Error {
+        Error::adapter(self.path, reason)
+    }
+
+    pub(crate) fn not_a_simple_regex(&self, field: &str, pattern: &str) -> Error {
+        self.refuse(format!(
+            "{field} has {pattern:?}, which is not a simple regular expression that means the same here as in Python; \
+             name the modules"
+        ))
+    }
+
+    pub(crate) fn setting(&self, field: &str, expected: &str, found: Option<&Value>) -> Error {
         Error::Setting {
             path: self.path.to_owned(),
             field: field.to_owned(),
@@ -204,29 +236,29 @@ const UNDERSTOOD: &[&str] = &[
     "base_model_name_or_path",
     "bias",
     "init_lora_weights",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
 ];
 
-/// Say how the adapter was made or which modules it targets, which its tensors say too; they do not alter what plain LoRA
-/// computes at inference.
+/// Say how the adapter was made; they do not alter what plain LoRA computes at inference.
 const HARMLESS: &[&str] = &[
     "auto_mapping",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "fan_in_fan_out",
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
     "lora_dropout",
     "lora_ga_config",
     "megatron_core",
+    "merge_weights",
     "peft_version",
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "target_modules",
     "task_type",
 ];
 
@@ -240,21 +272,22 @@ const REFUSED: &[(&str, &str)] = &[
     ("target_parameters", "LoRA on bare parameters is not supported, only on linear layers"),
     ("alora_invocation_tokens", "an activated LoRA applies to some of the tokens only"),
     ("megatron_config", "Megatron's parallel layers are not supported"),
+    ("enable_lora", "LoRA on parts of a projection, as PEFT before 0.3 had it, is not supported"),
     ("arrow_config", "Arrow routes between several adapters"),
     ("use_bdlora", "block-diagonal LoRA is not supported"),
     ("kasa_config", "KaSA has a third factor between A and B"),
     ("monteclora_config", "MonteCLoRA samples its weights"),
+    ("velora_config", "VeLoRA has tensors beside A and B"),
 ];
 
-/// Initialisations that subtract from the base model's weights what A and B start with.
-const BASE_CHANGING_INITS: &[&str] = &["pissa", "olora", "corda", "lora_ga"];
+/// Initialisations that subtract from the base model's weights what A and B start with, or quantise them.
+const BASE_CHANGING_INITS: &[&str] = &["pissa", "olora", "corda", "lora_ga", "loftq"];
 
 /// The largest rank the statement admits (|Y| < 2^59).
 const MAX_RANK: u64 = 256;
 /// Far above any in use; keeps the scaling finite.
 const MAX_ALPHA: f64 = 1e6;
 const MAX_PATTERNS: usize = 1024;
-const MAX_REGEX_BYTES: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -315,6 +348,17 @@ mod tests {
             ("trainable_token_indices", json!([1]), "trainable_token_indices is set"),
             ("megatron_config", json!({ "a": 1 }), "megatron_config is set"),
             ("init_lora_weights", json!("pissa_niter_16"), "changes the base model's weights"),
+            ("init_lora_weights", json!("loftq"), "changes the base model's weights"),
+            ("init_lora_weights", json!("OLoRA"), "changes the base model's weights"),
+            ("enable_lora", json!([true, false, true]), "LoRA on parts of a projection"),
+            ("target_modules", json!(null), "target_modules is left out"),
+            ("target_modules", json!(3), "target_modules is 3, expected a list of names, or"),
+            ("target_modules", json!(["c_attn", 3]), "expected names of modules"),
+            ("target_modules", json!("^(?!.*c_proj).*"), "not a simple regular expression"),
+            ("exclude_modules", json!("(?=c_proj)"), "exclude_modules has \"(?=c_proj)\""),
+            ("layers_to_transform", json!("1"), "expected a layer's index"),
+            ("layers_to_transform", json!([1, 2.5]), "expected a layer's index"),
+            ("layers_pattern", json!("h"), "layers_pattern is set without layers_to_transform"),
             ("future_setting", json!(3), "a setting this version does not know"),
             ("r", json!(0), "r is 0, expected a whole number, 1 to 256"),
             ("r", json!(257), "r is 257"),
@@ -339,7 +383,9 @@ mod tests {
             ("lora_dropout", json!(0.1)),
             ("loftq_config", json!({ "loftq_bits": 4 })),
             ("megatron_core", json!("megatron.core")),
-            ("target_modules", json!(["c_attn"])),
+            ("init_lora_weights", json!("mica")),
+            ("target_modules", json!("All-Linear")),
+            ("exclude_modules", json!([])),
             ("future_setting", json!(null)),
             ("other_future_setting", json!([])),
         ] {
@@ -348,10 +394,116 @@ mod tests {
         }
     }
 
+    #[test]
+    fn configurations_of_the_first_versions_of_peft_are_read() {
+        let config = json!({
+            "base_model_name_or_path": "gpt2", "bias": "none", "enable_lora": null, "fan_in_fan_out": false,
+            "inference_mode": true, "lora_alpha": 16, "lora_dropout": 0.05, "merge_weights": true,
+            "modules_to_save": null, "peft_type": "LORA", "r": 8, "target_modules": ["c_attn"],
+            "task_type": "CAUSAL_LM"
+        });
+        let config = open(&config).unwrap();
+        assert_eq!(config.scaling_of("transformer.h.0.attn.c_attn").unwrap(), 2.0);
+        assert!(config.targets("transformer.h.0.attn.c_attn"));
+    }
+
+    /// The selected modules are those that PEFT 0.21.2's `check_target_module_exists` finds.
+    #[test]
+    fn targets_are_those_of_peft() {
+        let gpt2 =
+            ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_proj", "transformer.h.11.mlp.c_proj"];
+        let headless = ["h.0.attn.c_attn", "h.1.attn.c_proj", "h.11.mlp.c_proj"];
+        let llama =
+            ["model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.10.mlp.up_proj"];
+        for (modules, settings, selected) in [
+            (gpt2, json!({ "target_modules": "all-linear" }), [true, true, true]),
+            (gpt2, json!({ "target_modules": ["c_attn", "mlp.c_proj"] }), [true, false, true]),
+            (gpt2, json!({ "target_modules": ["proj", "_attn", "ttn.c_attn", "h.1", ""] }), [false; 3]),
+            (gpt2, json!({ "target_modules": ["transformer.h.1.attn.c_proj"] }), [false, true, false]),
+            (gpt2, json!({ "target_modules": r".*\.h\.1\d*\..*" }), [false, true, true]),
+            (gpt2, json!({ "target_modules": "c_attn" }), [false; 3]),
+            (gpt2, json!({ "target_modules": r".*c_attn|.*mlp\.c_proj" }), [true, false, true]),
+            (headless, json!({ "target_modules": r"h\.\d+\.attn\.c_\w+" }), [true, true, false]),
+            (
+                headless,
+                json!({ "target_modules": ["transformer.h.0.attn.c_attn", "attn.c_proj"] }),
+                [false, true, false],
+            ),
+            (
+                gpt2,
+                json!({ "target_modules": ["c_attn", "c_proj"], "exclude_modules": ["mlp.c_proj", "c_at"] }),
+                [true, true, false],
+            ),
+            (
+                gpt2,
+                json!({ "target_modules": "all-linear", "exclude_modules": r".*\.\d\..*" }),
+                [false, false, true],
+            ),
+            (gpt2, json!({ "target_modules": ["c_attn", "c_proj"], "exclude_modules": "c_proj" }), [true; 3]),
+            (
+                gpt2,
+                json!({ "target_modules": ["c_attn", "c_proj"], "layers_to_transform": 1 }),
+                [false, true, false],
+            ),
+            (
+                gpt2,
+                json!({ "target_modules": ["c_attn", "c_proj"], "layers_to_transform": [0, 11] }),
+                [true, false, true],
+            ),
+            (gpt2, json!({ "target_modules": ["c_attn", "c_proj"], "layers_to_transform": [] }), [true; 3]),
+            // A whole name is selected whatever its layer.
+            (
+                gpt2,
+                json!({ "target_modules": [gpt2[0], "c_proj"], "layers_to_transform": [1] }),
+                [true, true, false],
+            ),
+            // Without a pattern, an index is looked for from the third part of the name on.
+            (
+                headless,
+                json!({ "target_modules": ["c_attn", "c_proj"], "layers_to_transform": [0, 1] }),
+                [false; 3],
+            ),
+            (
+                headless,
+                json!({ "target_modules": ["c_attn", "c_proj"], "layers_to_transform": [0, 1], "layers_pattern": "h" }),
+                [true, true, false],
+            ),
+            (
+                llama,
+                json!({
+                    "target_modules": ["q_proj", "up_proj"], "layers_to_transform": [0, 10],
+                    "layers_pattern": ["h", "layers"]
+                }),
+                [true, false, true],
+            ),
+            (
+                llama,
+                json!({ "target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1, "layers_pattern": ["blocks"] }),
+                [false; 3],
+            ),
+            // PEFT does not put the pattern into a group of its own.
+            (
+                llama,
+                json!({ "target_modules": ["q_proj", "up_proj"], "layers_to_transform": 1, "layers_pattern": "h|layers" }),
+                [false; 3],
+            ),
+            (
+                llama,
+                json!({ "target_modules": ["up_proj"], "layers_to_transform": 1, "layers_pattern": ["l\\w+s"] }),
+                [false, true, false],
+            ),
+        ] {
+            let mut config = plain();
+            config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+            let config = open(&config).unwrap();
+            assert_eq!(modules.map(|module| config.targets(module)), selected, "{settings}");
+        }
+    }
+
     fn plain() -> Value {
         json!({
             "peft_type": "LORA", "r": 16, "lora_alpha": 32, "bias": "none", "use_dora": false, "lora_bias": false,
-            "modules_to_save": null, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": false
+            "modules_to_save": null, "target_modules": ["c_attn"], "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": false
         })
     }
 

@@ -3,13 +3,13 @@ use std::path::{Path, PathBuf};
 use zklora_proto::BaseModelDigest;
 
 use crate::digest::base_model_digest;
-use crate::{Error, Gpt2Config, Projection, Weights, read};
+use crate::{Config, Error, Projection, Weights, read};
 
 /// A base model in a folder in Hugging Face layout, checked and identified.
 #[derive(Debug)]
 pub struct BaseModel {
     folder: PathBuf,
-    config: Gpt2Config,
+    config: Config,
     weights: Weights,
     digest: BaseModelDigest,
 }
@@ -22,7 +22,7 @@ impl BaseModel {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let folder = folder.as_ref();
         read::folder(folder)?;
-        let config = Gpt2Config::open(&folder.join("config.json"))?;
+        let config = Config::open(&folder.join("config.json"))?;
         let weights = Weights::open(folder, &config)?;
         Ok(Self { folder: folder.to_owned(), digest: base_model_digest(&config, &weights)?, config, weights })
     }
@@ -33,7 +33,7 @@ impl BaseModel {
     }
 
     /// The shape of the model.
-    pub fn config(&self) -> &Gpt2Config {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
@@ -49,7 +49,7 @@ impl BaseModel {
 
     /// The projections that LoRA can target, in the order in which a forward pass meets them.
     pub fn projections(&self) -> Vec<Projection> {
-        self.config.projections()
+        self.config.architecture().projections()
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_base(folder.path(), &gpt2_config(), &gpt2_tensors("transformer."));
         let model = BaseModel::open(folder.path()).unwrap();
-        assert_eq!(model.config().n_layer, 2);
+        assert_eq!(model.config().architecture().name(), "gpt2");
         assert_eq!(model.projections().len(), 8);
         assert_eq!(model.folder(), folder.path());
     }

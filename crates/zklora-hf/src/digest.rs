@@ -1,26 +1,31 @@
 use zklora_proto::BaseModelDigest;
 
-use crate::{Error, Gpt2Config, Weights};
+use crate::{Config, Error, Setting, Weights};
 
 /// Says which base model is meant: two folders have the same digest exactly if they hold the same architecture and the
-/// same weights, however the weights are stored (names with or without `transformer.`, shards, a 16-bit type).
+/// same weights, however the weights are stored (names with or without the prefix, shards, a 16-bit type).
 ///
 /// It is BLAKE3 in key-derivation mode, with the context string `zklora v1 base model`, of the following bytes. Integers
 /// and floats are little-endian; a *string* is its length in bytes as a `u32`, then its UTF-8 bytes.
 ///
 /// | bytes | content |
 /// |---|---|
-/// | string | `gpt2`, the architecture |
-/// | 6 × `u64` | `n_layer`, `n_head`, `n_embd`, `n_inner` (as used, so 4 · `n_embd` if left out), `n_positions`, `vocab_size` |
-/// | `f64` | `layer_norm_epsilon` |
-/// | string | `gelu_new`, the activation function |
+/// | string | the architecture: `gpt2` or `llama` |
+/// | `u64`, `f64` or string each | its settings, see below |
 /// | `u64` | number of tensors |
 ///
-/// and then, for each tensor of [`Gpt2Config::tensors`] and no other, in ascending order of the bytes of its name:
+/// The settings of GPT-2 are `n_layer`, `n_head`, `n_embd`, `n_inner` (as used, so 4 · `n_embd` if left out), `n_positions`,
+/// `vocab_size` as `u64`, `layer_norm_epsilon` as `f64`, and the string `gelu_new`. Those of Llama are `num_hidden_layers`,
+/// `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_key_value_heads`, `head_dim` (both as used),
+/// `max_position_embeddings`, `vocab_size`, and 1 or 0 for `tie_word_embeddings`, as `u64`; `rms_norm_eps` and `rope_theta` as `f64`;
+/// the string `default`, or `linear` and its factor, or `llama3` and its `factor`, `low_freq_factor`, `high_freq_factor` as `f64`
+/// and `original_max_position_embeddings` as `u64`; and the string `silu`.
+///
+/// Then, for each tensor of [`Architecture::tensors`](crate::Architecture::tensors) and no other, in ascending order of the bytes of its name:
 ///
 /// | bytes | content |
 /// |---|---|
-/// | string | name, without `transformer.` |
+/// | string | name, without `transformer.` or `model.` |
 /// | `u8` | 1, for float32 |
 /// | `u8` | number of dimensions |
 /// | `u64` each | dimensions |
@@ -28,16 +33,18 @@ use crate::{Error, Gpt2Config, Weights};
 ///
 ///
 /// Reads the whole model, a bounded part of it at a time.
-pub(crate) fn base_model_digest(config: &Gpt2Config, weights: &Weights) -> Result<BaseModelDigest, Error> {
+pub(crate) fn base_model_digest(config: &Config, weights: &Weights) -> Result<BaseModelDigest, Error> {
     let mut hasher = blake3::Hasher::new_derive_key("zklora v1 base model");
-    absorb_string(&mut hasher, "gpt2");
-    for dimension in
-        [config.n_layer, config.n_head, config.n_embd, config.n_inner, config.n_positions, config.vocab_size]
-    {
-        absorb_usize(&mut hasher, dimension);
+    absorb_string(&mut hasher, config.architecture().name());
+    for setting in config.architecture().settings() {
+        match setting {
+            Setting::Whole(number) => absorb_usize(&mut hasher, number),
+            Setting::Real(number) => {
+                hasher.update(&number.to_le_bytes());
+            }
+            Setting::Text(text) => absorb_string(&mut hasher, text),
+        }
     }
-    hasher.update(&config.layer_norm_epsilon.to_le_bytes());
-    absorb_string(&mut hasher, "gelu_new");
 
     absorb_usize(&mut hasher, weights.names().len());
     let mut bytes = Vec::new();

@@ -13,17 +13,19 @@
 
 mod adapter;
 mod adapter_config;
+mod adapter_targets;
 mod base;
 mod config;
 mod digest;
 mod error;
+mod python_regex;
 mod read;
 mod tensor_file;
 mod weights;
 
 pub use adapter::{LoraAdapter, LoraModule};
 pub use base::BaseModel;
-pub use config::{Gpt2Config, Projection};
+pub use config::{Architecture, Config, Gpt2Config, LlamaConfig, Projection, RopeScaling, Setting};
 pub use error::Error;
 pub use weights::{HostTensor, Weights};
 

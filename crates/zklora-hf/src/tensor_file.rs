@@ -67,10 +67,6 @@ impl TensorFile {
         self.header.offset_keys()
     }
 
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.header.info(name).is_some()
-    }
-
     /// Checks that there is a tensor `name` of this shape, in a type that can be widened to float32.
     pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
         let info = self.info(name)?;
@@ -87,15 +83,19 @@ impl TensorFile {
         Ok(&self.info(name)?.shape)
     }
 
-    /// Hands the tensor's values to `each`, widened to float32, in row-major order, a bounded number at a time. Refuses
-    /// values that are not finite.
+    /// Hands the tensor's values to `each` as float32 (float64 is rounded to nearest, as PyTorch does), in row-major
+    /// order, a bounded number at a time. Refuses values that are not finite.
     pub(crate) fn for_each_chunk(&self, name: &str, mut each: impl FnMut(&[f32])) -> Result<(), Error> {
         let info = self.info(name)?;
         let (width, widen): (usize, fn(&[u8]) -> f32) = match info.dtype {
+            // PEFT copies adapters stored as float64 into layers of float32. [`Self::check`] refuses it in base models.
+            Dtype::F64 => {
+                (8, |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
+            }
             Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
             Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
             Dtype::BF16 => (2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-            other => return Err(self.tensor_error(name, "F32, F16 or BF16", other.to_string())),
+            other => return Err(self.tensor_error(name, "F64, F32, F16 or BF16", other.to_string())),
         };
         let mut left = info.data_offsets.1 - info.data_offsets.0;
         // These may be an adapter's weights, so they are not left behind in freed memory.
@@ -120,7 +120,7 @@ impl TensorFile {
         Ok(())
     }
 
-    /// All values of a tensor, widened to float32, in row-major order.
+    /// All values of a tensor as float32, in row-major order.
     pub(crate) fn read(&self, name: &str) -> Result<Zeroizing<Vec<f32>>, Error> {
         // Metadata has compared this product with the size of the file.
         let mut values = Zeroizing::new(Vec::with_capacity(self.info(name)?.shape.iter().product()));
@@ -163,24 +163,28 @@ mod tests {
     use crate::testing::{TestTensor, write_tensors};
 
     #[test]
-    fn half_precision_is_widened() {
+    fn other_precisions_are_converted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("t.safetensors");
         let values = [0.5f32, -2.0, 0.0, 1.5];
         let f16_bytes = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes());
+        let f64_bytes = values.iter().flat_map(|&v| (f64::from(v) * (1.0 + 1e-9)).to_le_bytes());
         let bf16_bytes = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes());
         write_tensors(
             &path,
             &[
                 TestTensor::f32("single", &[2, 2], &values),
+                TestTensor::raw("double", Dtype::F64, &[4], f64_bytes.collect()),
+                TestTensor::raw("overflow", Dtype::F64, &[1], 1e300f64.to_le_bytes().to_vec()),
                 TestTensor::raw("half", Dtype::F16, &[4], f16_bytes.collect()),
                 TestTensor::raw("brain", Dtype::BF16, &[4, 1], bf16_bytes.collect()),
             ],
         );
         let file = TensorFile::open(&path, "").unwrap();
-        for name in ["single", "half", "brain"] {
+        for name in ["double", "single", "half", "brain"] {
             assert_eq!(*file.read(name).unwrap(), values, "{name}");
         }
+        assert!(file.read("overflow").unwrap_err().to_string().contains("expected finite values"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use serde::Deserialize;
 
 use crate::tensor_file::TensorFile;
-use crate::{Error, Gpt2Config, read};
+use crate::{Config, Error, read};
 
 /// A base model's weights, in `model.safetensors` or in shards listed by `model.safetensors.index.json`.
 ///
@@ -13,7 +13,7 @@ use crate::{Error, Gpt2Config, read};
 #[derive(Debug)]
 pub struct Weights {
     files: Vec<TensorFile>,
-    /// Which file holds which needed tensor, and under what name there. Sorted by name without `transformer.`.
+    /// Which file holds which needed tensor, and under what name there. Sorted by name without the architecture's prefix.
     tensors: BTreeMap<String, Location>,
 }
 
@@ -29,12 +29,13 @@ pub struct HostTensor {
 impl Weights {
     /// Opens the weights in `folder` and checks that each tensor that `config` asks for is there, with its shape, as
     /// float32, float16 or bfloat16. Other tensors (buffers such as `attn.bias`, the tied `lm_head`) are ignored.
-    pub fn open(folder: &Path, config: &Gpt2Config) -> Result<Self, Error> {
+    pub fn open(folder: &Path, config: &Config) -> Result<Self, Error> {
+        let architecture = config.architecture();
         let files = open_files(folder)?;
         let mut found: BTreeMap<String, Location> = BTreeMap::new();
         for (index, file) in files.iter().enumerate() {
             for stored in file.names() {
-                let name = stored.strip_prefix("transformer.").unwrap_or(&stored).to_owned();
+                let name = stored.strip_prefix(architecture.prefix()).unwrap_or(&stored).to_owned();
                 let location = Location { file: index, stored };
                 if let Some(other) = found.insert(name.clone(), location) {
                     return Err(Error::Tensor {
@@ -47,7 +48,7 @@ impl Weights {
             }
         }
         let mut tensors = BTreeMap::new();
-        for (name, shape) in config.tensors() {
+        for (name, shape) in architecture.tensors() {
             let Some(location) = found.remove(&name) else {
                 return Err(Error::Tensor {
                     path: folder.to_owned(),
@@ -62,7 +63,7 @@ impl Weights {
         Ok(Self { files, tensors })
     }
 
-    /// Reads a tensor of [`Gpt2Config::tensors`], widened to float32.
+    /// Reads a tensor of [`Architecture::tensors`](crate::Architecture::tensors), widened to float32.
     pub fn tensor(&self, name: &str) -> Result<HostTensor, Error> {
         let (file, stored) = self.locate(name)?;
         Ok(HostTensor { shape: file.shape(stored)?.to_vec(), data: mem::take(&mut *file.read(stored)?) })
@@ -231,7 +232,7 @@ mod tests {
     }
 
     fn open(folder: &TempDir) -> Result<Weights, Error> {
-        let config = Gpt2Config::open(&folder.path().join("config.json")).unwrap();
+        let config = Config::open(&folder.path().join("config.json")).unwrap();
         Weights::open(folder.path(), &config)
     }
 }

@@ -10,24 +10,25 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod contributor;
+#[path = "../../tests/local_lora/mod.rs"]
+mod local_lora;
 mod model;
 mod spans;
 
 use std::collections::HashMap;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::World;
+use local_lora::LocalLora;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use tch::Tensor;
 use tokio::runtime::Runtime;
-use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
+use zklora_base_user::models::Model;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
-use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
+use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::SecretKey;
 
 /// Tokens of a forward.
@@ -61,11 +62,10 @@ fn measure(threads: i32) {
     model::write_adapter(&lora, &opened.projections());
     let world = World::of(&base, &lora);
 
-    let plain = Gpt2::load(&opened).unwrap();
-    let mut local = Gpt2::load(&opened).unwrap();
-    for module in LoraAdapter::open(&lora, &opened.projections()).unwrap().modules {
-        local.patch(&module.name, Arc::new(Local::new(&module))).unwrap();
-    }
+    let plain = Model::load(&opened).unwrap();
+    let mut local = Model::load(&opened).unwrap();
+    let adapter = LoraAdapter::open(&lora, &opened.projections()).unwrap();
+    local.patch(Arc::new(LocalLora::new(&adapter))).unwrap();
     let server = world.serve_with("OMP_NUM_THREADS", "1");
     let runtime = Runtime::new().unwrap();
     let session = Arc::new(
@@ -78,13 +78,13 @@ fn measure(threads: i32) {
         )
         .unwrap(),
     );
-    let mut remote = Gpt2::load(&opened).unwrap();
-    RemoteHook::patch(&mut remote, &session, CombineMode::AddDelta).unwrap();
+    let mut remote = Model::load(&opened).unwrap();
+    remote.patch(Arc::new(RemoteHook::new([(session, CombineMode::AddDelta)]))).unwrap();
 
     println!("\n## {threads} thread(s) of libtorch, {TOKENS} tokens\n");
     let text = random_text(0);
-    let difference = (local.forward(&text).unwrap() - remote.forward(&text).unwrap()).abs().max();
-    let adapted = (local.forward(&text).unwrap() - plain.forward(&text).unwrap()).abs().max();
+    let difference = (local.logits(&text).unwrap() - remote.logits(&text).unwrap()).abs().max();
+    let adapted = (local.logits(&text).unwrap() - plain.logits(&text).unwrap()).abs().max();
     println!(
         "largest difference of a logit: {:.4} between local and remote, {:.4} by the adapter\n",
         difference.double_value(&[]),
@@ -159,15 +159,14 @@ fn measure(threads: i32) {
     steps("the first again", &[0; ROUNDS]);
 }
 
-fn random_text(seed: u64) -> Tensor {
+fn random_text(seed: u64) -> Vec<i64> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let ids: Vec<i64> = (0..TOKENS).map(|_| rng.random_range(0..model::VOCABULARY)).collect();
-    Tensor::from_slice(&ids).unsqueeze(0)
+    (0..TOKENS).map(|_| rng.random_range(0..model::VOCABULARY)).collect()
 }
 
-fn timed(model: &Gpt2, text: &Tensor) -> Duration {
+fn timed(model: &Model, text: &[i64]) -> Duration {
     let start = Instant::now();
-    let _ = model.forward(text).unwrap();
+    let _ = model.logits(text).unwrap();
     start.elapsed()
 }
 
@@ -193,27 +192,4 @@ fn median(times: &[Duration]) -> Duration {
 
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-/// The adapter as PEFT applies it: output + scaling · x·A·B in float32.
-struct Local {
-    /// A and B.
-    factors: Mutex<(Tensor, Tensor)>,
-    scaling: f64,
-}
-
-impl Local {
-    fn new(module: &LoraModule) -> Self {
-        let [rank, d_in, d_out] = [module.rank, module.d_in, module.d_out].map(|size| size as i64);
-        let a = Tensor::from_slice(&module.a).view([d_in, rank]);
-        let b = Tensor::from_slice(&module.b).view([rank, d_out]);
-        Self { factors: Mutex::new((a, b)), scaling: module.scaling }
-    }
-}
-
-impl ProjectionHook for Local {
-    fn apply(&self, _: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
-        let factors = self.factors.lock().unwrap();
-        Ok(base()? + input.matmul(&factors.0).matmul(&factors.1) * self.scaling)
-    }
 }

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
-use zklora_hf::{Gpt2Config, Projection};
+use zklora_hf::{Config, Projection};
 
 /// Tokens of the vocabulary.
 pub const VOCABULARY: i64 = 50_257;
@@ -20,9 +20,9 @@ pub fn write_base(folder: &Path) {
         "model_type": "gpt2", "n_layer": 6, "n_head": 12, "n_embd": 768, "n_positions": 1024, "vocab_size": VOCABULARY
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let config = Gpt2Config::open(&folder.join("config.json")).unwrap();
+    let config = Config::open(&folder.join("config.json")).unwrap();
     let mut rng = StdRng::seed_from_u64(1);
-    let tensors = config.tensors().into_iter().map(|(name, shape)| {
+    let tensors = config.architecture().tensors().into_iter().map(|(name, shape)| {
         // As at the start of a training: weights near zero, norms that leave what they normalise.
         let (centre, spread) = match () {
             () if !name.contains("ln_") => (0.0, 0.035),

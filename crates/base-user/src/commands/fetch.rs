@@ -94,7 +94,8 @@ pub fn run(args: &Fetch) -> anyhow::Result<()> {
             }
             let fetcher = Fetcher::dial(runtime.handle().clone(), key, address)?;
             if args.wait {
-                fetcher.wait_for_proof(session, |state| info!(%session, "the contributor's proof: {state:?}"))?;
+                fetcher
+                    .wait_for_proof(session, |state| info!(%session, "the contributor's proof: {state:?}"))?;
             }
             let bar = bar();
             let taken = fetcher.fetch(&record, &args.out, args.max_bytes, &verifier, |have, all| {
@@ -120,13 +121,15 @@ pub fn run(args: &Fetch) -> anyhow::Result<()> {
             let why = Escaped(&format!("{error:#}")).to_string();
             json!({ "session": session, "error": why })
         });
-        let summary =
-            json!({ "bundles": bundles.collect::<Value>(), "failed": failures.collect::<Value>() });
+        let summary = json!({ "bundles": bundles.collect::<Value>(), "failed": failures.collect::<Value>() });
         println!("{summary}");
     } else {
         for (_, Fetched { path, bytes, received }) in &fetched {
             let how = if *received == 0 { "was there already" } else { "fetched" };
-            println!("{}: {bytes} bytes, {how}, verified, and of the receipt that you signed", path.display());
+            println!(
+                "{}: {bytes} bytes, {how}, verified, and of the receipt that you signed",
+                path.display()
+            );
         }
     }
     match &mut failed[..] {

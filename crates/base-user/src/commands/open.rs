@@ -15,7 +15,9 @@ use super::SessionsArgs;
 /// The opening has the activations and deltas of that module in that call, and what ties them to the receipt that both parties
 /// signed. `zklora-verifier opening` checks it. It takes the seed from your record of the session.
 #[derive(Args)]
-#[command(after_help = "Example: zklora-base-user open SESSION.pf --call 0 --module transformer.h.0.attn.c_attn")]
+#[command(
+    after_help = "Example: zklora-base-user open SESSION.pf --call 0 --module transformer.h.0.attn.c_attn"
+)]
 pub struct Open {
     /// The session's bundle.
     #[arg(value_name = "BUNDLE")]

@@ -1,9 +1,9 @@
-use std::path::Path;
+//! GPT-2 and its family: `gpt2` to `gpt2-xl`, `distilgpt2`.
 
 use serde::Deserialize;
-use serde_json::Value;
 
-use crate::{Error, read};
+use super::{Architecture, File, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Projection, Setting};
+use crate::Error;
 
 /// The shape of a GPT-2 model, from its `config.json`. One that exists describes a model that can be run: its dimensions
 /// are bounded, and nothing in the file asks for mathematics other than plain GPT-2's.
@@ -26,38 +26,11 @@ pub struct Gpt2Config {
     pub layer_norm_epsilon: f64,
 }
 
-/// A linear layer of the base model that LoRA can target.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Projection {
-    /// Its name in the model, such as `transformer.h.0.attn.c_attn`.
-    pub name: String,
-    /// Width of its input rows.
-    pub d_in: usize,
-    /// Width of its output rows.
-    pub d_out: usize,
-}
-
 impl Gpt2Config {
-    /// Reads and checks a `config.json`. Settings that are left out have the values transformers gives them.
-    ///
-    /// Fails with [`Error::Setting`] naming the setting if the model is not a GPT-2, is larger than any known one by a
-    /// wide margin, or uses a variant of the architecture that is not supported.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        let file: ConfigFile = read::json(path, "it describes the base model")?;
-        let setting = |field: &str, expected: &str, found: String| Error::Setting {
-            path: path.to_owned(),
-            field: field.to_owned(),
-            expected: expected.to_owned(),
-            found,
-        };
-        let dimension = |field: &str, value: u64, limit: usize| match usize::try_from(value) {
-            Ok(size) if (1..=limit).contains(&size) => Ok(size),
-            _ => Err(setting(field, &format!("1 to {limit}"), value.to_string())),
-        };
-
-        if file.model_type != "gpt2" {
-            return Err(setting("model_type", r#""gpt2""#, format!("{:?}", file.model_type)));
-        }
+    /// Checks a `config.json`. Settings that are left out have the values transformers gives them.
+    pub(super) fn read(json: &File<'_>) -> Result<Self, Error> {
+        let file: ConfigFile = json.parse()?;
+        let setting = |field: &str, expected: &str, found: String| json.setting(field, expected, found);
         if file.activation_function != "gelu_new" {
             return Err(setting(
                 "activation_function",
@@ -77,16 +50,9 @@ impl Gpt2Config {
                 return Err(setting(field, &expected.to_string(), found.to_string()));
             }
         }
-        if !file.quantization_config.is_null() {
-            return Err(setting(
-                "quantization_config",
-                "none (an unquantised model)",
-                file.quantization_config.to_string(),
-            ));
-        }
 
-        let n_embd = dimension("n_embd", file.n_embd, MAX_WIDTH)?;
-        let n_head = dimension("n_head", file.n_head, n_embd)?;
+        let n_embd = json.dimension("n_embd", file.n_embd, MAX_WIDTH)?;
+        let n_head = json.dimension("n_head", file.n_head, n_embd)?;
         if !n_embd.is_multiple_of(n_head) {
             return Err(setting("n_head", &format!("a divisor of n_embd = {n_embd}"), n_head.to_string()));
         }
@@ -98,21 +64,47 @@ impl Gpt2Config {
             ));
         }
         Ok(Self {
-            n_layer: dimension("n_layer", file.n_layer, MAX_LAYERS)?,
+            n_layer: json.dimension("n_layer", file.n_layer, MAX_LAYERS)?,
             n_head,
             n_embd,
             n_inner: match file.n_inner {
-                Some(n_inner) => dimension("n_inner", n_inner, 4 * MAX_WIDTH)?,
+                Some(n_inner) => json.dimension("n_inner", n_inner, 4 * MAX_WIDTH)?,
                 None => 4 * n_embd,
             },
-            n_positions: dimension("n_positions", file.n_positions, MAX_POSITIONS)?,
-            vocab_size: dimension("vocab_size", file.vocab_size, MAX_VOCABULARY)?,
+            n_positions: json.dimension("n_positions", file.n_positions, MAX_POSITIONS)?,
+            vocab_size: json.dimension("vocab_size", file.vocab_size, MAX_VOCABULARY)?,
             layer_norm_epsilon: file.layer_norm_epsilon,
         })
     }
+}
 
-    /// The projections that LoRA can target, in the order in which a forward pass meets them.
-    pub fn projections(&self) -> Vec<Projection> {
+impl Architecture for Gpt2Config {
+    fn name(&self) -> &'static str {
+        "gpt2"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "transformer."
+    }
+
+    fn positions(&self) -> usize {
+        self.n_positions
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn settings(&self) -> Vec<Setting> {
+        let dimensions =
+            [self.n_layer, self.n_head, self.n_embd, self.n_inner, self.n_positions, self.vocab_size];
+        let mut settings: Vec<Setting> = dimensions.into_iter().map(Setting::Whole).collect();
+        settings.push(Setting::Real(self.layer_norm_epsilon));
+        settings.push(Setting::Text("gelu_new"));
+        settings
+    }
+
+    fn projections(&self) -> Vec<Projection> {
         (0..self.n_layer)
             .flat_map(|layer| {
                 [
@@ -130,9 +122,8 @@ impl Gpt2Config {
             .collect()
     }
 
-    /// Name and shape of every tensor the model is made of, without the `transformer.` prefix that some files have.
     /// Projections are stored input × output.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let width = self.n_embd;
         let mut tensors = vec![
             ("wte.weight".to_owned(), vec![self.vocab_size, width]),
@@ -147,7 +138,7 @@ impl Gpt2Config {
             }
         }
         for projection in self.projections() {
-            let name = projection.name.trim_start_matches("transformer.");
+            let name = projection.name.trim_start_matches(self.prefix());
             tensors.push((format!("{name}.weight"), vec![projection.d_in, projection.d_out]));
             tensors.push((format!("{name}.bias"), vec![projection.d_out]));
         }
@@ -159,7 +150,6 @@ impl Gpt2Config {
 /// model (dropout, initialisation, token ids, `summary_*`) is left out.
 #[derive(Deserialize)]
 struct ConfigFile {
-    model_type: String,
     #[serde(default = "default_12")]
     n_layer: u64,
     #[serde(default = "default_12")]
@@ -188,8 +178,6 @@ struct ConfigFile {
     add_cross_attention: bool,
     #[serde(default)]
     is_encoder_decoder: bool,
-    #[serde(default)]
-    quantization_config: Value,
 }
 
 fn default_12() -> u64 {
@@ -220,22 +208,18 @@ fn default_true() -> bool {
     true
 }
 
-// GPT-2 XL has 48 layers of width 1600; the bounds leave room and keep every product of dimensions below 2^53.
-const MAX_LAYERS: usize = 512;
-const MAX_WIDTH: usize = 1 << 14;
-const MAX_POSITIONS: usize = 1 << 20;
-const MAX_VOCABULARY: usize = 1 << 20;
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
-    use crate::testing::{gpt2_config, write_json};
+    use crate::Config;
+    use crate::config::testing::open;
+    use crate::testing::gpt2_config;
 
     #[test]
     fn defaults_are_those_of_transformers() {
-        let config = open(&json!({ "model_type": "gpt2", "n_inner": null, "n_ctx": 1024 })).unwrap();
+        let config = gpt2(&json!({ "model_type": "gpt2", "n_inner": null, "n_ctx": 1024 }));
         let gpt2 = Gpt2Config {
             n_layer: 12,
             n_head: 12,
@@ -252,7 +236,7 @@ mod tests {
 
     #[test]
     fn projections_are_named_as_in_the_model() {
-        let projections = open(&gpt2_config()).unwrap().projections();
+        let projections = gpt2(&gpt2_config()).projections();
         assert_eq!(projections.len(), 8);
         assert_eq!(
             projections[7],
@@ -263,14 +247,12 @@ mod tests {
     #[test]
     fn unsupported_settings_are_named() {
         for (field, value, why) in [
-            ("model_type", json!("llama"), r#"model_type is "llama", expected "gpt2""#),
             ("activation_function", json!("relu"), r#"activation_function is "relu", expected "gelu_new""#),
             ("tie_word_embeddings", json!(false), "tie_word_embeddings is false, expected true"),
             ("scale_attn_weights", json!(false), "scale_attn_weights is false, expected true"),
             ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx is true"),
             ("reorder_and_upcast_attn", json!(true), "reorder_and_upcast_attn is true"),
             ("add_cross_attention", json!(true), "add_cross_attention is true"),
-            ("quantization_config", json!({ "bits": 4 }), "quantization_config is"),
             ("n_head", json!(3), "n_head is 3, expected a divisor of n_embd = 4"),
             ("n_head", json!(0), "n_head is 0, expected 1 to 4"),
             ("n_layer", json!(0), "n_layer is 0, expected 1 to 512"),
@@ -286,10 +268,10 @@ mod tests {
         }
     }
 
-    fn open(config: &Value) -> Result<Gpt2Config, Error> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config.json");
-        write_json(&path, config);
-        Gpt2Config::open(&path)
+    fn gpt2(config: &Value) -> Gpt2Config {
+        match open(config).unwrap() {
+            Config::Gpt2(config) => config,
+            other => panic!("{other:?}"),
+        }
     }
 }

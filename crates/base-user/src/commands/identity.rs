@@ -1,0 +1,45 @@
+//! `zklora-base-user identity`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use zklora_proto::SecretKey;
+
+/// Prints your public key, by which a contributor knows you; makes the identity if there is none.
+#[derive(Args)]
+#[command(after_help = "Example: zklora-base-user identity")]
+pub struct Identity {
+    /// Your identity key; made if there is none.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
+    identity: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Identity) -> anyhow::Result<()> {
+    let key = load(args.identity)?.public();
+    match args.json {
+        true => println!("{}", json!({ "client": key })),
+        false => println!("{key}"),
+    }
+    Ok(())
+}
+
+/// The identity in this file, or in the user's configuration folder; a new one if there is none yet.
+pub fn load(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
+    let path = match path {
+        Some(path) => path,
+        None => std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
+            .context("neither HOME nor XDG_CONFIG_HOME is set; name a file with --identity")?
+            .join("zklora/base-user.key"),
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    Ok(SecretKey::load_or_create(&path)?)
+}

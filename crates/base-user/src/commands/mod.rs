@@ -1,0 +1,253 @@
+//! One module for each subcommand, and what they share: the base model, the contributors, and what is printed of a session.
+
+pub mod eval;
+pub mod fetch;
+pub mod generate;
+pub mod identity;
+pub mod loss;
+pub mod open;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tracing::{info, warn};
+use zklora_base_user::models::Model;
+use zklora_base_user::record::{Record, RecordError, Records};
+use zklora_base_user::remote::{CombineMode, RemoteHook};
+use zklora_base_user::session::Session;
+use zklora_base_user::tokenizer::Tokenizer;
+use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_proto::{AdapterId, Address, BaseModelDigest, SignedReceipt};
+
+/// The model that runs here.
+#[derive(Args)]
+pub struct ModelArgs {
+    /// Folder of the base model, in Hugging Face layout.
+    #[arg(long, value_name = "DIR")]
+    base_model: PathBuf,
+    /// An adapter that you have, in a folder as PEFT writes it; it is added to the base model's weights.
+    #[arg(long, value_name = "DIR")]
+    lora: Option<PathBuf>,
+}
+
+/// The base model, read.
+pub struct Loaded {
+    pub model: Model,
+    pub tokenizer: Tokenizer,
+    pub digest: BaseModelDigest,
+    lora: Option<LoraAdapter>,
+}
+
+impl ModelArgs {
+    pub fn load(&self) -> anyhow::Result<Loaded> {
+        let base = BaseModel::open(&self.base_model)?;
+        let lora =
+            self.lora.as_ref().map(|folder| LoraAdapter::open(folder, &base.projections())).transpose()?;
+        let tokenizer = Tokenizer::open(&self.base_model)?;
+        Ok(Loaded { model: Model::load(&base)?, tokenizer, digest: base.digest(), lora })
+    }
+}
+
+impl Loaded {
+    /// Puts the adapters on: the local one for good, those of the contributors until [`Contributors::finish`]. Gives whether
+    /// there is one.
+    pub fn adapt(&mut self, contributors: &Contributors) -> anyhow::Result<bool> {
+        let mut adapted = false;
+        if let Some(lora) = self.lora.take() {
+            self.model.merge(&lora)?;
+            adapted = true;
+        }
+        if !contributors.sessions.is_empty() {
+            let sessions = contributors.sessions.iter().cloned();
+            self.model.patch(Arc::new(RemoteHook::new(sessions)))?;
+            adapted = true;
+        }
+        Ok(adapted)
+    }
+}
+
+/// Who serves which adapter, and as whom they are asked.
+#[derive(Args)]
+pub struct ContributorArgs {
+    /// Address of a contributor, which pins its key. May be given several times; deltas of the same projection add.
+    #[arg(long, value_name = "zklora://KEY@HOST:PORT")]
+    contributor: Vec<Address>,
+    /// The adapter to be served: the id that `zklora-contributor init` printed. One for each contributor, in their order.
+    #[arg(long, value_name = "ID")]
+    adapter: Vec<AdapterId>,
+    /// What becomes of a projection's own output: once for all contributors, or one for each, in their order.
+    #[arg(long, value_enum, value_name = "MODE", default_value = "add-delta")]
+    combine_mode: Vec<CombineMode>,
+    /// Your identity key; made if there is none.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
+    identity: Option<PathBuf>,
+    #[command(flatten)]
+    sessions: SessionsArgs,
+    /// Wait until the contributors have proved the sessions.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// Where what you keep of your sessions is.
+#[derive(Args)]
+pub struct SessionsArgs {
+    /// Folder of the records of your sessions, one file for each, for your eyes alone. zklora/sessions in $XDG_STATE_HOME or
+    /// ~/.local/state unless told otherwise.
+    #[arg(long, value_name = "DIR", env = "ZKLORA_SESSIONS")]
+    sessions: Option<PathBuf>,
+}
+
+impl SessionsArgs {
+    pub fn records(&self) -> Result<Records, RecordError> {
+        Records::new(self.sessions.clone())
+    }
+}
+
+/// Open sessions with contributors.
+pub struct Contributors {
+    // Closed before the runtime ends.
+    sessions: Vec<(Arc<Session>, CombineMode)>,
+    /// Of each session, in their order.
+    kept: Vec<Record>,
+    records: Records,
+    runtime: Runtime,
+    wait: bool,
+}
+
+impl ContributorArgs {
+    /// Opens a session with each contributor.
+    pub fn connect(&self, base_model: BaseModelDigest) -> anyhow::Result<Contributors> {
+        ensure!(
+            self.contributor.len() == self.adapter.len(),
+            "expected an --adapter for each --contributor, found {} for {}",
+            self.adapter.len(),
+            self.contributor.len()
+        );
+        let modes = match &self.combine_mode[..] {
+            [mode] => vec![*mode; self.contributor.len()],
+            modes if modes.len() == self.contributor.len() => modes.to_vec(),
+            modes => bail!(
+                "expected one --combine-mode, or one for each of {} contributors, found {}",
+                self.contributor.len(),
+                modes.len()
+            ),
+        };
+        let runtime = Runtime::new().context("starting the runtime")?;
+        let records = self.sessions.records()?;
+        let (mut sessions, mut kept) = (Vec::with_capacity(modes.len()), Vec::with_capacity(modes.len()));
+        for ((address, adapter), mode) in self.contributor.iter().zip(&self.adapter).zip(modes) {
+            let key = identity::load(self.identity.clone())?;
+            let session = Session::open(runtime.handle().clone(), key, address, *adapter, base_model)
+                .with_context(|| format!("opening a session with {address}"))?;
+            info!(session = %session.id(), "session opened with {address}");
+            // Before the first call: without its seed none can be shown.
+            let record = Record::of(&session, address.clone());
+            records.put(&record).context("keeping the record of the session")?;
+            kept.push(record);
+            sessions.push((Arc::new(session), mode));
+        }
+        Ok(Contributors { sessions, kept, records, runtime, wait: self.wait })
+    }
+}
+
+impl Contributors {
+    /// Rows that every module may still be asked for, and the module that has the fewest. None without contributors.
+    pub fn left(&self) -> Option<(u64, String)> {
+        let of_session = |session: &Session| {
+            let modules = session.manifest().modules().iter().zip(session.left());
+            modules.map(|(module, left)| (*left, module.name().to_owned())).min()
+        };
+        self.sessions.iter().filter_map(|(session, _)| of_session(session)).min()
+    }
+
+    /// Says beforehand if so many rows of every module may be more than the contributors answer.
+    pub fn warn_of(&self, rows: usize) {
+        if let Some((left, module)) = self.left()
+            && left < rows as u64
+        {
+            warn!(
+                "this takes up to {rows} rows of every module, but {module} may answer {left} more independent rows: the contributor \
+                 will refuse, unless enough of them were answered before; take less text"
+            );
+        }
+    }
+
+    /// Ends the sessions with receipts that both sign, waits for the proofs if that was asked for, and takes the hook off.
+    pub fn finish(self, model: &mut Model) -> anyhow::Result<Vec<Finished>> {
+        model.unpatch();
+        let mut finished = Vec::with_capacity(self.sessions.len());
+        for ((session, _), record) in self.sessions.iter().zip(self.kept) {
+            let keep = |receipt: &SignedReceipt| {
+                self.records.put(&Record { receipt: Some(receipt.clone()), ..record })
+            };
+            let receipt = session.finish_keeping(keep)?;
+            info!(session = %session.id(), "receipt signed by both");
+            finished.push(Finished { receipt, bundle_bytes: None });
+        }
+        for ((session, _), finished) in self.sessions.into_iter().zip(&mut finished) {
+            if self.wait {
+                let bytes = session.wait_for_proof(|state| info!("the contributor's proof: {state:?}"))?;
+                finished.bundle_bytes = Some(bytes);
+            }
+            // The hook, which shared the session, is gone.
+            if let Some(session) = Arc::into_inner(session) {
+                session.close();
+            }
+        }
+        drop(self.runtime);
+        Ok(finished)
+    }
+}
+
+/// A bar on stderr, if that is a terminal.
+pub fn progress(total: u64, what: &'static str) -> ProgressBar {
+    // The template is sound: a test would show it at once.
+    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// A session that has ended.
+pub struct Finished {
+    receipt: SignedReceipt,
+    /// Size of its bundle, if it was waited for.
+    bundle_bytes: Option<u64>,
+}
+
+impl Finished {
+    pub fn json(&self) -> Value {
+        let receipt = self.receipt.receipt();
+        json!({
+            "session": receipt.session,
+            "adapter": receipt.adapter,
+            "contributor": receipt.contributor,
+            "client": receipt.client,
+            "base_model": receipt.base_model,
+            "calls": receipt.calls,
+            "rows": receipt.rows,
+            "transcript": receipt.transcript,
+            "bundle_bytes": self.bundle_bytes,
+        })
+    }
+
+    pub fn print(&self) {
+        let receipt = self.receipt.receipt();
+        let rows = receipt.rows.iter().sum::<u64>();
+        println!("session                  {}", receipt.session);
+        println!("receipt                  signed by both: {} calls, {rows} rows", receipt.calls);
+        match self.bundle_bytes {
+            Some(bytes) => {
+                println!("bundle                   {}.pf, {bytes} bytes, at the contributor", receipt.session)
+            }
+            None => println!(
+                "bundle                   {}.pf, when the contributor has proved it",
+                receipt.session
+            ),
+        }
+    }
+}
