@@ -98,7 +98,7 @@ pub struct ContributorArgs {
 pub struct SessionsArgs {
     /// Folder of the records of your sessions, one file for each, for your eyes alone. zklora/sessions in $XDG_STATE_HOME or
     /// ~/.local/state unless told otherwise.
-    #[arg(long, value_name = "DIR", env = "ZKLORA_SESSIONS")]
+    #[arg(long, value_name = "DIR", env = "ZKLORA_RECORDS")]
     sessions: Option<PathBuf>,
 }
 

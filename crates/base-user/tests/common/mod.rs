@@ -29,7 +29,7 @@ pub fn program(name: &str) -> Command {
     let mut command = Command::new(folder.join(name));
     command.stdin(Stdio::null()).env_remove("RUST_LOG");
     // Not among the records of whoever runs the tests.
-    command.env("ZKLORA_SESSIONS", concat!(env!("CARGO_TARGET_TMPDIR"), "/sessions"));
+    command.env("ZKLORA_RECORDS", concat!(env!("CARGO_TARGET_TMPDIR"), "/sessions"));
     command
 }
 
