@@ -124,12 +124,12 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
 
 /// Refuses beforehand what may stop half-way.
 fn fits(contributors: &Contributors, rows: usize) -> anyhow::Result<()> {
-    match contributors.left() {
-        Some((left, module)) if left < rows as u64 => bail!(
+    match contributors.too_few(rows) {
+        Some((left, module)) => bail!(
             "the dataset has {rows} tokens, each a row of every module, but {module} may answer {left} more independent rows: take \
              less with --max-tokens {left}, or, if many of these rows were answered before, try with --anyway"
         ),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

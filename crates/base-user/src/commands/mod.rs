@@ -156,20 +156,21 @@ impl ContributorArgs {
 }
 
 impl Contributors {
-    /// Rows that every module may still be asked for, and the module that has the fewest. None without contributors.
-    pub fn left(&self) -> Option<(u64, String)> {
+    /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many. The
+    /// worst, if there are several.
+    pub fn too_few(&self, rows: usize) -> Option<(u64, String)> {
         let of_session = |session: &Session| {
             let modules = session.manifest().modules().iter().zip(session.left());
-            modules.map(|(module, left)| (*left, module.name().to_owned())).min()
+            // No more can be independent than there are inputs.
+            let too_few = modules.filter(|(module, left)| **left < rows.min(module.shape().d_in()) as u64);
+            too_few.map(|(module, left)| (*left, module.name().to_owned())).min()
         };
         self.sessions.iter().filter_map(|(session, _)| of_session(session)).min()
     }
 
     /// Says beforehand if so many rows of every module may be more than the contributors answer.
     pub fn warn_of(&self, rows: usize) {
-        if let Some((left, module)) = self.left()
-            && left < rows as u64
-        {
+        if let Some((left, module)) = self.too_few(rows) {
             warn!(
                 "this takes up to {rows} rows of every module, but {module} may answer {left} more independent rows: the contributor \
                  will refuse, unless enough of them were answered before; take less text"

@@ -67,10 +67,20 @@ impl World {
 
     /// Starts `serve` on a free port, with a variable in its environment.
     pub fn serve_with(&self, variable: &str, value: &str) -> Server {
+        self.start(&["--exposure-budget", "1"], variable, value)
+    }
+
+    /// Starts `serve` on a free port, with more arguments.
+    pub fn serve_more(&self, more: &[&str]) -> Server {
+        self.start(more, "RUST_LOG", "info")
+    }
+
+    fn start(&self, more: &[&str], variable: &str, value: &str) -> Server {
         let log = std::fs::File::create(self.path("contributor.log")).unwrap();
         let mut child = program("zklora-contributor")
-            .args(["serve", "--open", "--listen", "127.0.0.1:0", "--exposure-budget", "1", "--state"])
+            .args(["serve", "--open", "--listen", "127.0.0.1:0", "--state"])
             .arg(self.path("state"))
+            .args(more)
             .arg("--out-dir")
             .arg(self.path("out"))
             .env(variable, value)

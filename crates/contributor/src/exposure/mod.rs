@@ -75,6 +75,14 @@ pub struct Exposure {
     pub d_in: usize,
 }
 
+impl Exposure {
+    /// Independent rows that may still be answered, whatever they are: all there can be if the budget allows to give everything
+    /// away.
+    pub fn left(&self) -> usize {
+        if self.budget >= self.d_in { self.d_in } else { self.budget.saturating_sub(self.rows) }
+    }
+}
+
 /// Why a call is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {

@@ -328,7 +328,7 @@ impl Service {
             nonce: mine,
             signature: *self.state.manifest.signature(),
             max_call_bytes: self.max_call_bytes(),
-            left: self.ledger.exposures().iter().map(|e| e.budget.saturating_sub(e.rows) as u64).collect(),
+            left: self.ledger.exposures().iter().map(|exposure| exposure.left() as u64).collect(),
         };
         Ok((welcome, self.state.manifest.bytes().to_vec()))
     }
