@@ -456,7 +456,7 @@ mod tests {
         not_committed("the number of leaves", |f| f.leaves = 6);
         not_committed("no leaves", |f| f.leaves = 0);
         not_committed("a node", |f| f.path[1] = f.path[0]);
-        not_committed("fewer nodes", |f| drop(f.path.pop()));
+        not_committed("fewer nodes", |f| f.path.truncate(1));
         not_committed("more nodes", |f| f.path.push(f.path[0]));
         not_committed("a row less", |f| {
             f.rows = 1;
