@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from pf_format import (
@@ -159,8 +160,11 @@ def pair(x: E) -> list[str]:
     return [str(part) for part in x]
 
 
-def check(path: Path) -> dict[str, Any]:
-    """Check a bundle, and return what `verify --json` must say of it."""
+def check(path: Path, seed: bytes | None) -> dict[str, Any]:
+    """Check a bundle, and return what `verify --json` must say of it.
+
+    With the seed of the commitments, which only the session's two parties have, these are checked, too.
+    """
     with path.open("rb") as file:
         need(path.stat().st_size >= 8, "the file has fewer than 8 bytes")
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -171,13 +175,16 @@ def check(path: Path) -> dict[str, Any]:
     check_plan(header.batches, receipt.rows)
     need(len(header.batches) > 0, "the session has no rows, so that nothing is proved")
     alpha, beta = challenges(header, manifest, receipt)
-    transcript, folder = Transcript(len(manifest.modules)), Folder(manifest.modules, alpha, beta)
-    for call in read_calls(blobs[5], manifest.modules):
+    transcript, folder = Transcript(len(manifest.modules), blobs[5], seed), Folder(manifest.modules, alpha, beta)
+    for call in read_calls(blobs[6], manifest.modules):
         transcript.add(call)
         folder.add(call)
     need(transcript.calls == receipt.calls, f"the transcript has {transcript.calls} calls, not {receipt.calls}")
     need(transcript.rows == receipt.rows, "the transcript's rows are not those of the receipt")
     need(transcript.digest() == receipt.transcript, "the transcript's digest is not that of the receipt")
+    if seed is not None:
+        need(blake3(b"transcript", key=seed).digest() == blobs[5], "the salt of the transcript is another seed's")
+        need(transcript.commitments() == receipt.commitments, "the receipt's commitments are not the calls' under this seed")
     batch_of = {module: index for index, batch in enumerate(header.batches) for module in batch}
     modules = [
         {
@@ -234,14 +241,23 @@ def differences(where: str, here: Any, there: Any) -> Iterator[str]:
         yield f"{where}: computed here {here!r}, the verifier says {there!r}"
 
 
+def seed_of(text: str) -> bytes:
+    """A commitment seed as it is given on the command line."""
+    seed = bytes.fromhex(text)
+    if len(seed) != 32:
+        raise ValueError
+    return seed
+
+
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description="Check a .pf bundle, all but its proofs.")
     parser.add_argument("bundle", type=Path, help="the .pf file")
     parser.add_argument("--against", metavar="FILE", help="output of `zklora-verifier verify --json`; - is stdin")
+    parser.add_argument("--seed", type=seed_of, metavar="HEX", help="commitment seed of the session, if you are a party to it")
     args = parser.parse_args()
     try:
-        found = check(args.bundle)
+        found = check(args.bundle, args.seed)
         if args.against is not None:
             wrong = list(differences("", found, report_on(args.bundle, args.against)))
             need(not wrong, "the verifier's verdict differs:\n  " + "\n  ".join(wrong))

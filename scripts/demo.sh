@@ -44,7 +44,13 @@ echo "$address"
 echo
 echo "== The base-model user computes the loss of: ${TEXT:0:100}..."
 $bin/zklora-base-user loss --base-model fixtures/gpt2-tiny --contributor "$address" --adapter "$adapter" \
-    --identity $OUT/b.key --wait --text "$TEXT" 2>$OUT/base-user.log
+    --identity $OUT/b.key --sessions $OUT/b-sessions --wait --text "$TEXT" 2>$OUT/base-user.log
+
+echo
+echo "== It fetches the bundle, and opens the first call for somebody who is not to see the others"
+$bin/zklora-base-user fetch --all --identity $OUT/b.key --sessions $OUT/b-sessions --out $OUT/b-bundles 2>>$OUT/base-user.log
+$bin/zklora-base-user open $OUT/b-bundles/*.pf --call 0 --module transformer.h.0.attn.c_attn \
+    --sessions $OUT/b-sessions --out $OUT/first.opening.json
 
 echo
 echo "== The contributor, stopped, has said"
@@ -55,4 +61,8 @@ grep -E 'proved|proving' $OUT/contributor.log
 
 echo
 echo "== The verifier, which trusts neither, checks the bundle"
-$bin/zklora-verifier verify --proof-dir $OUT/a-out --adapter "$adapter" --contributor "$contributor" --verbose
+$bin/zklora-verifier verify --proof-dir $OUT/b-bundles --adapter "$adapter" --contributor "$contributor" --verbose
+
+echo
+echo "== Whoever is shown the opening checks it without the bundle"
+$bin/zklora-verifier opening $OUT/first.opening.json --adapter "$adapter" --contributor "$contributor"

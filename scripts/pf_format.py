@@ -20,9 +20,18 @@ from numpy.typing import NDArray
 
 P = 2**64 - 2**32 + 1
 SECURITY = ("standard", "compact")
-FIXED = ("manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client", "transcript")
+FIXED = (
+    "manifest",
+    "manifest.signature",
+    "receipt",
+    "receipt.contributor",
+    "receipt.client",
+    "transcript.salt",
+    "transcript",
+)
 MIB = 2**20
-FIXED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64, 2**40)
+FIXED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64, 32, 2**40)
+EXACT = (64, 32)
 PROOF_MAX = 16 * MIB
 U64_MAX = 2**64 - 1
 
@@ -155,6 +164,7 @@ class Receipt:
     calls: int
     rows: list[int]
     transcript: str
+    commitments: str
 
 
 def read_header(file: memoryview) -> Header:
@@ -181,7 +191,7 @@ def read_header(file: memoryview) -> Header:
         string(f"blob {index}: name", entry["name"], name)
         integer(f"{name}: offset", entry["offset"], end, end)
         most = FIXED_MAX[index] if index < len(FIXED) else PROOF_MAX
-        size = integer(f"{name}: length", entry["length"], 64 if most == 64 else 0, most)
+        size = integer(f"{name}: length", entry["length"], most if most in EXACT else 0, most)
         need(end + size <= len(rest), f"{name}: ends beyond the end of the file")
         digest = hex32(f"{name}: digest", entry["digest"])
         blobs.append(rest[end : end + size])
@@ -238,7 +248,7 @@ def read_module(what: str, entry: Any) -> Module:
 
 def read_receipt(manifest: Manifest, data: memoryview, contributor: memoryview, client: memoryview) -> Receipt:
     """Check the receipt, both signatures, and that it is about this manifest."""
-    names = ("session", "adapter", "base_model", "contributor", "client", "transcript")
+    names = ("session", "adapter", "base_model", "contributor", "client", "transcript", "commitments")
     rest = ("format", "calls", "rows", "started", "finished")
     value = fields("receipt", parse_json("receipt", data), *names, *rest)
     string("receipt: format", value["format"], "zklora-receipt/1")
@@ -253,7 +263,7 @@ def read_receipt(manifest: Manifest, data: memoryview, contributor: memoryview, 
     for name in ("adapter", "contributor", "base_model"):
         need(ids[name] == getattr(manifest, name), f"the receipt names another {name} than the manifest")
     need(len(rows) == len(manifest.modules), f"the receipt has rows of {len(rows)} modules")
-    return Receipt(data, ids["session"], ids["client"], calls, rows, ids["transcript"])
+    return Receipt(data, ids["session"], ids["client"], calls, rows, ids["transcript"], ids["commitments"])
 
 
 def check_plan(batches: list[list[int]], rows: list[int]) -> None:
@@ -346,26 +356,46 @@ def read_call(reader: Reader, modules: Sequence[Module]) -> Call:
 
 
 class Transcript:
-    """Hashes calls in order."""
+    """Hashes calls in order; and commits to them, if the seed of the commitments is known."""
 
-    def __init__(self, modules: int) -> None:
-        self.hasher = blake3(derive_key_context="zklora v1 transcript")
+    def __init__(self, modules: int, salt: Bytes, seed: bytes | None) -> None:
+        self.hasher = blake3(bytes(salt), derive_key_context="zklora v1 transcript")
         self.calls = 0
         self.rows = [0] * modules
+        self.seed = seed
+        self.leaves: list[bytes] = []
 
     def add(self, call: Call) -> None:
         """Hash the next call."""
         rows = len(call.activations)
         self.hasher.update(struct.pack("<QQ", self.calls, rows))
-        self.hasher.update(h("zklora v1 activations", call.activations.astype("<i2").tobytes()))
+        x = h("zklora v1 activations", call.activations.astype("<i2").tobytes())
+        self.hasher.update(x)
         self.hasher.update(struct.pack("<Q", len(call.deltas)))
         for module, _, values in call.deltas:
-            self.hasher.update(struct.pack("<Q", module))
-            self.hasher.update(h("zklora v1 deltas", values.astype("<i8").tobytes()))
+            y = h("zklora v1 deltas", values.astype("<i8").tobytes())
+            self.hasher.update(struct.pack("<Q", module) + y)
             self.rows[module] += rows
+            if self.seed is not None:
+                salt = blake3(b"call" + struct.pack("<QI", self.calls, module), key=self.seed).digest()
+                place = struct.pack("<QIQ", self.calls, module, rows)
+                self.leaves.append(h("zklora v1 call commitment", salt + place + x + y))
         self.calls += 1
 
     def digest(self) -> str:
         """The digest of all calls."""
         self.hasher.update(struct.pack("<Q", self.calls))
         return self.hasher.hexdigest()
+
+    def commitments(self) -> str:
+        """The digest of the tree over all leaves."""
+        root = tree(self.leaves) if self.leaves else b""
+        return h("zklora v1 commitments", struct.pack("<Q", len(self.leaves)) + root).hex()
+
+
+def tree(nodes: list[bytes]) -> bytes:
+    """The root above these leaves, by the definition of RFC 6962."""
+    if len(nodes) == 1:
+        return nodes[0]
+    left = 1 << ((len(nodes) - 1).bit_length() - 1)
+    return h("zklora v1 commitment node", tree(nodes[:left]) + tree(nodes[left:]))

@@ -10,6 +10,7 @@ use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::CallShape;
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT,
+    TRANSCRIPT_SALT,
     encode_transcript,
 };
 
@@ -31,6 +32,7 @@ fn read(file: &[u8]) -> Result<(), BundleError> {
     assert_eq!(receipt.bytes(), raw.blobs[RECEIPT]);
     assert_eq!(&receipt.contributor_signature().as_bytes()[..], raw.blobs[CONTRIBUTOR_SIGNATURE]);
     assert_eq!(&receipt.client_signature().as_bytes()[..], raw.blobs[CLIENT_SIGNATURE]);
+    assert_eq!(&bundle.transcript_salt().as_bytes()[..], raw.blobs[TRANSCRIPT_SALT]);
     for (index, proof) in raw.proofs().iter().enumerate() {
         assert_eq!(&bundle.proof(index)?, proof);
     }

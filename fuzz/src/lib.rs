@@ -14,10 +14,10 @@ use rand::{Rng, RngExt, SeedableRng};
 use serde_json::{Value, json};
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::identity::Purpose;
-use zklora_proto::{AdapterId, Call, Receipt, SecretKey, TranscriptHasher};
+use zklora_proto::{AdapterId, Call, Receipt, SecretKey, TranscriptHasher, TranscriptSalt};
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
-    TRANSCRIPT, encode_transcript, known_key,
+    TRANSCRIPT, TRANSCRIPT_SALT, encode_transcript, known_key,
 };
 
 /// The contributor and the client of the seeds, whose keys everybody has.
@@ -231,9 +231,10 @@ fn sign(bundle: &mut RawBundle, rng: &mut StdRng, parties: &Parties) {
     sign_receipt(bundle, parties);
     if rng.random_ratio(7, 8)
         && let Ok(Some(calls)) = calls(&bundle.to_bytes())
+        && let Ok(salt) = <[u8; 32]>::try_from(&bundle.blobs[TRANSCRIPT_SALT][..])
     {
         change_receipt(bundle, |receipt| {
-            let mut hasher = TranscriptHasher::new(receipt.rows.len());
+            let mut hasher = TranscriptHasher::new(receipt.rows.len(), TranscriptSalt::from_bytes(salt));
             if calls.iter().all(|call| hasher.add(call)) {
                 (receipt.calls, receipt.rows) = (hasher.calls(), hasher.rows().to_vec());
                 receipt.transcript = hasher.digest();

@@ -3,15 +3,17 @@
 //! [`models`] are the models, with a place for a hook ([`hooks`]) on each projection; [`session`] talks to a contributor and ends
 //! with a receipt that both have signed; [`remote`] is the hook that sends a projection's input there, as int16
 //! ([`activations`]), and adds the delta that comes back. [`dataset`] and [`evaluation`] are what `eval` does with it, [`sampling`]
-//! what `generate` does.
+//! what `generate` does. [`record`] is what is kept of a session, and [`fetch`] gets its bundle.
 
 pub mod activations;
 pub mod dataset;
 pub mod error;
 pub mod evaluation;
+pub mod fetch;
 pub mod hooks;
 mod link;
 pub mod models;
+pub mod record;
 pub mod remote;
 pub mod sampling;
 pub mod session;

@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{eval, generate, identity, loss};
+use commands::{eval, fetch, generate, identity, loss, open};
 use zklora_cli::{Documents, Logging, Manual};
 
 /// Runs a base model with the deltas of contributors' LoRA adapters.
@@ -23,6 +23,8 @@ enum Command {
     Loss(loss::Loss),
     Eval(eval::Eval),
     Generate(generate::Generate),
+    Fetch(fetch::Fetch),
+    Open(open::Open),
     Identity(identity::Identity),
     #[command(flatten)]
     Documents(Documents),
@@ -30,11 +32,20 @@ enum Command {
 
 /// What the manual page says beside the help.
 const MANUAL: Manual = Manual {
-    environment: &[(
-        "XDG_CONFIG_HOME",
-        "Where the identity key is made if --identity names none; ~/.config by default.",
-    )],
-    files: &[("~/.config/zklora/base-user.key", "Your identity key.")],
+    environment: &[
+        ("XDG_CONFIG_HOME", "Where the identity key is made if --identity names none; ~/.config by default."),
+        (
+            "XDG_STATE_HOME",
+            "Where records of sessions are if --sessions names no folder; ~/.local/state by default.",
+        ),
+    ],
+    files: &[
+        ("~/.config/zklora/base-user.key", "Your identity key."),
+        (
+            "~/.local/state/zklora/sessions",
+            "A record of each session. Whoever has one can check guesses of that session's calls; without it, you can open none.",
+        ),
+    ],
     see_also: &["zklora-contributor(1)", "zklora-verifier(1)"],
 };
 
@@ -44,6 +55,8 @@ fn main() -> ExitCode {
         Command::Loss(args) => loss::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Open(args) => open::run(&args),
         Command::Identity(args) => identity::run(args),
         Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
     })

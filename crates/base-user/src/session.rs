@@ -17,11 +17,12 @@ use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::transcript::{CallError, CallShape};
 use zklora_proto::{
-    AdapterId, Address, BaseModelDigest, Call, Delta, Manifest, PROTOCOL_VERSION, Receipt, SecretKey,
-    SessionId, Signature, SignedManifest, SignedReceipt, TranscriptHasher,
+    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
+    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt,
 };
 
 use crate::link::Link;
+use crate::record::RecordError;
 
 /// How often a contributor that is still proving is asked again.
 const POLL: Duration = Duration::from_millis(200);
@@ -83,6 +84,9 @@ pub enum SessionError {
         /// What happened.
         expected: String,
     },
+    /// The session's record cannot be kept.
+    #[error("keeping the record of the session")]
+    Record(#[from] RecordError),
     /// The contributor could not prove the session.
     #[error("the contributor failed to prove the session")]
     ProofFailed,
@@ -94,6 +98,7 @@ pub struct Session {
     runtime: Handle,
     link: Arc<Link>,
     id: SessionId,
+    seed: CommitmentSeed,
     manifest: SignedManifest,
     max_call_bytes: usize,
     left: Vec<u64>,
@@ -113,8 +118,9 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let key_of_client = key.public();
         let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
-        let nonce = Nonce::random();
-        let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce };
+        let (nonce, seed) = (Nonce::random(), CommitmentSeed::random());
+        let commitment_seed = seed.clone();
+        let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
         let Response::Welcome { nonce: theirs, signature, max_call_bytes, left } = response else {
             return Err(unexpected("welcome", &response));
@@ -130,8 +136,8 @@ impl Session {
         pinned("base model", *manifest.manifest().base_model(), base_model)?;
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key_of_client, &address.key, &adapter);
-        let transcript = Mutex::new(Transcript::new(runtime.clone(), modules));
-        Ok(Self { runtime, link, id, manifest, max_call_bytes, left, transcript })
+        let transcript = Mutex::new(Transcript::new(runtime.clone(), modules, seed.clone()));
+        Ok(Self { runtime, link, id, seed, manifest, max_call_bytes, left, transcript })
     }
 
     /// For each module, linearly independent rows that the contributor would still answer when the session was opened, to all its
@@ -143,6 +149,17 @@ impl Session {
     /// The session's name.
     pub fn id(&self) -> SessionId {
         self.id
+    }
+
+    /// The adapter that is served: the pinned one.
+    pub fn adapter(&self) -> AdapterId {
+        self.manifest.adapter_id()
+    }
+
+    /// What the session's commitments are salted with, of which both parties know and nobody else. Whoever wants to show a call
+    /// later has to keep it.
+    pub fn commitment_seed(&self) -> &CommitmentSeed {
+        &self.seed
     }
 
     /// What the contributor committed to; it has the pinned id.
@@ -257,6 +274,14 @@ impl Session {
     /// Ends the calls: gets the contributor's receipt, holds it against what happened, signs it and hands the signature
     /// over. From then on the contributor proves.
     pub fn finish(&self) -> Result<SignedReceipt, SessionError> {
+        self.finish_keeping(|_| Ok(()))
+    }
+
+    /// The same, where `keep` gets the receipt with both signatures before the contributor has the client's.
+    pub fn finish_keeping(
+        &self,
+        keep: impl FnOnce(&SignedReceipt) -> Result<(), RecordError>,
+    ) -> Result<SignedReceipt, SessionError> {
         let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
         let transcript = transcript.hasher();
         let request =
@@ -269,12 +294,13 @@ impl Session {
         self.check(&receipt, transcript)?;
         let countersignature = self.link.key().sign(Purpose::ReceiptClient, &bytes);
         let signed = SignedReceipt::parse(bytes, signature, countersignature)?;
+        keep(&signed)?;
         self.countersign(countersignature)?;
         Ok(signed)
     }
 
     /// Whether the receipt says what happened.
-    fn check(&self, receipt: &Receipt, transcript: &TranscriptHasher) -> Result<(), SessionError> {
+    fn check(&self, receipt: &Receipt, transcript: &SessionHasher) -> Result<(), SessionError> {
         let same = |what, found: &dyn ToString, expected: &dyn ToString| {
             let (found, expected) = (found.to_string(), expected.to_string());
             if found == expected { Ok(()) } else { Err(SessionError::FalseReceipt { what, found, expected }) }
@@ -286,6 +312,7 @@ impl Session {
         same("client", &receipt.client, &self.link.key().public())?;
         same("calls", &receipt.calls, &transcript.calls())?;
         same("transcript", &receipt.transcript, &transcript.digest())?;
+        same("commitments", &receipt.commitments, &transcript.commitments())?;
         same("rows", &format!("{:?}", receipt.rows), &format!("{:?}", transcript.rows()))
     }
 
@@ -298,24 +325,8 @@ impl Session {
     }
 
     /// Waits until the contributor has proved the session; gives the size of its bundle. `progress` hears of every change.
-    pub fn wait_for_proof(&self, mut progress: impl FnMut(&ProofState)) -> Result<u64, SessionError> {
-        let mut last = None;
-        loop {
-            let request = Request::Status { session: self.id };
-            let (response, _) = ask(&self.runtime, &self.link, &request)?;
-            let Response::Status { state } = response else {
-                return Err(unexpected("status", &response));
-            };
-            if last.as_ref() != Some(&state) {
-                progress(&state);
-            }
-            match state {
-                ProofState::Proved { bytes } => return Ok(bytes),
-                ProofState::Failed => return Err(SessionError::ProofFailed),
-                _ => std::thread::sleep(POLL),
-            }
-            last = Some(state);
-        }
+    pub fn wait_for_proof(&self, progress: impl FnMut(&ProofState)) -> Result<u64, SessionError> {
+        wait_for_proof(&self.runtime, &self.link, self.id, progress)
     }
 
     /// Closes the connection.
@@ -330,14 +341,14 @@ struct Transcript {
     calls: u64,
     /// Of each module.
     rows: Vec<u64>,
-    hasher: TranscriptHasher,
+    hasher: SessionHasher,
     /// The hasher with the last call, once it is there.
-    last: Option<JoinHandle<TranscriptHasher>>,
+    last: Option<JoinHandle<SessionHasher>>,
 }
 
 impl Transcript {
-    fn new(runtime: Handle, modules: usize) -> Self {
-        let hasher = TranscriptHasher::new(modules);
+    fn new(runtime: Handle, modules: usize, seed: CommitmentSeed) -> Self {
+        let hasher = SessionHasher::new(modules, seed);
         Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None }
     }
 
@@ -354,7 +365,7 @@ impl Transcript {
     }
 
     /// The hasher, with all calls in it.
-    fn hasher(&mut self) -> &TranscriptHasher {
+    fn hasher(&mut self) -> &SessionHasher {
         if let Some(last) = self.last.take() {
             let hashed = self.runtime.block_on(last);
             self.hasher = hashed.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
@@ -363,7 +374,41 @@ impl Transcript {
     }
 }
 
-fn ask(runtime: &Handle, link: &Link, request: &Request) -> Result<(Response, Vec<u8>), SessionError> {
+/// Waits until a session is proved.
+pub(crate) fn wait_for_proof(
+    runtime: &Handle,
+    link: &Link,
+    session: SessionId,
+    mut progress: impl FnMut(&ProofState),
+) -> Result<u64, SessionError> {
+    let mut last = None;
+    loop {
+        let state = status(runtime, link, session)?;
+        if last.as_ref() != Some(&state) {
+            progress(&state);
+        }
+        match state {
+            ProofState::Proved { bytes } => return Ok(bytes),
+            ProofState::Failed => return Err(SessionError::ProofFailed),
+            _ => std::thread::sleep(POLL),
+        }
+        last = Some(state);
+    }
+}
+
+/// How far a session is.
+pub(crate) fn status(runtime: &Handle, link: &Link, session: SessionId) -> Result<ProofState, SessionError> {
+    match ask(runtime, link, &Request::Status { session })?.0 {
+        Response::Status { state } => Ok(state),
+        other => Err(unexpected("status", &other)),
+    }
+}
+
+pub(crate) fn ask(
+    runtime: &Handle,
+    link: &Link,
+    request: &Request,
+) -> Result<(Response, Vec<u8>), SessionError> {
     granted(runtime.block_on(link.request(request, &[])))
 }
 
@@ -384,6 +429,6 @@ fn pinned<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) ->
     Err(SessionError::NotPinned { what, found: found.to_string(), expected: expected.to_string() })
 }
 
-fn unexpected(expected: &'static str, found: &impl std::fmt::Debug) -> SessionError {
+pub(crate) fn unexpected(expected: &'static str, found: &impl std::fmt::Debug) -> SessionError {
     SessionError::Unexpected { expected, found: format!("{found:?}").chars().take(200).collect() }
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::{World, fixtures, text};
 use safetensors::SafeTensors;
+use serde_json::Value;
 use zklora_circuit::gate::weight::BIAS;
 use zklora_hf::{BaseModel, LoraAdapter};
 
@@ -27,6 +28,7 @@ fn secrets_stay_in_the_state_folder() {
     let rest = server.stop();
 
     let needles = needles(&world);
+    assert_eq!(needles.iter().filter(|(name, _)| name.starts_with("a commitment seed")).count(), 2);
     assert!(needles.len() > 1000);
     // The search finds a secret where it is: otherwise it would prove nothing.
     let state = fs::read(world.path("state/openings.safetensors")).unwrap();
@@ -63,7 +65,11 @@ fn secret_files_are_for_their_owner_only() {
     for secret in ["state/identity.key", "state/openings.safetensors", "client.key"] {
         assert_eq!(mode(&world.path(secret)), 0o600, "{secret}");
     }
-    assert_eq!(mode(&world.path("state")), 0o700);
+    let records: Vec<_> = fs::read_dir(world.path("sessions")).unwrap().map(|r| r.unwrap().path()).collect();
+    assert_eq!((records.len(), mode(&records[0])), (1, 0o600));
+    for folder in ["state", "sessions"] {
+        assert_eq!(mode(&world.path(folder)), 0o700, "{folder}");
+    }
 }
 
 /// Every secret in every form in which it might leak: floats of the adapter, quantised weights in rows and columns, in 16,
@@ -110,6 +116,13 @@ fn needles(world: &World) -> Vec<Needle> {
                 run[..5].iter().rev().fold(0u64, |word, w| word << 12 | (*w as i64 + BIAS as i64) as u64);
             push("packed", word.to_le_bytes().to_vec());
         }
+    }
+    for record in fs::read_dir(world.path("sessions")).unwrap() {
+        let record: Value = serde_json::from_slice(&fs::read(record.unwrap().path()).unwrap()).unwrap();
+        let seed = record["seed"].as_str().unwrap();
+        needles.push(("a commitment seed".to_owned(), seed.as_bytes().to_vec()));
+        let bytes = (0..32).map(|i| u8::from_str_radix(&seed[2 * i..2 * i + 2], 16).unwrap()).collect();
+        needles.push(("a commitment seed in bytes".to_owned(), bytes));
     }
     for key in ["state/identity.key", "client.key"] {
         let text = fs::read_to_string(world.path(key)).unwrap();

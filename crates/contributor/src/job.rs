@@ -121,7 +121,8 @@ impl Job {
     ) -> anyhow::Result<ControlFlow<()>> {
         let (manifest, receipt, plan) =
             (self.bundle.manifest().clone(), self.bundle.receipt().clone(), self.bundle.plan().clone());
-        let prover = SessionProver::new(&manifest, &receipt, &plan, openings, planner, |visit| {
+        let salt = self.bundle.transcript_salt();
+        let prover = SessionProver::new(&manifest, &receipt, salt, &plan, openings, planner, |visit| {
             self.bundle.calls(|call| visit(&call))
         })?;
         let failure = Mutex::new(None);

@@ -64,7 +64,7 @@ pub struct Asked {
 }
 
 /// Kinds of requests, by the names that they have in messages.
-const KINDS: [&str; 5] = ["hello", "forward", "finish", "countersign", "status"];
+const KINDS: [&str; 6] = ["hello", "forward", "finish", "countersign", "status", "fetch"];
 
 impl Asked {
     /// A request whose header could not be read.
@@ -81,6 +81,7 @@ impl Asked {
             Request::Finish { .. } => "finish",
             Request::Countersign { .. } => "countersign",
             Request::Status { .. } => "status",
+            Request::Fetch { .. } => "fetch",
         };
         Self { kind, rows: None }
     }

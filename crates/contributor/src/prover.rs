@@ -64,6 +64,7 @@ pub struct ProverConfig {
 
 /// The queue of sessions to be proved.
 pub struct Prover {
+    out_dir: PathBuf,
     shared: Arc<Shared>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -155,14 +156,14 @@ impl Prover {
         // Whether a bundle can be written there is better known before a session than after it.
         tempfile::tempfile_in(out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
         let pool = proving_threads(planner.threads)?;
-        let shared = Arc::new(Shared::default());
+        let (shared, out_dir) = (Arc::new(Shared::default()), out_dir.clone());
         let worker = Worker { state, engines, store, config, circuits: Circuits::default(), shared, pool };
         let shared = worker.shared.clone();
         let worker = std::thread::Builder::new()
             .name("prover".into())
             .spawn(move || worker.run())
             .context("starting")?;
-        Ok(Self { shared, worker: Mutex::new(Some(worker)) })
+        Ok(Self { out_dir, shared, worker: Mutex::new(Some(worker)) })
     }
 
     /// Adds a session that the store has as finished or as being proved. `journal` is the disk space it takes until then.
@@ -176,6 +177,11 @@ impl Prover {
     /// Whose a session is and how far it is; `None` if it was never submitted, or long ago.
     pub fn status(&self, session: &SessionId) -> Option<(PublicKey, ProofState)> {
         self.shared.lock().states.get(session).cloned()
+    }
+
+    /// Where the bundle of a session is, once it is proved.
+    pub fn bundle(&self, session: SessionId) -> PathBuf {
+        bundle_in(&self.out_dir, session)
     }
 
     /// Sessions that are not proved yet.
@@ -246,10 +252,10 @@ pub fn prepare(
             "{} is not there: expected the job of session {id}, which is begun",
             path.display()
         );
-        let (Some(receipt), Some(by_contributor), Some(by_client)) =
-            (session.receipt, session.by_contributor, session.by_client)
+        let (Some(receipt), Some(by_contributor), Some(by_client), Some(seed)) =
+            (session.receipt, session.by_contributor, session.by_client, session.seed)
         else {
-            anyhow::bail!("the receipt of session {id} is missing")
+            anyhow::bail!("the receipt or the commitment seed of session {id} is missing")
         };
         let receipt = SignedReceipt::parse(receipt, by_contributor, by_client)?;
         let mut calls = Vec::new();
@@ -259,10 +265,10 @@ pub fn prepare(
         })?;
         let manifest = engines.manifest();
         let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
-        Job::create(
-            &path,
-            &BundleParts { manifest, receipt: &receipt, calls: &calls, plan: &plan, proofs: &[] },
-        )?;
+        let salt = seed.transcript_salt();
+        let parts =
+            BundleParts { manifest, receipt: &receipt, salt, calls: &calls, plan: &plan, proofs: &[] };
+        Job::create(&path, &parts)?;
     }
     let job = Job::open(&path)?;
     anyhow::ensure!(job.receipt().receipt().session == id, "{} is of another session", path.display());
@@ -324,7 +330,7 @@ impl Worker {
     fn prove(&self, waiting: &Waiting) -> anyhow::Result<Outcome> {
         let Self { state, engines, store, config, circuits, shared, pool } = self;
         let (id, client) = (waiting.id, waiting.client);
-        let path = config.out_dir.join(format!("{id}.pf"));
+        let path = bundle_in(&config.out_dir, id);
         let ProverConfig { folder, planner, place, .. } = config;
         let mut job = match prepare(folder, id, engines, store, planner) {
             Ok(job) => job,
@@ -364,6 +370,10 @@ impl Worker {
         }
         Ok(Outcome::Proved(bytes))
     }
+}
+
+fn bundle_in(out_dir: &Path, session: SessionId) -> PathBuf {
+    out_dir.join(format!("{session}.pf"))
 }
 
 /// The size of a session's bundle, if it is there.

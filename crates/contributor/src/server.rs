@@ -268,7 +268,8 @@ fn span_of(request: &Request) -> Span {
         Request::Forward { session, .. }
         | Request::Finish { session, .. }
         | Request::Countersign { session, .. }
-        | Request::Status { session } => info_span!("session", id = %session),
+        | Request::Status { session }
+        | Request::Fetch { session, .. } => info_span!("session", id = %session),
     }
 }
 

@@ -21,7 +21,7 @@ use zklora_proto::bundle::Bundle;
 use zklora_proto::identity::Purpose;
 use zklora_proto::message::{Nonce, Request, Response};
 use zklora_proto::packing::{activations_to_bytes, unpack_deltas};
-use zklora_proto::{Call, Delta, PROTOCOL_VERSION, SecretKey, SessionId, TranscriptHasher};
+use zklora_proto::{Call, CommitmentSeed, Delta, PROTOCOL_VERSION, SecretKey, SessionHasher, SessionId};
 
 const MODULE: usize = 0;
 /// Random rows span no more than this, so that the budget does not end the test.
@@ -33,7 +33,7 @@ struct Client<'a> {
     key: SecretKey,
     state: &'a State,
     id: SessionId,
-    transcript: TranscriptHasher,
+    transcript: SessionHasher,
     last: Option<Call>,
 }
 
@@ -41,14 +41,15 @@ impl<'a> Client<'a> {
     fn open(runtime: &'a Runtime, state: &'a State, daemon: &Process) -> Self {
         let key = SecretKey::generate();
         let manifest = state.manifest.manifest();
-        let mine = Nonce::random();
+        let (mine, seed) = (Nonce::random(), CommitmentSeed::random());
         let hello = Request::Hello {
             version: PROTOCOL_VERSION,
             adapter: state.manifest.adapter_id(),
             base_model: *manifest.base_model(),
             nonce: mine,
+            commitment_seed: seed.clone(),
         };
-        let transcript = TranscriptHasher::new(manifest.modules().len());
+        let transcript = SessionHasher::new(manifest.modules().len(), seed);
         let id = SessionId::from_bytes([0; 32]);
         let mut client = Self { runtime, key, state, id, transcript, last: None };
         let connection = client.connect(daemon);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::World;
-use common::bare::{ask, error, hello, open, still_serves};
+use common::bare::{SEED, ask, error, hello, open, still_serves};
 use common::process::wait_for;
 use zklora_contributor::limits::Limits;
 use zklora_net::{Connection, read_frame};
@@ -177,7 +177,7 @@ fn a_countersignature_of_another_key_starts_no_proof() {
     let world = World::new(Limits::default());
     let owner = SecretKey::generate();
     let (connection, session) = open(&world, &owner);
-    let mut hasher = zklora_proto::TranscriptHasher::new(world.state.openings.len());
+    let mut hasher = zklora_proto::SessionHasher::new(world.state.openings.len(), SEED);
     let row = vec![0; 2 * world.d_in(0)];
     let forward = Request::Forward { session, call: 0, rows: 1, modules: vec![0] };
     assert!(matches!(ask(&world, &connection, &forward, &row), Response::Deltas { .. }));

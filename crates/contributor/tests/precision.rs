@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use common::fixtures;
 use tch::{Kind, Tensor};
 use zklora_base_user::activations::Quantised;
-use zklora_base_user::gpt2::Gpt2;
-use zklora_base_user::hooks::{BaseOutput, ProjectionHook};
+use zklora_base_user::hooks::{BaseOutput, Hook};
+use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_contributor::delta::DeltaEngine;
@@ -20,27 +20,41 @@ use zklora_proto::ModuleShape;
 /// `|Δ - Δ'| / |Δ|` in the Frobenius norm, over all rows of a projection's input.
 const TOLERANCE: f64 = 2e-3;
 
-/// Both deltas of a projection, in integers and in floats.
+/// Computes each delta both in integers and in floats, and keeps the largest error of each module.
 struct Compare {
+    modules: HashMap<String, Module>,
+    errors: Mutex<HashMap<String, f64>>,
+}
+
+struct Module {
     engine: DeltaEngine,
     scale: f64,
     /// Float64 copies of A and B times the scaling.
-    a: Mutex<Tensor>,
-    b: Mutex<Tensor>,
-    errors: Arc<Mutex<HashMap<String, f64>>>,
+    factors: Mutex<(Tensor, Tensor)>,
 }
 
-impl ProjectionHook for Compare {
-    fn apply(&self, projection: &str, input: &Tensor, base: BaseOutput<'_>) -> anyhow::Result<Tensor> {
+impl Hook for Compare {
+    fn projections(&self) -> Vec<String> {
+        self.modules.keys().cloned().collect()
+    }
+
+    /// GPT-2 has one projection for each input.
+    fn apply(
+        &self,
+        projections: &[&str],
+        input: &Tensor,
+        base: BaseOutput<'_>,
+    ) -> anyhow::Result<Vec<Tensor>> {
+        let Module { engine, scale, factors } = &self.modules[projections[0]];
         let quantised = Quantised::new(input)?;
-        let found = quantised.restore(&[&self.engine.delta(&quantised.values)?], self.scale)?;
-        let a = self.a.lock().unwrap();
-        let expected = input.to_kind(Kind::Double).matmul(&a).matmul(&self.b.lock().unwrap());
+        let found = quantised.restore(&[&engine.delta(&quantised.values)?], *scale)?;
+        let factors = factors.lock().unwrap();
+        let expected = input.to_kind(Kind::Double).matmul(&factors.0).matmul(&factors.1);
         let error = (found.to_kind(Kind::Double) - &expected).norm() / expected.norm();
         let mut errors = self.errors.lock().unwrap();
-        let worst = errors.entry(projection.to_owned()).or_default();
+        let worst = errors.entry(projections[0].to_owned()).or_default();
         *worst = worst.max(error.double_value(&[]));
-        Ok(base()? + found)
+        Ok(vec![base(0)? + found])
     }
 }
 
@@ -49,25 +63,23 @@ fn quantised_deltas_are_near_those_of_the_adapter() {
     let base = BaseModel::open(fixtures().join("gpt2-tiny")).unwrap();
     let adapter = LoraAdapter::open(fixtures().join("lora-es"), &base.projections()).unwrap();
     let tokenizer = Tokenizer::open(fixtures().join("gpt2-tiny")).unwrap();
-    let mut model = Gpt2::load(&base).unwrap();
-    let errors = Arc::new(Mutex::new(HashMap::new()));
+    let mut modules = HashMap::new();
     for module in &adapter.modules {
         let shape = ModuleShape::new(module.d_in, module.rank, module.d_out).unwrap();
         let quantised = quantise(module);
         let salt = Salt::from_elements([0; 4]).unwrap();
         let opening = Opening::new(shape, quantised.a.to_vec(), quantised.b.to_vec(), salt).unwrap();
         let matrix = |weights: &[f32], rows: usize| {
-            Mutex::new(Tensor::from_slice(weights).view([rows as i64, -1]).to_kind(Kind::Double))
+            Tensor::from_slice(weights).view([rows as i64, -1]).to_kind(Kind::Double)
         };
-        let hook = Compare {
-            engine: DeltaEngine::new(&opening).unwrap(),
-            scale: quantised.scale,
-            a: Mutex::new(matrix(&module.a, module.d_in).into_inner().unwrap() * module.scaling),
-            b: matrix(&module.b, module.rank),
-            errors: errors.clone(),
-        };
-        model.patch(&module.name, Arc::new(hook)).unwrap();
+        let factors = (matrix(&module.a, module.d_in) * module.scaling, matrix(&module.b, module.rank));
+        let engine = DeltaEngine::new(&opening).unwrap();
+        let compared = Module { engine, scale: quantised.scale, factors: Mutex::new(factors) };
+        modules.insert(module.name.clone(), compared);
     }
+    let compare = Arc::new(Compare { modules, errors: Mutex::default() });
+    let mut model = Model::load(&base).unwrap();
+    model.patch(compare.clone()).unwrap();
     for file in ["es-heldout.txt", "en-heldout.txt"] {
         let text = std::fs::read_to_string(fixtures().join("text").join(file)).unwrap();
         for line in text.lines().take(10) {
@@ -76,7 +88,7 @@ fn quantised_deltas_are_near_those_of_the_adapter() {
             model.loss(&ids).unwrap();
         }
     }
-    let errors = errors.lock().unwrap();
+    let errors = compare.errors.lock().unwrap();
     assert_eq!(errors.len(), adapter.modules.len());
     for (name, error) in errors.iter() {
         println!("{name}: relative error {error:.2e}");

@@ -15,6 +15,7 @@ use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier, circuits_of};
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::keys::{KeyCache, Origin};
+use crate::opening::{OpeningArgs, OpeningReport};
 use crate::report::{BundleReport, Report};
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -36,6 +37,9 @@ pub enum Command {
     /// Says of every bundle whether it is valid, and what that means
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
+    /// Says whether a call that is shown without its bundle is one that both parties signed for
+    #[command(after_help = OPENING_HELP)]
+    Opening(OpeningArgs),
     /// Says what proofs are worth: every error term, with its source
     #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
     Explain(ExplainArgs),
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => {
             explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
         }
+        Command::Opening(args) => opening(&args, out),
         Command::Keys(args) => keys(&args, out),
         Command::Documents(args) => args.write::<Cli>(&MANUAL, out).map(|()| VALID),
     };
@@ -168,6 +173,24 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     }
     out.flush()?;
     Ok(code)
+}
+
+/// Checks the opening that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
+pub fn opening(args: &OpeningArgs, out: &mut dyn Write) -> io::Result<u8> {
+    let pins = Pins { adapter: args.adapter, contributor: args.contributor };
+    let report = OpeningReport::new(&args.file, &pins);
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.write_text(out)?;
+    }
+    out.flush()?;
+    Ok(match &report.error {
+        None => VALID,
+        Some(error) if error.kind == "file" => UNUSABLE,
+        Some(_) => INVALID,
+    })
 }
 
 /// Builds and keeps the circuits of all bundles that `args` name, says of each where it came from, and returns the exit
@@ -260,6 +283,19 @@ Exit codes:
   0  every key is there
   1  a bundle cannot be read
   2  wrong usage, a path that leads to no bundle, or a key that could not be kept";
+
+const OPENING_HELP: &str = "\
+An opening has one module's activations and deltas in one call, and the path from them to the receipt that both parties signed.
+It shows that they were sent and answered. The proof that the deltas are the adapter's is in the session's bundle.
+
+Example: zklora-verifier opening SESSION.0.MODULE.opening.json --adapter ID --contributor KEY
+
+Exit codes:
+  0  the opening is valid
+  1  the opening is not valid
+  2  wrong usage, or a path that cannot be read
+
+Without --adapter and --contributor an opening is only held against itself: anyone can make one.";
 
 const EXIT_CODES: &str = "\
 Exit codes:

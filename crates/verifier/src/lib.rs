@@ -10,7 +10,8 @@
 //! 2. [`Verifier::check_file`]: one file, one [`Verdict`]. Neither a bundle nor a panic in a dependency stops the others.
 //! 3. [`report`]: the verdict in words and as JSON.
 //! 4. [`KeyCache`]: circuits that were built in an earlier run.
-//! 5. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
+//! 5. [`opening`]: one call, shown without its bundle.
+//! 6. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -19,6 +20,7 @@ pub mod cli;
 pub mod explain;
 pub mod find;
 mod keys;
+pub mod opening;
 pub mod report;
 mod slow;
 

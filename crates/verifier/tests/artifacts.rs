@@ -9,7 +9,7 @@ use zklora_proto::bundle::Plan;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, Commitment, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
-    SessionId, SignedReceipt, TranscriptHasher,
+    SessionHasher, SessionId, SignedReceipt,
 };
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
@@ -170,8 +170,8 @@ fn blobs_lie_where_they_must() {
     table("a gap", "\"transcript\" begins at", |t| t[TRANSCRIPT].offset += 1);
     table("an offset of 2^63", "begins at 9223372036854775808", |t| t[TRANSCRIPT].offset = 1 << 63);
     table("a length of 2^63", "9223372036854775808 bytes, expected at most", |t| t[0].length = 1 << 63);
-    table("one blob too many", "9 blobs, expected 8", |t| t.push(t[7].clone()));
-    table("a missing blob", "7 blobs, expected 8", |t| drop(t.pop()));
+    table("one blob too many", "10 blobs, expected 9", |t| t.push(t[8].clone()));
+    table("a missing blob", "8 blobs, expected 9", |t| drop(t.pop()));
     table("one blob for two", "\"receipt.client\" begins at", |t| {
         t[CLIENT_SIGNATURE] =
             TableEntry { name: "receipt.client".into(), ..t[CONTRIBUTOR_SIGNATURE].clone() };
@@ -202,7 +202,7 @@ fn the_plan_covers_what_the_receipt_counts() {
         refused(what, &bundle.with_plan(batches).to_bytes(), "plan", &[words]);
     }
     let bytes = bundle.with_plan(&[&[0, 1, 2]]).to_bytes();
-    refused("fewer proofs", &bytes, "format", &["8 blobs, expected 7"]);
+    refused("fewer proofs", &bytes, "format", &["9 blobs, expected 8"]);
     // The circuit of m.1 with m.0 is that of m.0 with m.1, but the challenges are not.
     let bytes = bundle.with_plan(&[&[1, 0], &[2]]).to_bytes();
     refused("another order", &bytes, "proof", &["proof 0 (of m.1, m.0)"]);
@@ -245,7 +245,7 @@ fn bare(shapes: &[ModuleShape]) -> Vec<u8> {
         activations: vec![0; shapes[0].d_in()],
         deltas: vec![Delta { module: 0, values: vec![0; d_out] }],
     }];
-    let mut hasher = TranscriptHasher::new(shapes.len());
+    let mut hasher = SessionHasher::new(shapes.len(), World::SEED);
     assert!(hasher.add(&calls[0]));
     let receipt = Receipt::new(
         SessionId::from_bytes([1; 32]),
@@ -256,6 +256,7 @@ fn bare(shapes: &[ModuleShape]) -> Vec<u8> {
         1,
         vec![1; shapes.len()],
         hasher.digest(),
+        hasher.commitments(),
         1,
         2,
     );

@@ -64,8 +64,13 @@ impl Checked {
 
     /// Runs the script; returns whether it is content, and what it says.
     fn run(&self, compare: bool) -> (bool, String) {
+        self.run_with(compare, &[])
+    }
+
+    fn run_with(&self, compare: bool, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new(&*PYTHON);
-        command.arg(repository().join("scripts/check_pf.py")).arg(self.bundle()).env("PYTHONUTF8", "1");
+        command.arg(repository().join("scripts/check_pf.py")).arg(self.bundle()).args(arguments);
+        command.env("PYTHONUTF8", "1");
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         if compare {
             command.arg("--against").arg(self.verdict());
@@ -135,6 +140,36 @@ fn every_value_is_compared() {
     checked.refused("path", true, "has 0 verdicts on");
     fs::write(checked.verdict(), "{}").unwrap();
     checked.refused("not a verdict", true, "expected what `zklora-verifier verify --json` prints");
+}
+
+/// Whoever has the seed finds the commitments that the parties signed; with another seed, nobody does.
+#[test]
+fn commitments_are_computed_alike_by_who_has_the_seed() {
+    let seed = |byte: &str| byte.repeat(32);
+    let world = World::new(&[shape(9, 1, 4), shape(9, 2, 5), shape(4, 1, 3)], 5);
+    let mut rng = rng(7);
+    for count in [1, 2, 3, 5, 8] {
+        let calls: Vec<_> = (0..count)
+            .flat_map(|_| [world.call(1, &[1, 0], &mut rng), world.call(2, &[2], &mut rng)])
+            .take(count)
+            .collect();
+        let checked = Checked::new(&world.bundle(&calls).to_bytes());
+        let (holds, said) = checked.run_with(false, &["--seed", &seed("5e")]);
+        assert!(holds, "{said}");
+        let (holds, said) = checked.run_with(false, &["--seed", &seed("5f")]);
+        assert!(!holds && said.contains("another seed's"), "{said}");
+    }
+    // The verifier does not notice: it has no seed.
+    let calls = [world.call(1, &[0], &mut rng)];
+    let mut receipt = world.receipt(&calls);
+    receipt.commitments = zklora_proto::CommitmentsDigest::from_bytes([1; 32]);
+    let receipt = world.sign(&receipt);
+    let (plan, proofs) = world.prove(&receipt, &calls).unwrap();
+    let checked =
+        Checked::new(&RawBundle::new(world.manifest(), &receipt, &calls, &plan, &proofs).to_bytes());
+    checked.agrees();
+    let (holds, said) = checked.run_with(false, &["--seed", &seed("5e")]);
+    assert!(!holds && said.contains("commitments are not the calls'"), "{said}");
 }
 
 /// All test vectors: what the verifier refuses without looking at a proof, the script refuses, too.

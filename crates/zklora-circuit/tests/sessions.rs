@@ -98,6 +98,7 @@ fn sessions_of_many_batches_are_proved_side_by_side() {
                 let (plan, proofs) = prove_session(
                     manifest,
                     &receipt,
+                    World::SEED.transcript_salt(),
                     &calls,
                     openings,
                     &Planner { max_bits: 10, ..Planner::new(Security::Standard) },
@@ -120,8 +121,8 @@ fn batches_proved_by_processes_that_share_the_plan_alone_make_one_bundle() {
     let plan = planner.plan(world.manifest().manifest(), &receipt.receipt().rows).unwrap().plan;
     let folder = tempfile::tempdir().unwrap();
     let (unproved, proved) = (folder.path().join("unproved"), folder.path().join("proved"));
-    let (manifest, receipt) = (world.manifest(), &receipt);
-    let parts = BundleParts { manifest, receipt, calls: &calls, plan: &plan, proofs: &[] };
+    let (manifest, receipt, salt) = (world.manifest(), &receipt, World::SEED.transcript_salt());
+    let parts = BundleParts { manifest, receipt, salt, calls: &calls, plan: &plan, proofs: &[] };
     write_unproved(&unproved, &parts).unwrap();
     let error = verify(&std::fs::read(&unproved).unwrap()).unwrap_err();
     assert!(matches!(error, VerifySessionError::Proof { batch: 0, .. }), "{error}");
@@ -134,9 +135,10 @@ fn batches_proved_by_processes_that_share_the_plan_alone_make_one_bundle() {
         let (manifest, receipt, plan) =
             (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
         let planner = Planner { threads: 1, ..Planner::new(security) };
-        let prover = SessionProver::new(&manifest, &receipt, &plan, world.openings(), &planner, |visit| {
-            bundle.calls(|call| visit(&call))
-        });
+        let prover =
+            SessionProver::new(&manifest, &receipt, salt, &plan, world.openings(), &planner, |visit| {
+                bundle.calls(|call| visit(&call))
+            });
         let ended = prover.unwrap().prove(batches, &Circuits::default(), &|batch, proof| {
             proofs.lock().unwrap()[batch] = proof;
             go_on
@@ -197,6 +199,7 @@ fn proving_does_not_depend_on_the_number_of_rows() {
         let (_, proofs) = prove_session(
             world.manifest(),
             &receipt,
+            World::SEED.transcript_salt(),
             &calls,
             world.openings(),
             &Planner::new(Security::Standard),

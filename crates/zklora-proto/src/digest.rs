@@ -108,6 +108,22 @@ digest_type!(
     /// The digest of one blob of a bundle.
     BundleDigest
 );
+digest_type!(
+    /// The digest of a Merkle tree over what every module was asked and answered in every call of a session.
+    CommitmentsDigest
+);
+digest_type!(
+    /// A leaf of that tree, or a node above leaves.
+    CommitmentNode
+);
+digest_type!(
+    /// What a leaf is salted with: whoever has it can check a guess of that leaf, and of no other.
+    CallSalt
+);
+digest_type!(
+    /// What the transcript's digest is salted with. It is in bundles, beside all that the digest is of, and nowhere else.
+    TranscriptSalt
+);
 
 impl AdapterId {
     /// The id of the manifest with these exact bytes.

@@ -6,12 +6,15 @@
 //!    the [`AdapterId`] that the base-model user pins, together with the contributor's [`identity::PublicKey`].
 //! 2. The base-model user connects and sends [`message::Request`]s. Each forward is a [`transcript::Call`]: the quantised
 //!    activations X of one projection input and the deltas Y that came back. Both sides hash them as they go.
-//! 3. Both sign a [`receipt::Receipt`] over the [`TranscriptDigest`].
+//! 3. Both sign a [`receipt::Receipt`] over the [`TranscriptDigest`], and over [`commitments`] to every call.
 //! 4. The contributor proves the transcript and writes a [`bundle`], the `.pf` file that a verifier reads.
+//! 5. The base-model user may show one module of one call, and nothing of the others, as a [`CallOpening`].
 //!
 //! This crate knows bytes, hashes, signatures and bounds. It knows neither libtorch nor plonky2.
 
 pub mod bundle;
+pub mod call_opening;
+pub mod commitments;
 pub mod digest;
 pub mod identity;
 mod json;
@@ -25,7 +28,12 @@ pub mod secret_file;
 pub mod shape;
 pub mod transcript;
 
-pub use digest::{AdapterId, BaseModelDigest, BundleDigest, SessionId, TranscriptDigest};
+pub use call_opening::CallOpening;
+pub use commitments::{CommitmentSeed, SessionHasher};
+pub use digest::{
+    AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, SessionId,
+    TranscriptDigest, TranscriptSalt,
+};
 pub use identity::{Address, PublicKey, SecretKey, Signature};
 pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
 pub use receipt::{Receipt, SignedReceipt};

@@ -7,7 +7,7 @@ use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::hex_text;
-use crate::{AdapterId, BaseModelDigest, SessionId, Signature, TranscriptDigest};
+use crate::{AdapterId, BaseModelDigest, CommitmentSeed, SessionId, Signature, TranscriptDigest};
 
 /// The ALPN protocol name.
 pub const ALPN: &[u8] = b"zklora/1";
@@ -39,6 +39,8 @@ pub enum Request {
         base_model: BaseModelDigest,
         /// 32 random bytes in hexadecimal.
         nonce: Nonce,
+        /// What the commitments of the session's calls are salted with.
+        commitment_seed: CommitmentSeed,
     },
     /// Asks for deltas. The payload is the activations, int16, row-major.
     Forward {
@@ -71,6 +73,13 @@ pub enum Request {
     Status {
         /// The session.
         session: SessionId,
+    },
+    /// Asks for a part of a proved session's bundle.
+    Fetch {
+        /// The session.
+        session: SessionId,
+        /// Bytes of the bundle that the client has.
+        offset: u64,
     },
 }
 
@@ -105,6 +114,12 @@ pub enum Response {
     Status {
         /// The state.
         state: ProofState,
+    },
+    /// A part of a bundle, from the offset that was asked for; [`MAX_BUNDLE_PART_BYTES`](crate::limits::MAX_BUNDLE_PART_BYTES)
+    /// at most. The payload is empty at the bundle's end, and nowhere else.
+    Bundle {
+        /// Bytes of the whole bundle.
+        bytes: u64,
     },
     /// The request was refused.
     Error {
@@ -161,6 +176,8 @@ pub enum ErrorCode {
     Limit,
     /// A module has answered as much as it may without giving the adapter away.
     Exposure,
+    /// The bundle was there, and is not any more.
+    Gone,
     /// The contributor failed; its log says why.
     Internal,
 }
@@ -203,6 +220,20 @@ mod tests {
         assert_eq!(parse_header::<Request>(text.as_bytes()).unwrap(), request);
         let extra = text.replace('}', r#","x":1}"#);
         assert!(parse_header::<Request>(extra.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_request_that_is_logged_does_not_tell_its_seed() {
+        let seed = "5a".repeat(32);
+        let hello = Request::Hello {
+            version: 1,
+            adapter: AdapterId::from_bytes([0; 32]),
+            base_model: BaseModelDigest::from_bytes([0; 32]),
+            nonce: Nonce::random(),
+            commitment_seed: seed.parse().unwrap(),
+        };
+        assert!(serde_json::to_string(&hello).unwrap().contains(&seed));
+        assert!(!format!("{hello:?}").contains("5a5a"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{PublicKey, Purpose, Signature};
 use crate::json::Object;
 use crate::limits::{MAX_CALLS, MAX_MODULES, MAX_RECEIPT_BYTES, MAX_SESSION_ROWS};
-use crate::{AdapterId, BaseModelDigest, SessionId, TranscriptDigest};
+use crate::{AdapterId, BaseModelDigest, CommitmentsDigest, SessionId, SignedManifest, TranscriptDigest};
 
 const FORMAT: &str = "zklora-receipt/1";
 
@@ -30,6 +30,8 @@ pub struct Receipt {
     pub rows: Vec<u64>,
     /// The digest of every activation and delta.
     pub transcript: TranscriptDigest,
+    /// What commits to every module's part of every call, so that it can be shown without the others.
+    pub commitments: CommitmentsDigest,
     /// When the session began, in seconds since 1970, by the contributor's clock.
     pub started: u64,
     /// When it ended.
@@ -51,6 +53,7 @@ impl Receipt {
         calls: u64,
         rows: Vec<u64>,
         transcript: TranscriptDigest,
+        commitments: CommitmentsDigest,
         started: u64,
         finished: u64,
     ) -> Self {
@@ -64,6 +67,7 @@ impl Receipt {
             calls,
             rows,
             transcript,
+            commitments,
             started,
             finished,
         }
@@ -115,6 +119,18 @@ impl SignedReceipt {
             return Err(ReceiptError::Signature { party: "client", key: receipt.client });
         }
         Ok(Self { receipt, bytes, contributor, client })
+    }
+
+    /// What this receipt names otherwise than a manifest, if it does not belong to it.
+    pub(crate) fn foreign_to(&self, manifest: &SignedManifest) -> Option<&'static str> {
+        let (receipt, inner) = (&self.receipt, manifest.manifest());
+        let same = [
+            ("adapter", receipt.adapter == manifest.adapter_id()),
+            ("contributor", receipt.contributor == *inner.contributor()),
+            ("base model", receipt.base_model == *inner.base_model()),
+            ("number of modules", receipt.rows.len() == inner.modules().len()),
+        ];
+        same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
     }
 
     /// What the receipt says.
@@ -183,6 +199,7 @@ mod tests {
             4,
             vec![5, 6],
             TranscriptDigest::from_bytes([7; 32]),
+            CommitmentsDigest::from_bytes([10; 32]),
             8,
             9,
         );

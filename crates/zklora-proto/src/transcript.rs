@@ -1,8 +1,8 @@
 //! The transcript: every activation that went out and every delta that came back, and the digest that binds them.
 
-use crate::TranscriptDigest;
 use crate::limits::{MAX_CALL_DELTAS, MAX_CALL_MODULES, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
 use crate::manifest::Manifest;
+use crate::{TranscriptDigest, TranscriptSalt};
 
 /// One forward call: the rows of one projection input and the deltas of every module that reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,13 +144,11 @@ pub struct TranscriptHasher {
 }
 
 impl TranscriptHasher {
-    /// The hasher of a session with no calls yet, for a manifest of this many modules.
-    pub fn new(modules: usize) -> Self {
-        Self {
-            hasher: blake3::Hasher::new_derive_key("zklora v1 transcript"),
-            calls: 0,
-            rows: vec![0; modules],
-        }
+    /// The hasher of a session with no calls yet, for a manifest of this many modules. The salt is the first thing hashed.
+    pub fn new(modules: usize, salt: TranscriptSalt) -> Self {
+        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 transcript");
+        hasher.update(salt.as_bytes());
+        Self { hasher, calls: 0, rows: vec![0; modules] }
     }
 
     /// Adds the next call: its number, its rows, the digest of its activations, and for each module its index and the
@@ -159,16 +157,22 @@ impl TranscriptHasher {
     /// Returns false, and adds nothing, if the session has as many calls as it may have.
     #[must_use]
     pub fn add(&mut self, call: &Call) -> bool {
+        self.calls < MAX_CALLS && self.add_hashed(call, &CallDigests::of(call))
+    }
+
+    /// The same for a call whose digests are known.
+    #[must_use]
+    pub(crate) fn add_hashed(&mut self, call: &Call, digests: &CallDigests) -> bool {
         if self.calls >= MAX_CALLS {
             return false;
         }
         self.hasher.update(&self.calls.to_le_bytes());
         self.hasher.update(&(call.rows as u64).to_le_bytes());
-        self.hasher.update(&activations_digest(&call.activations));
+        self.hasher.update(&digests.activations);
         self.hasher.update(&(call.deltas.len() as u64).to_le_bytes());
-        for delta in &call.deltas {
+        for (delta, digest) in call.deltas.iter().zip(&digests.deltas) {
             self.hasher.update(&(delta.module as u64).to_le_bytes());
-            self.hasher.update(&deltas_digest(&delta.values));
+            self.hasher.update(digest);
             self.rows[delta.module] += call.rows as u64;
         }
         self.calls += 1;
@@ -190,6 +194,22 @@ impl TranscriptHasher {
         let mut hasher = self.hasher.clone();
         hasher.update(&self.calls.to_le_bytes());
         TranscriptDigest::from_bytes(*hasher.finalize().as_bytes())
+    }
+}
+
+/// The digests of a call's tensors.
+pub(crate) struct CallDigests {
+    pub(crate) activations: [u8; 32],
+    /// In the order of the call's deltas.
+    pub(crate) deltas: Vec<[u8; 32]>,
+}
+
+impl CallDigests {
+    pub(crate) fn of(call: &Call) -> Self {
+        Self {
+            activations: activations_digest(&call.activations),
+            deltas: call.deltas.iter().map(|delta| deltas_digest(&delta.values)).collect(),
+        }
     }
 }
 
@@ -234,8 +254,10 @@ mod tests {
         }
     }
 
+    const SALT: TranscriptSalt = TranscriptSalt::from_bytes([1; 32]);
+
     fn digest(calls: &[Call]) -> TranscriptDigest {
-        let mut hasher = TranscriptHasher::new(2);
+        let mut hasher = TranscriptHasher::new(2, SALT);
         for call in calls {
             assert!(hasher.add(call));
         }
@@ -285,7 +307,7 @@ mod tests {
 
     #[test]
     fn rows_are_counted_by_module() {
-        let mut hasher = TranscriptHasher::new(2);
+        let mut hasher = TranscriptHasher::new(2, SALT);
         assert!(hasher.add(&call(2, 1)) && hasher.add(&call(3, 1)));
         assert_eq!((hasher.calls(), hasher.rows()), (2, &[5, 0][..]));
     }

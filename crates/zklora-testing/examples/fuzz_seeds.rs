@@ -88,13 +88,20 @@ impl Seeds {
         for (name, request, payload) in [
             (
                 "hello",
-                Request::Hello { version: 1, adapter: signed.adapter, base_model: signed.base_model, nonce },
+                Request::Hello {
+                    version: 1,
+                    adapter: signed.adapter,
+                    base_model: signed.base_model,
+                    nonce,
+                    commitment_seed: World::SEED,
+                },
                 &[][..],
             ),
             ("forward", Request::Forward { session, call: 1, rows: 2, modules: vec![0, 1] }, &activations),
             ("finish", Request::Finish { session, calls: 2, transcript: signed.transcript }, &[]),
             ("countersign", Request::Countersign { session, signature }, &[]),
             ("status", Request::Status { session }, &[]),
+            ("fetch", Request::Fetch { session, offset: 7 }, &[]),
         ] {
             self.frames(*b"qQ", name, &request, payload);
         }
@@ -118,6 +125,7 @@ impl Seeds {
             ("deltas".into(), Response::Deltas { widths: vec![deltas.width] }, &deltas.bytes),
             ("receipt-answer".into(), Response::Receipt { signature }, receipt),
             ("accepted".into(), Response::Accepted, &[]),
+            ("bundle".into(), Response::Bundle { bytes: 9 }, b"part"),
             ("error".into(), error, &[]),
         ]
         .into_iter()

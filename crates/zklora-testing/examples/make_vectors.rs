@@ -207,8 +207,7 @@ impl Session {
             write(name, about, true, edits, kind, says);
         }
         let fields: serde_json::Value = serde_json::from_slice(bytes).unwrap();
-        let names =
-            "format session adapter base_model contributor client calls rows transcript started finished";
+        let names = "format session adapter base_model contributor client calls rows transcript commitments started finished";
         let values: Vec<_> = names.split(' ').map(|name| fields[name].to_string()).collect();
         let edits = self.signed_receipt(&format!("[{}]", values.join(",")));
         let about = "A receipt as an array of its values.";
@@ -256,6 +255,11 @@ impl Session {
         let extra = encode_transcript(&self.calls, 0, &[0]);
         transcript("transcript-stream", "A byte after a tensor's zlib stream.", &extra, "compressed ones");
         let extended = [&self.bundle.blobs[TRANSCRIPT][..], &[0]].concat();
+        let salt = vec![edit("transcript.salt", xor(0, 1))];
+        let about = "Another salt of the transcript's digest.";
+        write("transcript-salt", about, true, salt, "transcript", "its digest");
+        let short = vec![edit("transcript.salt", Change::Cut(1))];
+        write("transcript-salt-short", "A salt of 31 bytes.", true, short, "format", "31 bytes, expected 32");
         transcript("transcript-extended", "A byte after the last call.", &extended, "after the last call");
 
         let changed = |edit: fn(&mut Vec<Call>)| {

@@ -17,6 +17,6 @@ mod world;
 
 pub use raw::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
-    TRANSCRIPT, TableEntry, encode_transcript,
+    TRANSCRIPT, TRANSCRIPT_SALT, TableEntry, encode_transcript,
 };
 pub use world::{World, known_key, rng, shape};

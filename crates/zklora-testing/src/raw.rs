@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use zklora_proto::bundle::{BundleParts, Plan, write};
 use zklora_proto::{BundleDigest, Call, SignedManifest, SignedReceipt};
 
+use crate::World;
+
 /// Index of the manifest's bytes among a bundle's blobs.
 pub const MANIFEST: usize = 0;
 /// Index of the contributor's signature over the manifest.
@@ -18,10 +20,12 @@ pub const RECEIPT: usize = 2;
 pub const CONTRIBUTOR_SIGNATURE: usize = 3;
 /// Index of the client's signature over the receipt.
 pub const CLIENT_SIGNATURE: usize = 4;
+/// Index of the salt of the transcript's digest.
+pub const TRANSCRIPT_SALT: usize = 5;
 /// Index of the transcript.
-pub const TRANSCRIPT: usize = 5;
+pub const TRANSCRIPT: usize = 6;
 /// Index of the first proof.
-pub const PROOFS: usize = 6;
+pub const PROOFS: usize = 7;
 
 /// A bundle as anyone can take it apart and put it together again: blobs and plan, with nothing checked.
 ///
@@ -65,7 +69,8 @@ impl RawBundle {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("session.pf");
-        write(&path, &BundleParts { manifest, receipt, calls, plan, proofs }).unwrap();
+        let salt = World::SEED.transcript_salt();
+        write(&path, &BundleParts { manifest, receipt, salt, calls, plan, proofs }).unwrap();
         Self::parse(&std::fs::read(path).unwrap())
     }
 
@@ -140,8 +145,15 @@ impl RawBundle {
 
 /// The name of blob `index`.
 pub(crate) fn blob_name(index: usize) -> String {
-    const NAMES: [&str; PROOFS] =
-        ["manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client", "transcript"];
+    const NAMES: [&str; PROOFS] = [
+        "manifest",
+        "manifest.signature",
+        "receipt",
+        "receipt.contributor",
+        "receipt.client",
+        "transcript.salt",
+        "transcript",
+    ];
     match NAMES.get(index) {
         Some(name) => (*name).into(),
         None => format!("proof.{}", index - PROOFS),

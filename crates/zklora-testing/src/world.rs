@@ -16,8 +16,8 @@ use zklora_circuit::session::{Circuits, ProveSessionError, prove_session};
 use zklora_proto::bundle::Plan;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
-    BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey, SessionId,
-    SignedManifest, SignedReceipt, TranscriptHasher, secret_file,
+    BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
+    SessionHasher, SessionId, SignedManifest, SignedReceipt, secret_file,
 };
 
 use crate::RawBundle;
@@ -37,6 +37,9 @@ pub struct World {
 }
 
 impl World {
+    /// What all of these worlds' sessions are salted with. Anyone can have it.
+    pub const SEED: CommitmentSeed = CommitmentSeed::from_bytes([0x5e; 32]);
+
     /// Two parties and an adapter of these shapes, with modules `m.0`, `m.1`, ... and weights that follow from the seed.
     /// Keys and salts are random.
     pub fn new(shapes: &[ModuleShape], seed: u64) -> Self {
@@ -150,7 +153,7 @@ impl World {
 
     /// The receipt of these calls, true or not, with no signature yet.
     pub fn receipt(&self, calls: &[Call]) -> Receipt {
-        let mut hasher = TranscriptHasher::new(self.openings.len());
+        let mut hasher = SessionHasher::new(self.openings.len(), Self::SEED);
         assert!(calls.iter().all(|call| hasher.add(call)));
         Receipt::new(
             SessionId::from_bytes([1; 32]),
@@ -161,6 +164,7 @@ impl World {
             hasher.calls(),
             hasher.rows().to_vec(),
             hasher.digest(),
+            hasher.commitments(),
             1,
             2,
         )
@@ -188,6 +192,7 @@ impl World {
         prove_session(
             &self.manifest,
             receipt,
+            Self::SEED.transcript_salt(),
             calls,
             &self.openings,
             &Planner { max_bits: self.max_bits, ..Planner::new(self.security) },

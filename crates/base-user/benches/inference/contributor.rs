@@ -9,7 +9,7 @@ use zklora_contributor::exposure::{Ledger, boot_id};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store};
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes, pack_deltas};
-use zklora_proto::{Call, Delta, SecretKey, SessionId, TranscriptHasher};
+use zklora_proto::{Call, CommitmentSeed, Delta, SecretKey, SessionHasher, SessionId};
 
 /// The steps, in their order.
 pub const STEPS: [&str; 6] = ["parse", "delta", "pack", "ledger", "journal", "hash"];
@@ -20,7 +20,7 @@ pub struct Contributor {
     engines: Vec<DeltaEngine>,
     ledger: Ledger,
     store: Store,
-    hasher: TranscriptHasher,
+    hasher: SessionHasher,
     session: SessionId,
 }
 
@@ -30,11 +30,12 @@ impl Contributor {
         let state = State::open(folder).unwrap();
         let store = Store::open(&folder.join(STORE), state.manifest.adapter_id()).unwrap();
         let session = SessionId::from_bytes([1; 32]);
-        store.begin(session, SecretKey::generate().public(), 0).unwrap();
+        let seed = CommitmentSeed::random();
+        store.begin(session, SecretKey::generate().public(), 0, &seed).unwrap();
         Self {
             engines: state.openings.iter().map(|opening| DeltaEngine::new(opening).unwrap()).collect(),
             ledger: Ledger::open(&store, state.manifest.manifest(), 1.0, &boot_id()).unwrap(),
-            hasher: TranscriptHasher::new(state.manifest.manifest().modules().len()),
+            hasher: SessionHasher::new(state.manifest.manifest().modules().len(), seed),
             store,
             session,
             state,

@@ -1,9 +1,11 @@
 //! One module for each subcommand, and what they share: the base model, the contributors, and what is printed of a session.
 
 pub mod eval;
+pub mod fetch;
 pub mod generate;
 pub mod identity;
 pub mod loss;
+pub mod open;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use zklora_base_user::models::Model;
+use zklora_base_user::record::{Record, RecordError, Records};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
 use zklora_base_user::tokenizer::Tokenizer;
@@ -88,15 +91,35 @@ pub struct ContributorArgs {
     /// Your identity key; made if there is none.
     #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
     identity: Option<PathBuf>,
+    #[command(flatten)]
+    sessions: SessionsArgs,
     /// Wait until the contributors have proved the sessions.
     #[arg(long)]
     wait: bool,
+}
+
+/// Where what you keep of your sessions is.
+#[derive(Args)]
+pub struct SessionsArgs {
+    /// Folder of the records of your sessions, one file for each, for your eyes alone. zklora/sessions in $XDG_STATE_HOME or
+    /// ~/.local/state unless told otherwise.
+    #[arg(long, value_name = "DIR", env = "ZKLORA_RECORDS")]
+    sessions: Option<PathBuf>,
+}
+
+impl SessionsArgs {
+    pub fn records(&self) -> Result<Records, RecordError> {
+        Records::new(self.sessions.clone())
+    }
 }
 
 /// Open sessions with contributors.
 pub struct Contributors {
     // Closed before the runtime ends.
     sessions: Vec<(Arc<Session>, CombineMode)>,
+    /// Of each session, in their order.
+    kept: Vec<Record>,
+    records: Records,
     runtime: Runtime,
     wait: bool,
 }
@@ -120,15 +143,20 @@ impl ContributorArgs {
             ),
         };
         let runtime = Runtime::new().context("starting the runtime")?;
-        let mut sessions = Vec::with_capacity(modes.len());
+        let records = self.sessions.records()?;
+        let (mut sessions, mut kept) = (Vec::with_capacity(modes.len()), Vec::with_capacity(modes.len()));
         for ((address, adapter), mode) in self.contributor.iter().zip(&self.adapter).zip(modes) {
             let key = identity::load(self.identity.clone())?;
             let session = Session::open(runtime.handle().clone(), key, address, *adapter, base_model)
                 .with_context(|| format!("opening a session with {address}"))?;
             info!(session = %session.id(), "session opened with {address}");
+            // Before the first call: without its seed none can be shown.
+            let record = Record::of(&session, address.clone());
+            records.put(&record).context("keeping the record of the session")?;
+            kept.push(record);
             sessions.push((Arc::new(session), mode));
         }
-        Ok(Contributors { sessions, runtime, wait: self.wait })
+        Ok(Contributors { sessions, kept, records, runtime, wait: self.wait })
     }
 }
 
@@ -159,8 +187,11 @@ impl Contributors {
     pub fn finish(self, model: &mut Model) -> anyhow::Result<Vec<Finished>> {
         model.unpatch();
         let mut finished = Vec::with_capacity(self.sessions.len());
-        for (session, _) in &self.sessions {
-            let receipt = session.finish()?;
+        for ((session, _), record) in self.sessions.iter().zip(self.kept) {
+            let keep = |receipt: &SignedReceipt| {
+                self.records.put(&Record { receipt: Some(receipt.clone()), ..record })
+            };
+            let receipt = session.finish_keeping(keep)?;
             info!(session = %session.id(), "receipt signed by both");
             finished.push(Finished { receipt, bundle_bytes: None });
         }

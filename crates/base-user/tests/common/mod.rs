@@ -28,6 +28,8 @@ pub fn program(name: &str) -> Command {
     });
     let mut command = Command::new(folder.join(name));
     command.stdin(Stdio::null()).env_remove("RUST_LOG");
+    // Not among the records of whoever runs the tests.
+    command.env("ZKLORA_RECORDS", concat!(env!("CARGO_TARGET_TMPDIR"), "/sessions"));
     command
 }
 
@@ -100,7 +102,9 @@ impl World {
             .arg("--base-model")
             .arg(fixtures().join("gpt2-tiny"))
             .arg("--identity")
-            .arg(self.path("client.key"));
+            .arg(self.path("client.key"))
+            .arg("--sessions")
+            .arg(self.path("sessions"));
         command
     }
 

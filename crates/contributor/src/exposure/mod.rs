@@ -341,7 +341,10 @@ mod tests {
             )
             .unwrap();
             let world = Self { folder: tempfile::tempdir().unwrap(), manifest, calls: 0 };
-            world.store().begin(SESSION, SecretKey::generate().public(), 0).unwrap();
+            world
+                .store()
+                .begin(SESSION, SecretKey::generate().public(), 0, &zklora_proto::CommitmentSeed::random())
+                .unwrap();
             world
         }
 

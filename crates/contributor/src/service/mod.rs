@@ -4,6 +4,9 @@ mod overview;
 mod session;
 
 use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -11,13 +14,13 @@ use std::time::Instant;
 use anyhow::Context;
 use tracing::{error, info, warn};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::{MAX_CALLS, MAX_PAYLOAD_BYTES};
+use zklora_proto::limits::{MAX_BUNDLE_PART_BYTES, MAX_CALLS, MAX_PAYLOAD_BYTES};
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_from_bytes, pack_deltas};
 use zklora_proto::transcript::CallShape;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, Call, Delta, PROTOCOL_VERSION, PublicKey, Receipt, SessionId, Signature,
-    SignedReceipt, TranscriptDigest,
+    AdapterId, BaseModelDigest, Call, CommitmentSeed, Delta, PROTOCOL_VERSION, PublicKey, Receipt, SessionId,
+    Signature, SignedReceipt, TranscriptDigest,
 };
 
 pub use self::overview::Overview;
@@ -127,7 +130,8 @@ impl Service {
     /// A session as it was: its deltas are computed and hashed again.
     fn restore(&self, stored: StoredSession) -> anyhow::Result<Session> {
         let modules = self.state.manifest.manifest().modules().len();
-        let mut session = Session::new(stored.started, modules, self.journal(stored.client));
+        let seed = stored.seed.context("its commitment seed is missing")?;
+        let mut session = Session::new(stored.started, modules, seed, self.journal(stored.client));
         self.store.calls(stored.id, |call| {
             let call = self.engines.call(call)?;
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
@@ -181,7 +185,11 @@ impl Service {
 
     /// Refuses a request that will not be answered whatever its payload is, before that is read; or says what it takes.
     pub fn admit(&self, client: PublicKey, request: &Request) -> Result<Cost, Refusal> {
-        let Request::Forward { session, rows, modules, .. } = request else { return Ok(Cost::default()) };
+        let (session, rows, modules) = match request {
+            Request::Forward { session, rows, modules, .. } => (session, rows, modules),
+            Request::Fetch { .. } => return Ok(Cost { memory: self.part_bytes(), ..Cost::default() }),
+            _ => return Ok(Cost::default()),
+        };
         self.session(client, *session)?;
         let manifest = self.state.manifest.manifest();
         let shape = CallShape::new(manifest, *rows, modules.clone())
@@ -244,8 +252,8 @@ impl Service {
             return refuse(ErrorCode::BadRequest, "only a forward request has a payload");
         }
         match request {
-            Request::Hello { version, adapter, base_model, nonce } => {
-                self.hello(client, version, adapter, base_model, nonce)
+            Request::Hello { version, adapter, base_model, nonce, commitment_seed } => {
+                self.hello(client, version, adapter, base_model, nonce, commitment_seed)
             }
             Request::Forward { session, call, rows, modules } => {
                 self.forward(client, session, call, rows, modules, &payload)
@@ -253,6 +261,7 @@ impl Service {
             Request::Finish { session, calls, transcript } => self.finish(client, session, calls, transcript),
             Request::Countersign { session, signature } => self.countersign(client, session, signature),
             Request::Status { session } => self.status(client, session),
+            Request::Fetch { session, offset } => self.fetch(client, session, offset),
         }
     }
 
@@ -268,6 +277,7 @@ impl Service {
         adapter: AdapterId,
         base_model: BaseModelDigest,
         nonce: Nonce,
+        seed: CommitmentSeed,
     ) -> Result<(Response, Vec<u8>), Refusal> {
         if version != PROTOCOL_VERSION {
             return refuse(
@@ -310,8 +320,8 @@ impl Service {
                 format!("{waiting} finished sessions wait for their proofs, as many as may; try again later"),
             );
         }
-        let session = Session::new(unix_time(), modules, self.journal(client));
-        self.store.begin(id, client, session.started).map_err(|e| not_recorded(id, &e))?;
+        let session = Session::new(unix_time(), modules, seed.clone(), self.journal(client));
+        self.store.begin(id, client, session.started, &seed).map_err(|e| not_recorded(id, &e))?;
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
         info!(session = %id, %client, "session opened");
         let welcome = Response::Welcome {
@@ -459,6 +469,7 @@ impl Service {
             calls,
             session.hasher.rows().to_vec(),
             transcript,
+            session.hasher.commitments(),
             session.started,
             unix_time(),
         )
@@ -521,11 +532,53 @@ impl Service {
         }
     }
 
+    /// A part of the bundle, for the client whose session it is.
+    fn fetch(&self, client: PublicKey, id: SessionId, offset: u64) -> Result<(Response, Vec<u8>), Refusal> {
+        let bytes = match self.status(client, id)? {
+            (Response::Status { state: ProofState::Proved { bytes } }, _) => bytes,
+            (Response::Status { state: ProofState::Failed }, _) => {
+                return refuse(ErrorCode::Session, "proving this session failed, so that there is no bundle");
+            }
+            (Response::Status { state: ProofState::Open }, _) => {
+                return refuse(ErrorCode::Session, "the session is not finished, so that it is not proved");
+            }
+            _ => return refuse(ErrorCode::Session, "the session is not proved yet; ask for its status"),
+        };
+        if offset > bytes {
+            let why = format!("the bundle has {bytes} bytes, you ask for what comes after {offset}");
+            return refuse(ErrorCode::BadRequest, why);
+        }
+        let gone = |why: String| {
+            warn!(session = %id, "a bundle cannot be handed over: {why}");
+            let message = "the bundle was written, and is no longer where it was; ask the contributor for it";
+            Refusal { code: ErrorCode::Gone, message: message.into() }
+        };
+        let path = self.prover.bundle(id);
+        let failed = |error: io::Error| gone(format!("{}: {error}", path.display()));
+        // Before opening: to open a pipe would wait for a writer.
+        let found = fs::metadata(&path).map_err(failed)?;
+        if !found.is_file() || found.len() != bytes {
+            return Err(gone(format!("{} is no file of {bytes} bytes", path.display())));
+        }
+        let mut part = vec![0; (bytes - offset).min(self.part_bytes() as u64) as usize];
+        File::open(&path).and_then(|file| file.read_exact_at(&mut part, offset)).map_err(failed)?;
+        if offset + part.len() as u64 == bytes {
+            info!(session = %id, bytes, "bundle handed over");
+        }
+        Ok((Response::Bundle { bytes }, part))
+    }
+
     fn session(&self, client: PublicKey, id: SessionId) -> Result<Arc<Mutex<Session>>, Refusal> {
         match self.lock().get(&id) {
             Some(entry) if entry.client == client => Ok(entry.session.clone()),
             _ => unknown_session(),
         }
+    }
+
+    /// Most bytes of a bundle in one answer.
+    fn part_bytes(&self) -> usize {
+        // As many as the protocol allows, or as the client may have in memory here.
+        self.limits.client_memory.min(self.limits.memory).min(MAX_BUNDLE_PART_BYTES as usize)
     }
 
     /// Most bytes of a call of more than one row: while it is answered it fits the memory that a client may take.

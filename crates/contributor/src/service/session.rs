@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use zklora_proto::packing::activations_to_bytes;
-use zklora_proto::{PublicKey, Signature, TranscriptHasher};
+use zklora_proto::{CommitmentSeed, PublicKey, SessionHasher, Signature};
 
 use crate::budget::Reservation;
 
@@ -19,7 +19,7 @@ pub(super) struct Session {
     pub(super) started: u64,
     pub(super) opened: Instant,
     pub(super) last_used: Instant,
-    pub(super) hasher: TranscriptHasher,
+    pub(super) hasher: SessionHasher,
     pub(super) last: Option<Question>,
     pub(super) journal: Reservation,
     pub(super) stage: Stage,
@@ -42,14 +42,14 @@ pub(super) enum Stage {
 }
 
 impl Session {
-    pub(super) fn new(started: u64, modules: usize, journal: Reservation) -> Self {
+    pub(super) fn new(started: u64, modules: usize, seed: CommitmentSeed, journal: Reservation) -> Self {
         // Of a clock that nobody sets.
         let now = Instant::now();
         Self {
             started,
             opened: now,
             last_used: now,
-            hasher: TranscriptHasher::new(modules),
+            hasher: SessionHasher::new(modules, seed),
             last: None,
             journal,
             stage: Stage::Open,

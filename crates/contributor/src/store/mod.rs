@@ -6,7 +6,7 @@
 //! commits. [`crate::exposure`] says why the ledger may live with that. What is in the log is moved into the file by a thread
 //! of its own, so that no call waits for the disk.
 //!
-//! The file holds clients' activations and the ledger's secret prime. It lies in the state folder and is closed to others.
+//! The file holds clients' activations, the seeds of their commitments and the ledger's secret prime. It lies in the state folder and is closed to others.
 
 mod log;
 
@@ -18,12 +18,12 @@ use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
-use zklora_proto::{AdapterId, PublicKey, SessionId, Signature};
+use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 
 use self::log::Checkpoints;
 
 /// The layout of the tables. Another number in a file means another version of this program.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE session (
@@ -34,7 +34,8 @@ CREATE TABLE session (
     receipt BLOB,
     by_contributor TEXT,
     by_client TEXT,
-    bundle_bytes INTEGER
+    bundle_bytes INTEGER,
+    seed BLOB
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE call (
     session BLOB NOT NULL REFERENCES session (id) ON DELETE CASCADE,
@@ -136,6 +137,8 @@ pub struct StoredSession {
     pub by_client: Option<Signature>,
     /// Size of the bundle, once it is proved.
     pub bundle_bytes: Option<u64>,
+    /// What its commitments are salted with, as long as that is needed: until its job folder is there.
+    pub seed: Option<CommitmentSeed>,
 }
 
 /// A call as it is stored: its deltas follow from the adapter.
@@ -269,11 +272,17 @@ impl Store {
     }
 
     /// A new session.
-    pub fn begin(&self, id: SessionId, client: PublicKey, started: u64) -> anyhow::Result<()> {
+    pub fn begin(
+        &self,
+        id: SessionId,
+        client: PublicKey,
+        started: u64,
+        seed: &CommitmentSeed,
+    ) -> anyhow::Result<()> {
         self.change(false, |db| {
             db.execute(
-                "INSERT INTO session (id, client, started, state) VALUES (?, ?, ?, 'open')",
-                params![id.as_bytes(), client.as_bytes(), started as i64],
+                "INSERT INTO session (id, client, started, state, seed) VALUES (?, ?, ?, 'open', ?)",
+                params![id.as_bytes(), client.as_bytes(), started as i64, seed.as_bytes()],
             )
         })?;
         Ok(())
@@ -359,7 +368,7 @@ impl Store {
     fn close(&self, id: SessionId, stage: Stage, bundle_bytes: Option<u64>) -> anyhow::Result<()> {
         self.change(true, |db| {
             db.execute(
-                "UPDATE session SET state = ?, bundle_bytes = ? WHERE id = ?",
+                "UPDATE session SET state = ?, bundle_bytes = ?, seed = NULL WHERE id = ?",
                 params![stage.name(), bundle_bytes.map(|bytes| bytes as i64), id.as_bytes()],
             )?;
             db.execute("DELETE FROM call WHERE session = ?", [id.as_bytes()])
@@ -379,7 +388,7 @@ impl Store {
 
     fn sessions(&self, which: &str, values: &[&dyn rusqlite::ToSql]) -> anyhow::Result<Vec<StoredSession>> {
         let db = self.db();
-        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes";
+        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, seed";
         let mut query = db.prepare_cached(&format!("SELECT {columns} FROM session {which}"))?;
         let mut rows = query.query(values)?;
         let mut sessions = Vec::new();
@@ -395,6 +404,7 @@ impl Store {
                 by_contributor: signature(row.get(5)?)?,
                 by_client: signature(row.get(6)?)?,
                 bundle_bytes: row.get::<_, Option<i64>>(7)?.map(|bytes| bytes as u64),
+                seed: row.get::<_, Option<_>>(8)?.map(CommitmentSeed::from_bytes),
             });
         }
         Ok(sessions)
@@ -482,7 +492,8 @@ mod tests {
         // Opened anew for each step, as after a crash.
         let store = || Store::open(&path, adapter(1)).unwrap();
         let (id, key) = (SessionId::from_bytes([7; 32]), SecretKey::generate());
-        store().begin(id, key.public(), 99).unwrap();
+        let seed = CommitmentSeed::random();
+        store().begin(id, key.public(), 99, &seed).unwrap();
         let call = (&[3, 1][..], 2, &[1i16, -2, 3, -32767][..]);
         store().record(id, 0, call, &[]).unwrap();
         assert!(store().record(id, 0, call, &[]).is_err(), "a call is recorded once");
@@ -515,11 +526,13 @@ mod tests {
         assert_eq!((session.stage, session.client, session.started), (Stage::Finished, key.public(), 99));
         assert_eq!(session.receipt.as_deref(), Some(&b"receipt"[..]));
         assert_eq!((session.by_contributor, session.by_client), (Some(signature), Some(signature)));
+        assert_eq!(session.seed, Some(seed));
         store().proving(id).unwrap();
         assert_eq!(calls(), [], "the job folder has them");
         store().proved(id, 1234).unwrap();
         let session = store().session(id).unwrap().unwrap();
         assert_eq!((session.stage, session.bundle_bytes), (Stage::Proved, Some(1234)));
+        assert_eq!(session.seed, None, "nobody asks for it any more");
         // The transcript is in the bundle now; the ledger keeps its rows.
         assert_eq!(store().exposure(3).unwrap(), exposure);
     }
@@ -529,7 +542,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
         let store = Store::open(&path, adapter(1)).unwrap();
-        store.begin(SessionId::from_bytes([7; 32]), SecretKey::generate().public(), 0).unwrap();
+        store
+            .begin(
+                SessionId::from_bytes([7; 32]),
+                SecretKey::generate().public(),
+                0,
+                &CommitmentSeed::random(),
+            )
+            .unwrap();
         for entry in std::fs::read_dir(folder.path()).unwrap() {
             let entry = entry.unwrap();
             assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o77, 0, "{:?}", entry.file_name());
@@ -547,7 +567,7 @@ mod tests {
         let [path, left] = ["store", "left"].map(|name| folder.path().join(name));
         let id = SessionId::from_bytes([7; 32]);
         let store = Store::open(&path, adapter(1)).unwrap();
-        store.begin(id, SecretKey::generate().public(), 0).unwrap();
+        store.begin(id, SecretKey::generate().public(), 0, &CommitmentSeed::random()).unwrap();
         for number in 0..4 {
             store.record(id, number, (&[0], 1, &[1, 2, 3]), &[]).unwrap();
         }

@@ -2,9 +2,12 @@
 
 use zklora_net::Connection;
 use zklora_proto::message::{ErrorCode, Nonce, Request, Response};
-use zklora_proto::{PROTOCOL_VERSION, SecretKey, SessionId};
+use zklora_proto::{CommitmentSeed, PROTOCOL_VERSION, SecretKey, SessionId};
 
 use super::World;
+
+/// Of all sessions on bare connections.
+pub const SEED: CommitmentSeed = CommitmentSeed::from_bytes([0x5e; 32]);
 
 pub fn ask(world: &World, connection: &Connection, request: &Request, payload: &[u8]) -> Response {
     world.runtime.block_on(connection.request(request, payload)).unwrap().0
@@ -23,6 +26,7 @@ pub fn hello(world: &World) -> Request {
         adapter: world.state.manifest.adapter_id(),
         base_model: *world.state.manifest.manifest().base_model(),
         nonce: Nonce::random(),
+        commitment_seed: SEED,
     }
 }
 

@@ -5,7 +5,7 @@ mod prove;
 mod verify;
 
 use zklora_proto::bundle::Plan;
-use zklora_proto::{Call, Manifest, ModuleShape, SignedReceipt, TranscriptHasher};
+use zklora_proto::{Call, Manifest, ModuleShape, SignedReceipt, TranscriptHasher, TranscriptSalt};
 
 pub use self::circuits::Circuits;
 pub use self::prove::{ProveSessionError, SessionProver, prove_session};
@@ -16,15 +16,16 @@ use crate::challenge::Challenges;
 use crate::fold::{Fold, Folder};
 use crate::security::{CircuitId, Security};
 
-/// Folds and hashes all calls that `each` visits, and holds them against the receipt.
+/// Folds and hashes all calls that `each` visits, with the transcript's salt, and holds them against the receipt.
 fn fold<T>(
     manifest: &Manifest,
     receipt: &SignedReceipt,
+    salt: TranscriptSalt,
     challenges: Challenges,
     each: impl FnOnce(&mut dyn FnMut(&Call) -> Result<(), VerifySessionError>) -> Result<T, VerifySessionError>,
 ) -> Result<(Vec<Fold>, T), VerifySessionError> {
     let receipt = receipt.receipt();
-    let mut hasher = TranscriptHasher::new(manifest.modules().len());
+    let mut hasher = TranscriptHasher::new(manifest.modules().len(), salt);
     let mut folder = Folder::new(manifest, challenges);
     let rows_differ = |module: usize, found: u64| VerifySessionError::Transcript {
         what: "the number of rows of a module",

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 use zklora_proto::bundle::{BundleError, Plan};
-use zklora_proto::{Call, SignedManifest, SignedReceipt};
+use zklora_proto::{Call, SignedManifest, SignedReceipt, TranscriptSalt};
 
 use super::circuits::Circuits;
 use super::{VerifySessionError, circuit_ids, fold};
@@ -74,11 +74,12 @@ pub struct SessionProver<'a> {
 }
 
 impl<'a> SessionProver<'a> {
-    /// Takes up a session by its plan, whose parameter set counts in place of the planner's. `openings` are in the manifest's
-    /// order; `each` visits all calls.
+    /// Takes up a session by its plan, whose parameter set counts in place of the planner's. `salt` is the transcript's, `openings`
+    /// are in the manifest's order; `each` visits all calls.
     pub fn new(
         manifest: &'a SignedManifest,
         receipt: &SignedReceipt,
+        salt: TranscriptSalt,
         plan: &Plan,
         openings: &'a [Opening],
         planner: &Planner,
@@ -98,7 +99,7 @@ impl<'a> SessionProver<'a> {
         let (batches, circuits) = planner.lay_out(&shapes, plan);
         let ids = circuit_ids(manifest.manifest(), plan, planner.security);
         let challenges = Challenges::derive(receipt, plan, &ids);
-        let (folds, ()) = fold(manifest.manifest(), receipt, challenges, each)
+        let (folds, ()) = fold(manifest.manifest(), receipt, salt, challenges, each)
             .map_err(|e| ProveSessionError::Transcript(Box::new(e)))?;
         Ok(Self { manifest, openings, planner, batches, circuits, ids, challenges, folds })
     }
@@ -160,10 +161,11 @@ impl<'a> SessionProver<'a> {
     }
 }
 
-/// Plans a session and proves all of it in one go. `openings` are in the manifest's order.
+/// Plans a session and proves all of it in one go. `salt` is the transcript's; `openings` are in the manifest's order.
 pub fn prove_session(
     manifest: &SignedManifest,
     receipt: &SignedReceipt,
+    salt: TranscriptSalt,
     calls: &[Call],
     openings: &[Opening],
     planner: &Planner,
@@ -172,7 +174,7 @@ pub fn prove_session(
     let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
     let each =
         |visit: &mut dyn FnMut(&Call) -> Result<(), VerifySessionError>| calls.iter().try_for_each(visit);
-    let prover = SessionProver::new(manifest, receipt, &plan, openings, planner, each)?;
+    let prover = SessionProver::new(manifest, receipt, salt, &plan, openings, planner, each)?;
     let proofs = Mutex::new(vec![Vec::new(); plan.batches.len()]);
     let all: Vec<usize> = (0..plan.batches.len()).collect();
     // Nothing breaks it.

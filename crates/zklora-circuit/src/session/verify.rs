@@ -121,8 +121,9 @@ pub fn verify_session_with<R: Read + Seek>(
     let ids = circuit_ids(manifest.manifest(), &plan, security);
     let challenges = Challenges::derive(&receipt, &plan, &ids);
     let started = Instant::now();
-    let (folds, ()) =
-        fold(manifest.manifest(), &receipt, challenges, |visit| bundle.calls(|call| visit(&call)))?;
+    let (folds, ()) = fold(manifest.manifest(), &receipt, bundle.transcript_salt(), challenges, |visit| {
+        bundle.calls(|call| visit(&call))
+    })?;
     let fold_time = started.elapsed();
 
     let mut batches = Vec::with_capacity(plan.batches.len());

@@ -2,7 +2,7 @@
 //!
 //! An 8-byte little-endian header length, a JSON header, then blobs at contiguous offsets, without gaps or overlaps, each
 //! with a BLAKE3 digest. In this order: the manifest and its signature, the receipt and its two signatures, the
-//! transcript, and one proof for each batch of the plan. `docs/format.md` specifies every byte.
+//! transcript's salt, the transcript, and one proof for each batch of the plan. `docs/format.md` specifies every byte.
 
 mod read;
 mod transcript;
@@ -21,9 +21,16 @@ use crate::transcript::CallError;
 
 const FORMAT: &str = "zklora-pf/1";
 /// The blobs before the proofs, in their order.
-const FIXED_BLOBS: [&str; 6] =
-    ["manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client", "transcript"];
-const TRANSCRIPT: usize = 5;
+const FIXED_BLOBS: [&str; 7] = [
+    "manifest",
+    "manifest.signature",
+    "receipt",
+    "receipt.contributor",
+    "receipt.client",
+    "transcript.salt",
+    "transcript",
+];
+const TRANSCRIPT: usize = 6;
 
 /// How the modules are spread over proofs, and under which parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

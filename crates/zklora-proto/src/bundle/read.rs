@@ -8,9 +8,8 @@ use super::{Blob, BundleError, FIXED_BLOBS, FORMAT, Header, Plan, TRANSCRIPT, bl
 use crate::limits::{
     MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES, MAX_MANIFEST_BYTES, MAX_PROOF_BYTES, MAX_RECEIPT_BYTES,
 };
-use crate::manifest::Manifest;
 use crate::transcript::Call;
-use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt};
+use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
 
 /// An open bundle whose header, manifest and receipt have been checked. Transcript and proofs are read when asked for.
 #[derive(Debug)]
@@ -22,6 +21,7 @@ pub struct Bundle<R> {
     pub(super) plan: Plan,
     pub(super) manifest: SignedManifest,
     pub(super) receipt: SignedReceipt,
+    pub(super) salt: TranscriptSalt,
 }
 
 impl Bundle<BufReader<File>> {
@@ -64,9 +64,12 @@ impl<R: Read + Seek> Bundle<R> {
         let mut blobs = FixedBlobs { reader: &mut reader, start, blobs: &header.blobs };
         let manifest = SignedManifest::parse(blobs.read(0)?, blobs.signature(1)?)?;
         let receipt = SignedReceipt::parse(blobs.read(2)?, blobs.signature(3)?, blobs.signature(4)?)?;
-        check_receipt(&manifest, &receipt)?;
+        if let Some(what) = receipt.foreign_to(&manifest) {
+            return Err(BundleError::Foreign(what));
+        }
+        let salt = TranscriptSalt::from_bytes(blobs.exactly(5)?);
         header.plan.check(&receipt.receipt().rows)?;
-        Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, manifest, receipt })
+        Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, manifest, receipt, salt })
     }
 
     /// The adapter's manifest. Its signature is valid; whether its signer is the right one, only a pinned key tells.
@@ -77,6 +80,11 @@ impl<R: Read + Seek> Bundle<R> {
     /// The session's receipt, for this manifest.
     pub fn receipt(&self) -> &SignedReceipt {
         &self.receipt
+    }
+
+    /// What the transcript's digest in the receipt is salted with.
+    pub fn transcript_salt(&self) -> TranscriptSalt {
+        self.salt
     }
 
     /// How the modules are spread over proofs: every module with rows exactly once.
@@ -126,6 +134,7 @@ fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), Bund
             0 => MAX_MANIFEST_BYTES as u64,
             2 => MAX_RECEIPT_BYTES as u64,
             1 | 3 | 4 => 64,
+            5 => 32,
             TRANSCRIPT => MAX_BUNDLE_BYTES,
             _ => MAX_PROOF_BYTES,
         };
@@ -140,25 +149,6 @@ fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), Bund
     }
     if start + end != file_length {
         return Err(BundleError::Length { expected: start + end, found: file_length });
-    }
-    Ok(())
-}
-
-/// Checks that the receipt is about this manifest.
-fn check_receipt(manifest: &SignedManifest, receipt: &SignedReceipt) -> Result<(), BundleError> {
-    let (receipt, inner): (_, &Manifest) = (receipt.receipt(), manifest.manifest());
-    let mismatch = |what| Err(BundleError::Foreign(what));
-    if receipt.adapter != manifest.adapter_id() {
-        return mismatch("adapter");
-    }
-    if receipt.contributor != *inner.contributor() {
-        return mismatch("contributor");
-    }
-    if receipt.base_model != *inner.base_model() {
-        return mismatch("base model");
-    }
-    if receipt.rows.len() != inner.modules().len() {
-        return mismatch("number of modules");
     }
     Ok(())
 }
@@ -183,10 +173,14 @@ impl<R: Read + Seek> FixedBlobs<'_, R> {
     }
 
     fn signature(&mut self, index: usize) -> Result<Signature, BundleError> {
+        self.exactly(index).map(Signature::from_bytes)
+    }
+
+    fn exactly<const N: usize>(&mut self, index: usize) -> Result<[u8; N], BundleError> {
         let bytes = self.read(index)?;
         let found = bytes.len();
-        bytes.try_into().map(Signature::from_bytes).map_err(|_| {
-            BundleError::Table(format!("{:?} has {found} bytes, expected 64", self.blobs[index].name))
+        bytes.try_into().map_err(|_| {
+            BundleError::Table(format!("{:?} has {found} bytes, expected {N}", self.blobs[index].name))
         })
     }
 }

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::{Purpose, SecretKey};
 use crate::manifest::{Commitment, Manifest, ModuleEntry};
-use crate::transcript::{Call, Delta, TranscriptHasher};
-use crate::{BaseModelDigest, ModuleShape, Receipt, SessionId, SignedReceipt};
+use crate::transcript::{Call, Delta};
+use crate::{BaseModelDigest, CommitmentSeed, ModuleShape, Receipt, SessionHasher, SessionId, SignedReceipt};
 
 /// A well-formed bundle with two modules, two calls and two "proofs", as bytes. The proofs are arbitrary bytes: this crate
 /// does not look into them.
@@ -30,7 +30,8 @@ fn bundle() -> (Vec<u8>, Vec<Call>) {
         },
         Call { rows: 1, activations: vec![0, 0], deltas: vec![Delta { module: 1, values: vec![-1] }] },
     ];
-    let mut hasher = TranscriptHasher::new(2);
+    let seed = CommitmentSeed::random();
+    let mut hasher = SessionHasher::new(2, seed.clone());
     for call in &calls {
         assert!(hasher.add(call));
     }
@@ -43,6 +44,7 @@ fn bundle() -> (Vec<u8>, Vec<Call>) {
         2,
         hasher.rows().to_vec(),
         hasher.digest(),
+        hasher.commitments(),
         1,
         2,
     );
@@ -56,7 +58,14 @@ fn bundle() -> (Vec<u8>, Vec<Call>) {
     let proofs = [vec![1, 2, 3], vec![4]];
     let size = write(
         &path,
-        &BundleParts { manifest: &manifest, receipt: &receipt, calls: &calls, plan: &plan, proofs: &proofs },
+        &BundleParts {
+            manifest: &manifest,
+            receipt: &receipt,
+            salt: seed.transcript_salt(),
+            calls: &calls,
+            plan: &plan,
+            proofs: &proofs,
+        },
     )
     .unwrap();
     let bytes = std::fs::read(&path).unwrap();
@@ -112,15 +121,15 @@ fn layouts_that_could_mislead_are_refused() {
     refused(&huge, "the header claims 9223372036854775808 bytes");
     refused(&bytes[..bytes.len() - 1], "cut off or extended");
     refused(&[&bytes[..], &[0]].concat(), "cut off or extended");
-    refused(&with_header(&bytes, |h| h["blobs"].as_array_mut().unwrap().swap(6, 7)), "expected \"proof.0\"");
+    refused(&with_header(&bytes, |h| h["blobs"].as_array_mut().unwrap().swap(7, 8)), "expected \"proof.0\"");
     refused(
         &with_header(&bytes, |h| h["blobs"][1]["offset"] = 0.into()),
         "\"manifest.signature\" begins at 0",
     );
     refused(
         &with_header(&bytes, |h| {
-            let offset = h["blobs"][7]["offset"].as_u64().unwrap();
-            h["blobs"][7]["offset"] = (offset + 1).into();
+            let offset = h["blobs"][8]["offset"].as_u64().unwrap();
+            h["blobs"][8]["offset"] = (offset + 1).into();
         }),
         "\"proof.1\" begins at",
     );
@@ -134,7 +143,7 @@ fn layouts_that_could_mislead_are_refused() {
     refused(&with_header(&bytes, |h| h["plan"]["batches"] = serde_json::json!([[0], []])), "empty batch");
     refused(
         &with_header(&bytes, |h| h["plan"]["batches"] = serde_json::json!([[0, 1]])),
-        "8 blobs, expected 7",
+        "9 blobs, expected 8",
     );
     refused(&with_header(&bytes, |h| h["surprise"] = 1.into()), "unknown field");
     refused(&bytes[..4], "failed to fill");

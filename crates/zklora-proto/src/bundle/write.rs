@@ -7,7 +7,7 @@ use super::read::HashingReader;
 use super::transcript::encode;
 use super::{Blob, Bundle, FORMAT, Header, Plan, TRANSCRIPT, blob_name};
 use crate::transcript::Call;
-use crate::{BundleDigest, SignedManifest, SignedReceipt};
+use crate::{BundleDigest, SignedManifest, SignedReceipt, TranscriptSalt};
 
 /// What a bundle is made of.
 #[derive(Clone, Copy)]
@@ -16,6 +16,8 @@ pub struct BundleParts<'a> {
     pub manifest: &'a SignedManifest,
     /// The session's receipt.
     pub receipt: &'a SignedReceipt,
+    /// What the transcript's digest in the receipt is salted with.
+    pub salt: TranscriptSalt,
     /// The session's calls.
     pub calls: &'a [Call],
     /// How the modules are spread over proofs.
@@ -32,7 +34,7 @@ pub fn write(path: &Path, parts: &BundleParts<'_>) -> io::Result<u64> {
         digest: BundleDigest::of_blob(&bytes),
         reader: &mut &bytes[..],
     };
-    write_blobs(path, parts.manifest, parts.receipt, transcript, parts.plan, parts.proofs)
+    write_blobs(path, parts.manifest, parts.receipt, parts.salt, transcript, parts.plan, parts.proofs)
 }
 
 /// Writes all of a bundle but its proofs, each of which is empty: what it takes to make them, in a file that no verifier takes
@@ -49,7 +51,7 @@ impl<R: Read + Seek> Bundle<R> {
         let Blob { offset, length, digest, .. } = self.blobs[TRANSCRIPT];
         self.reader.seek(SeekFrom::Start(self.start + offset))?;
         let transcript = Transcript { length, digest, reader: &mut self.reader };
-        write_blobs(path, &self.manifest, &self.receipt, transcript, &self.plan, proofs)
+        write_blobs(path, &self.manifest, &self.receipt, self.salt, transcript, &self.plan, proofs)
     }
 }
 
@@ -64,6 +66,7 @@ fn write_blobs(
     path: &Path,
     manifest: &SignedManifest,
     receipt: &SignedReceipt,
+    salt: TranscriptSalt,
     transcript: Transcript<'_>,
     plan: &Plan,
     proofs: &[Vec<u8>],
@@ -74,6 +77,7 @@ fn write_blobs(
         receipt.bytes(),
         receipt.contributor_signature().as_bytes(),
         receipt.client_signature().as_bytes(),
+        salt.as_bytes(),
     ];
     let of = |blob: &[u8]| (blob.len() as u64, BundleDigest::of_blob(blob));
     let sizes = before

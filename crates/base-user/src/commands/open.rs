@@ -1,0 +1,82 @@
+//! `zklora-base-user open`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+use zklora_proto::bundle::Bundle;
+use zklora_proto::{CallOpening, Manifest, secret_file};
+
+use super::SessionsArgs;
+
+/// Opens one module of one call of a session that you took part in, to be shown without the others.
+///
+/// The opening has the activations and deltas of that module in that call, and what ties them to the receipt that both parties
+/// signed. `zklora-verifier opening` checks it. It takes the seed from your record of the session.
+#[derive(Args)]
+#[command(
+    after_help = "Example: zklora-base-user open SESSION.pf --call 0 --module transformer.h.0.attn.c_attn"
+)]
+pub struct Open {
+    /// The session's bundle.
+    #[arg(value_name = "BUNDLE")]
+    bundle: PathBuf,
+    /// The number of the call in its session, from 0.
+    #[arg(long, value_name = "N")]
+    call: u64,
+    /// The module, by its name or its number in the manifest, from 0.
+    #[arg(long, value_name = "NAME|INDEX")]
+    module: String,
+    /// The opening, made for your eyes alone; SESSION.CALL.MODULE.opening.json by default.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    sessions: SessionsArgs,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Open) -> anyhow::Result<()> {
+    let mut bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
+    let session = bundle.receipt().receipt().session;
+    let record = args.sessions.records()?.get(session)?;
+    let module = find(bundle.manifest().manifest(), &args.module)?;
+    let opening = CallOpening::new(&mut bundle, &record.seed, args.call, module)
+        .with_context(|| args.bundle.display().to_string())?;
+    let default = || PathBuf::from(format!("{session}.{}.{module}.opening.json", args.call));
+    let out = args.out.clone().unwrap_or_else(default);
+    secret_file::create(&out, &opening.to_bytes())?;
+
+    let name = opening.entry().name();
+    if args.json {
+        let summary = json!({
+            "opening": out.display().to_string(),
+            "session": session,
+            "call": args.call,
+            "module": name,
+            "rows": opening.rows(),
+        });
+        println!("{summary}");
+    } else {
+        println!("opening      {}", out.display());
+        println!("session      {session}");
+        println!("call         {}, {name}: {} rows", args.call, opening.rows());
+        println!("Who has it sees these rows and their deltas, the receipt, and nothing of the other calls.");
+    }
+    Ok(())
+}
+
+/// A module by its name, or else by its number.
+fn find(manifest: &Manifest, module: &str) -> anyhow::Result<usize> {
+    let modules = manifest.modules();
+    let by_number = || module.parse().ok().filter(|&index: &usize| index < modules.len());
+    modules.iter().position(|entry| entry.name() == module).or_else(by_number).with_context(|| {
+        format!(
+            "the adapter has no module {module:?}; it has {} of them, such as {}",
+            modules.len(),
+            modules[0].name()
+        )
+    })
+}

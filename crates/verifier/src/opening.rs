@@ -1,0 +1,230 @@
+//! One opening of a call, one verdict: the command `opening`.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use zklora_cli::Escaped;
+use zklora_proto::call_opening::OpeningError;
+use zklora_proto::limits::MAX_OPENING_BYTES;
+use zklora_proto::{
+    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, secret_file,
+};
+
+use crate::check::Pins;
+use crate::report::{ErrorReport, Pinned};
+
+/// Arguments of `opening`.
+#[derive(Debug, Args)]
+pub struct OpeningArgs {
+    /// The opening
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Adapter id that it must be about, known from elsewhere
+    #[arg(long, value_name = "ID")]
+    pub adapter: Option<AdapterId>,
+
+    /// Public key of the contributor that it must come from, known from elsewhere
+    #[arg(long, value_name = "KEY")]
+    pub contributor: Option<PublicKey>,
+
+    /// Print one JSON document on stdout instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Why an opening is not valid.
+#[derive(Debug, thiserror::Error)]
+pub enum OpeningRefusal {
+    /// The file cannot be read.
+    #[error("the file cannot be read: {0}")]
+    File(#[from] io::Error),
+    /// It does not hold by itself.
+    #[error(transparent)]
+    Opening(#[from] OpeningError),
+    /// The manifest is not the one that the caller knows.
+    #[error("this is an opening of another adapter than the pinned one: {found}, --adapter says {pinned}")]
+    Adapter {
+        /// What the caller gave.
+        pinned: AdapterId,
+        /// What the opening has.
+        found: AdapterId,
+    },
+    /// The contributor is not the one that the caller knows.
+    #[error("the contributor of this opening is not the pinned one: {found}, --contributor says {pinned}")]
+    Contributor {
+        /// What the caller gave.
+        pinned: PublicKey,
+        /// What the opening has.
+        found: PublicKey,
+    },
+}
+
+impl OpeningRefusal {
+    /// What kind of thing is wrong, in one stable word for programs: that of a bundle, where there is the same.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Opening(OpeningError::Manifest(_)) => "manifest",
+            Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => "receipt",
+            Self::Opening(OpeningError::NotCommitted) => "commitment",
+            Self::Opening(_) => "format",
+            Self::Adapter { .. } => "adapter-pin",
+            Self::Contributor { .. } => "contributor-pin",
+        }
+    }
+}
+
+/// Reads an opening and holds it against itself, and against the pins.
+pub fn check_opening(path: &Path, pins: &Pins) -> (Option<CallOpening>, Result<(), OpeningRefusal>) {
+    let opening = match read(path) {
+        Ok(opening) => opening,
+        Err(refusal) => return (None, Err(refusal)),
+    };
+    let (adapter, contributor) = (opening.manifest().adapter_id(), opening.receipt().receipt().contributor);
+    let outcome = match pins {
+        Pins { adapter: Some(pinned), .. } if *pinned != adapter => {
+            Err(OpeningRefusal::Adapter { pinned: *pinned, found: adapter })
+        }
+        Pins { contributor: Some(pinned), .. } if *pinned != contributor => {
+            Err(OpeningRefusal::Contributor { pinned: *pinned, found: contributor })
+        }
+        _ => Ok(()),
+    };
+    (Some(opening), outcome)
+}
+
+fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
+    // Before opening: to open a pipe would wait for a writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file").into());
+    }
+    let bytes = secret_file::read_bounded(File::open(path)?, MAX_OPENING_BYTES)?;
+    Ok(CallOpening::from_bytes(&bytes.ok_or(OpeningError::TooLarge)?)?)
+}
+
+/// The verdict on an opening. All that `opening --json` prints; fields are only ever added under the same `format`.
+#[derive(Debug, Serialize)]
+pub struct OpeningReport {
+    /// `zklora-opening-check/1`.
+    pub format: &'static str,
+    /// The file.
+    pub path: String,
+    /// The verdict.
+    pub valid: bool,
+    /// Why not, if it is not.
+    pub error: Option<ErrorReport>,
+    /// Which of these the caller had pinned, and found in the opening.
+    pub pinned: Pinned,
+    /// What the opening says; null if it does not hold by itself.
+    pub opening: Option<Opened>,
+}
+
+/// What an opening shows.
+#[derive(Debug, Serialize)]
+pub struct Opened {
+    /// The adapter id.
+    pub adapter: AdapterId,
+    /// The contributor's key.
+    pub contributor: PublicKey,
+    /// The base model that both parties name.
+    pub base_model: BaseModelDigest,
+    /// The session.
+    pub session: SessionId,
+    /// The key of the base-model user, by the receipt's word.
+    pub client: PublicKey,
+    /// The digest by which the session's bundle is known.
+    pub transcript: TranscriptDigest,
+    /// The number of the call, from 0.
+    pub call: u64,
+    /// Calls of the session.
+    pub calls: u64,
+    /// The module's name.
+    pub module: String,
+    /// Rows of the call.
+    pub rows: usize,
+    /// Activations of a row.
+    pub d_in: usize,
+    /// Deltas of a row.
+    pub d_out: usize,
+}
+
+impl OpeningReport {
+    /// The report on the file at `path`, for whoever has these pins.
+    pub fn new(path: &Path, pins: &Pins) -> Self {
+        let (opening, outcome) = check_opening(path, pins);
+        let opening = opening.as_ref().map(Opened::new);
+        Self {
+            format: "zklora-opening-check/1",
+            path: path.to_string_lossy().into_owned(),
+            valid: outcome.is_ok(),
+            error: outcome
+                .err()
+                .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
+            pinned: Pinned {
+                adapter: pins.adapter.is_some() && pins.adapter == opening.as_ref().map(|o| o.adapter),
+                contributor: pins.contributor.is_some()
+                    && pins.contributor == opening.as_ref().map(|o| o.contributor),
+            },
+            opening,
+        }
+    }
+
+    /// Writes the verdict for people, and what it means and does not mean.
+    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}: {}", Escaped(&self.path), if self.valid { "VALID" } else { "INVALID" })?;
+        if let Some(error) = &self.error {
+            writeln!(out, "  reason: {}", error.what)?;
+        }
+        let Some(opened) = &self.opening else {
+            return writeln!(out, "  means: nothing in this file can be relied on");
+        };
+        let Opened { call, calls, module, rows, d_in, d_out, .. } = opened;
+        writeln!(out, "  call {call} of {calls}, counted from 0; {module}: {rows} rows, {d_in} to {d_out}")?;
+        if self.valid {
+            writeln!(
+                out,
+                "  means: both parties signed that in this call these activations were answered with these deltas"
+            )?;
+            writeln!(
+                out,
+                "  does not show: that the deltas are X·A·B of the adapter below, whose proof is in the session's bundle; what any \
+                 other call was; that the activations came from the base model"
+            )?;
+        } else {
+            writeln!(out, "  means: nothing about the adapter or the contributor that you pinned")?;
+        }
+        let said = |pinned| match (self.valid, pinned) {
+            (_, true) => "pinned: it is the one you gave",
+            (true, false) => "NOT PINNED: only this file says so; anyone can make one",
+            (false, false) => "not pinned, or not the one you gave",
+        };
+        writeln!(out, "  adapter: {}\n    {}", opened.adapter, said(self.pinned.adapter))?;
+        writeln!(out, "  contributor: {}\n    {}", opened.contributor, said(self.pinned.contributor))?;
+        writeln!(out, "  client: {}\n    by the receipt, which this key signed", opened.client)?;
+        writeln!(out, "  session: {}", opened.session)
+    }
+}
+
+impl Opened {
+    fn new(opening: &CallOpening) -> Self {
+        let (receipt, entry) = (opening.receipt().receipt(), opening.entry());
+        Self {
+            adapter: receipt.adapter,
+            contributor: receipt.contributor,
+            base_model: receipt.base_model,
+            session: receipt.session,
+            client: receipt.client,
+            transcript: receipt.transcript,
+            call: opening.number(),
+            calls: receipt.calls,
+            module: entry.name().into(),
+            rows: opening.rows(),
+            d_in: entry.shape().d_in(),
+            d_out: entry.shape().d_out(),
+        }
+    }
+}
