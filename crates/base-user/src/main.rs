@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use commands::{eval, fetch, generate, identity, loss, open};
 use zklora_cli::{Documents, Logging, Manual};
+use zklora_hf::hub::VARIABLES;
 
 /// Runs a base model with the deltas of contributors' LoRA adapters.
 #[derive(Parser)]
@@ -33,11 +34,17 @@ enum Command {
 /// What the manual page says beside the help.
 const MANUAL: Manual = Manual {
     environment: &[
-        ("XDG_CONFIG_HOME", "Where the identity key is made if --identity names none; ~/.config by default."),
-        (
-            "XDG_STATE_HOME",
-            "Where records of sessions are if --sessions names no folder; ~/.local/state by default.",
-        ),
+        VARIABLES,
+        &[
+            (
+                "XDG_CONFIG_HOME",
+                "Where the identity key is made if --identity names none; ~/.config by default.",
+            ),
+            (
+                "XDG_STATE_HOME",
+                "Where records of sessions are if --sessions names no folder; ~/.local/state by default.",
+            ),
+        ],
     ],
     files: &[
         ("~/.config/zklora/base-user.key", "Your identity key."),

@@ -18,13 +18,17 @@ fn says(found: &str, expected: &[&str]) {
 fn init_says_what_is_wrong_with_its_input() {
     let folder = tempfile::tempdir().unwrap();
     let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
-    let refused = |base: &std::path::Path, lora: &std::path::Path, expected: &[&str]| {
+    let refused_with = |code, base: &std::path::Path, lora: &std::path::Path, expected: &[&str]| {
         let output = init(base, lora, &folder.path().join("state"));
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(code));
         says(&text(&output.stderr), expected);
         assert!(!folder.path().join("state/manifest.json").exists());
     };
-    refused(&folder.path().join("nowhere"), &lora, &["nowhere"]);
+    // Neither a folder nor a name: wrong usage.
+    refused_with(2, &folder.path().join("nowhere"), &lora, &["nowhere"]);
+    let refused = |base: &std::path::Path, lora: &std::path::Path, expected: &[&str]| {
+        refused_with(1, base, lora, expected);
+    };
     refused(&fixtures().join("text"), &lora, &["config.json"]);
     refused(&base, &base, &["adapter_config.json"]);
     refused(&base, &fixtures().join("unsupported/dora"), &["DoRA"]);

@@ -264,10 +264,10 @@ const UNUSABLE: u8 = 2;
 
 /// What the manual page says beside the help.
 const MANUAL: Manual = Manual {
-    environment: &[(
+    environment: &[&[(
         "XDG_CACHE_HOME",
         "Where the circuits that have been built are kept; ~/.cache by default.",
-    )],
+    )]],
     files: &[(
         "~/.cache/zklora/keys",
         "Circuits that have been built. Whoever can change them can make the verifier accept anything.",

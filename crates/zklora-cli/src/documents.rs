@@ -34,7 +34,7 @@ Example, and likewise for the other programs:
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Manual {
     /// Environment variables, but for `RUST_LOG`, which all programs know, and those that stand for arguments.
-    pub environment: &'static [(&'static str, &'static str)],
+    pub environment: &'static [&'static [(&'static str, &'static str)]],
     /// Files that the program finds by itself.
     pub files: &'static [(&'static str, &'static str)],
     /// Other pages, with their sections.
@@ -97,7 +97,7 @@ fn page(man: &Man, program: &Command, command: &Command, manual: &Manual) -> io:
     let is_program = command.get_name() == program.get_name();
     if is_program {
         let log = ("RUST_LOG", "What is logged, as tracing-subscriber's filters say it; info by default.");
-        list(&mut more, "ENVIRONMENT", manual.environment.iter().chain([&log]));
+        list(&mut more, "ENVIRONMENT", manual.environment.iter().copied().flatten().chain([&log]));
         list(&mut more, "FILES", manual.files);
     }
     let own = format!("{}(1)", program.get_name());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     const MANUAL: Manual = Manual {
-        environment: &[("SOME_FOLDER", "Where things are.")],
+        environment: &[&[("SOME_FOLDER", "Where things are.")]],
         files: &[("/etc/some", "What is done.")],
         see_also: &["other(1)"],
     };

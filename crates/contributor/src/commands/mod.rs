@@ -22,26 +22,17 @@ use zklora_circuit::security::Security;
 use zklora_cli::Manual;
 use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::state::{KEY, State};
+use zklora_hf::hub::VARIABLES;
 use zklora_proto::SecretKey;
 
 /// What the manual page says beside the help.
 pub const MANUAL: Manual = Manual {
     environment: &[
-        (
+        &[(
             "CREDENTIALS_DIRECTORY",
             "Set by systemd for a service with LoadCredential=: where serve looks for identity.key first.",
-        ),
-        (
-            "HF_HOME",
-            "Where models and adapters fetched by name are kept, in hub; ~/.cache/huggingface if not set.",
-        ),
-        ("HF_HUB_CACHE", "That folder itself, in place of hub in HF_HOME."),
-        ("HF_HUB_OFFLINE", "1 to look for models and adapters only in that folder."),
-        ("HF_ENDPOINT", "The hub, or a mirror of it; https://huggingface.co if not set."),
-        (
-            "HF_TOKEN",
-            "The token for private and gated models; else the file HF_TOKEN_PATH, or token in HF_HOME.",
-        ),
+        )],
+        VARIABLES,
     ],
     files: &[
         ("/etc/zklora", "Where the packaged service has its configuration and its identity key."),

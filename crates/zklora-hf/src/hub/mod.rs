@@ -28,7 +28,7 @@ use serde::Deserialize;
 use crate::read::{self, MAX_JSON_BYTES};
 use client::Client;
 pub use error::Error;
-pub use options::Options;
+pub use options::{Options, VARIABLES};
 pub use source::{Reference, Source};
 
 impl Source {

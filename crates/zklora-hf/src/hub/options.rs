@@ -122,6 +122,18 @@ fn read_token(path: &Path) -> io::Result<Zeroizing<String>> {
 /// Tokens have about 40.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
+/// The variables that people may want to set, each with what it is for, as manual pages say it.
+pub const VARIABLES: &[(&str, &str)] = &[
+    (
+        "HF_HOME",
+        "Where models and adapters fetched by name are kept, in hub; ~/.cache/huggingface if not set.",
+    ),
+    ("HF_HUB_CACHE", "That folder itself, in place of hub in HF_HOME."),
+    ("HF_HUB_OFFLINE", "1 to look for models and adapters only in that folder."),
+    ("HF_ENDPOINT", "The hub, or a mirror of it; https://huggingface.co if not set."),
+    ("HF_TOKEN", "The token for private and gated models; else the file HF_TOKEN_PATH, or token in HF_HOME."),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
