@@ -118,24 +118,27 @@ impl Model {
         }
         tch::no_grad(|| {
             let states = self.states(sequences, None)?;
-            let mut losses = Vec::with_capacity(sequences.len());
-            let mut begin = 0;
-            for ids in sequences {
-                let mut of_sequence = vec![0f32; ids.len() - 1];
-                // The logits of a whole batch would take gigabytes.
-                for (part, losses) in of_sequence.chunks_mut(LOGIT_ROWS).enumerate() {
-                    let from = part * LOGIT_ROWS;
-                    let rows = states.f_narrow(0, (begin + from) as i64, losses.len() as i64)?;
-                    let logits = rows.f_linear(self.network.head(), None::<Tensor>)?;
-                    let next = Tensor::f_from_slice(&ids[from + 1..=from + losses.len()])?;
-                    let loss =
-                        logits.f_cross_entropy_loss(&next, None::<Tensor>, Reduction::None, -100, 0.0)?;
-                    loss.f_copy_data(losses, losses.len())?;
-                }
-                losses.push(of_sequence);
-                begin += ids.len();
+            // What follows each token, and something after the last.
+            let mut next = sequences.concat();
+            next.rotate_left(1);
+            let mut losses = vec![0f32; next.len()];
+            // The logits of a whole batch would take gigabytes.
+            for (part, losses) in losses.chunks_mut(LOGIT_ROWS).enumerate() {
+                let (begin, rows) = (part * LOGIT_ROWS, losses.len());
+                let states = states.f_narrow(0, begin as i64, rows as i64)?;
+                let logits = states.f_linear(self.network.head(), None::<Tensor>)?;
+                let next = Tensor::f_from_slice(&next[begin..begin + rows])?;
+                let loss = logits.f_cross_entropy_loss(&next, None::<Tensor>, Reduction::None, -100, 0.0)?;
+                loss.f_copy_data(losses, rows)?;
             }
-            Ok(losses)
+            let mut rest = &losses[..];
+            let of_sequence = sequences.iter().map(|ids| {
+                let (losses, others) = rest.split_at(ids.len());
+                rest = others;
+                // What follows the last token is another sequence.
+                losses[..ids.len() - 1].to_vec()
+            });
+            Ok(of_sequence.collect())
         })
     }
 
