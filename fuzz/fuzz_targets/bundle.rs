@@ -10,8 +10,7 @@ use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::CallShape;
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT,
-    TRANSCRIPT_SALT,
-    encode_transcript,
+    TRANSCRIPT_SALT, encode_transcript,
 };
 
 static PARTIES: LazyLock<Parties> = LazyLock::new(Parties::default);
