@@ -286,6 +286,10 @@ fn wrong_use_is_answered_in_words() {
         ),
         (local("generate", &base).args(["--prompt", ""]), "the prompt has no tokens"),
         (local("generate", &base).args(["--prompt", "a", "--stop", ""]), "--stop is empty"),
+        (
+            local("generate", &base).args(["--prompt", &"palabra ".repeat(300)]),
+            "the base model takes at most 256; shorten it",
+        ),
         (local("eval", &base).arg("--dataset").arg(&empty), "has no text in it"),
         (local("eval", &base).arg("--dataset").arg(folder.path().join("none")), "cannot read"),
     ] {

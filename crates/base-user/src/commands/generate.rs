@@ -27,8 +27,8 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// Most tokens to add.
-    #[arg(long, value_name = "N", default_value_t = 50)]
-    max_tokens: usize,
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     /// Logits are divided by this; at 0 the likeliest token is taken.
     #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = number(0.0, 100.0))]
     temperature: f64,
@@ -65,9 +65,15 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     let mut base = args.model.load()?;
     let prompt = base.tokenizer.encode(&args.prompt)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens; give a text to continue");
+    let positions = base.model.positions();
+    ensure!(
+        prompt.len() <= positions,
+        "the prompt has {} tokens, the base model takes at most {positions}; shorten it",
+        prompt.len()
+    );
     let contributors = args.contributors.connect(base.digest)?;
     // The last token goes through no projection.
-    let longest = (prompt.len() + args.max_tokens.saturating_sub(1)).min(base.model.positions());
+    let longest = (prompt.len() + args.max_tokens as usize - 1).min(positions);
     contributors.warn_of(longest);
     base.adapt(&contributors)?;
     if !args.json {
@@ -109,7 +115,7 @@ impl Generate {
         let (mut text, mut printed, mut tokens) = (String::new(), 0, 0);
         let mut new = prompt.to_vec();
         let stopped = loop {
-            if tokens == self.max_tokens {
+            if tokens == self.max_tokens as usize {
                 break "after as many tokens as were asked for";
             }
             if past.tokens() + new.len() > base.model.positions() {
