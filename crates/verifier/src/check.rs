@@ -13,19 +13,11 @@ use zklora_circuit::plan::degree_bits;
 use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security};
 use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session_with};
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
-use zklora_proto::{AdapterId, Manifest, ModuleEntry, ModuleShape, PublicKey, SignedManifest, SignedReceipt};
+use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt};
 
 use crate::keys::KeyCache;
+use crate::pins::{PinRefusal, Pins};
 use crate::slow::say_if_slow;
-
-/// What the caller knows from elsewhere and every bundle has to agree with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pins {
-    /// The adapter that was agreed on.
-    pub adapter: Option<AdapterId>,
-    /// The key of the contributor that was agreed on.
-    pub contributor: Option<PublicKey>,
-}
 
 /// Fewest bits of provable soundness that are accepted unless told otherwise: what the default parameter set has.
 pub const DEFAULT_MIN_SECURITY: u32 = Security::Standard.provable_bits();
@@ -105,13 +97,7 @@ impl Verifier {
             receipt: bundle.receipt().clone(),
             plan: bundle.plan().clone(),
         });
-        let (found, contributor) = (declared.manifest.adapter_id(), *declared.manifest().contributor());
-        if let Some(pinned) = self.pins.adapter.filter(|pinned| *pinned != found) {
-            return Err(Refusal::Adapter { pinned, found });
-        }
-        if let Some(pinned) = self.pins.contributor.filter(|pinned| *pinned != contributor) {
-            return Err(Refusal::Contributor { pinned, found: contributor });
-        }
+        self.pins.check(declared.manifest.adapter_id(), declared.manifest(), declared.receipt.receipt())?;
 
         let fold_bytes = fold_bytes(declared.manifest());
         if fold_bytes > MAX_FOLD_BYTES {
@@ -240,28 +226,9 @@ pub enum Refusal {
     /// A folder, a pipe or a device under the name of a bundle.
     #[error("this is not a regular file, expected a .pf bundle")]
     NotAFile,
-    /// The manifest is not the one that the caller knows.
-    #[error(
-        "the manifest in this bundle is not the pinned one: its adapter id is {found}, --adapter says {pinned}; it is \
-         another adapter, or the manifest was changed"
-    )]
-    Adapter {
-        /// What the caller gave.
-        pinned: AdapterId,
-        /// What the bundle has.
-        found: AdapterId,
-    },
-    /// The contributor is not the one that the caller knows.
-    #[error(
-        "the contributor of this bundle is not the pinned one: its key is {found}, --contributor says {pinned}; somebody \
-         else made it"
-    )]
-    Contributor {
-        /// What the caller gave.
-        pinned: PublicKey,
-        /// What the bundle has.
-        found: PublicKey,
-    },
+    /// It is not what the caller asked for.
+    #[error(transparent)]
+    Pin(#[from] PinRefusal),
     /// Checking would take too much memory.
     #[error("folding this manifest's modules takes {0} bytes of memory, expected at most {MAX_FOLD_BYTES}")]
     FoldBytes(u64),
@@ -298,8 +265,7 @@ impl Refusal {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Open(_) | Self::NotAFile => "file",
-            Self::Adapter { .. } => "adapter-pin",
-            Self::Contributor { .. } => "contributor-pin",
+            Self::Pin(refusal) => refusal.kind(),
             Self::FoldBytes(_) => "manifest",
             Self::NewRows(_) => "circuit",
             Self::MinSecurity { .. } => "security",
@@ -361,7 +327,7 @@ pub(crate) fn conjectured_bits(session: &VerifiedSession) -> f64 {
     session.batches.iter().map(|batch| batch.soundness.conjectured.bits).fold(f64::INFINITY, f64::min)
 }
 
-fn open(path: &Path) -> Result<File, Refusal> {
+pub(crate) fn open(path: &Path) -> Result<File, Refusal> {
     // Before opening: to open a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Refusal::NotAFile);

@@ -9,13 +9,14 @@ use std::time::Instant;
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual};
-use zklora_proto::{AdapterId, PublicKey};
 
-use crate::check::{DEFAULT_MIN_SECURITY, Pins, Verifier, circuits_of};
+use crate::check::{DEFAULT_MIN_SECURITY, Refusal, Verifier, circuits_of};
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
+use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
+use crate::pins::{PinArgs, Pins, Policy};
 use crate::report::{BundleReport, Report};
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -43,6 +44,15 @@ pub enum Command {
     /// Says what proofs are worth: every error term, with its source
     #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
     Explain(ExplainArgs),
+
+    /// Lists what is in a bundle: modules, plan, parts and their sizes. Verifies neither transcript nor proofs
+    #[command(
+        after_help = "Exit codes: 0 listed, 1 the bundle cannot be read, 2 wrong usage, or a path that cannot be read."
+    )]
+    Inspect(InspectArgs),
+    /// Writes one part of a bundle, such as its receipt, as the bytes that are in the file
+    #[command(after_help = EXTRACT_HELP)]
+    Extract(ExtractArgs),
 
     /// Builds the circuits that bundles need and keeps them, so that verifying these and others like them is quick
     #[command(after_help = KEYS_HELP)]
@@ -72,13 +82,13 @@ pub struct VerifyArgs {
     #[arg(value_name = "FILE|DIR")]
     pub paths: Vec<PathBuf>,
 
-    /// Adapter id that every bundle must be about, known from elsewhere
-    #[arg(long, value_name = "ID")]
-    pub adapter: Option<AdapterId>,
+    /// What every bundle must agree with
+    #[command(flatten)]
+    pub pins: PinArgs,
 
-    /// Public key of the contributor that every bundle must come from, known from elsewhere
-    #[arg(long, value_name = "KEY")]
-    pub contributor: Option<PublicKey>,
+    /// TOML file with all that is asked of a bundle, in place of the options that say the same
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "contributor", "base_model", "client", "min_security"])]
+    pub policy: Option<PathBuf>,
 
     /// Fewest bits of soundness on theorems alone, all errors added up, that a proof must have
     #[arg(long, value_name = "BITS", default_value_t = DEFAULT_MIN_SECURITY)]
@@ -109,6 +119,18 @@ pub fn main() -> ExitCode {
             explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
         }
         Command::Opening(args) => opening(&args, out),
+        Command::Inspect(args) => inspect(&args, out).map(|read| match read {
+            Ok(()) => VALID,
+            Err(refusal) => refused(&refusal),
+        }),
+        Command::Extract(args) => Ok(match extract(&args, out) {
+            Ok(()) => VALID,
+            Err(ExtractError::Bundle(refusal)) => refused(&refusal),
+            Err(error) => {
+                tracing::error!("{}", Escaped(&error.to_string()));
+                UNUSABLE
+            }
+        }),
         Command::Keys(args) => keys(&args, out),
         Command::Documents(args) => args.write::<Cli>(&MANUAL, out).map(|()| VALID),
     };
@@ -124,8 +146,15 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let mut verifier = Verifier::new(Pins { adapter: args.adapter, contributor: args.contributor })
-        .with_min_security(args.min_security);
+    let policy = match args.policy.as_deref().map(Policy::read) {
+        None => Policy { pins: Pins::from(&args.pins), min_security: args.min_security },
+        Some(Ok(policy)) => policy,
+        Some(Err(error)) => {
+            tracing::error!("{}", Escaped(&error.to_string()));
+            return Ok(UNUSABLE);
+        }
+    };
+    let mut verifier = Verifier::new(policy.pins).with_min_security(policy.min_security);
     if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
         verifier = verifier.with_keys(keys);
     }
@@ -177,8 +206,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
 
 /// Checks the opening that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn opening(args: &OpeningArgs, out: &mut dyn Write) -> io::Result<u8> {
-    let pins = Pins { adapter: args.adapter, contributor: args.contributor };
-    let report = OpeningReport::new(&args.file, &pins);
+    let report = OpeningReport::new(&args.file, &Pins::from(&args.pins));
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
@@ -248,6 +276,12 @@ pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
     Ok(code)
 }
 
+/// Logs why a bundle cannot be read, and gives the exit code.
+fn refused(refusal: &Refusal) -> u8 {
+    tracing::error!("{}", Escaped(&refusal.to_string()));
+    if refusal.kind() == "file" { UNUSABLE } else { INVALID }
+}
+
 fn log_panics() {
     // A panic becomes a verdict; what it said is for a bug report.
     std::panic::set_hook(Box::new(|panic| {
@@ -283,6 +317,16 @@ Exit codes:
   0  every key is there
   1  a bundle cannot be read
   2  wrong usage, a path that leads to no bundle, or a key that could not be kept";
+
+const EXTRACT_HELP: &str = "\
+Example: zklora-verifier extract SESSION.pf receipt --out receipt.json
+
+The transcript has all activations and deltas of the session: who has it can read the prompts.
+
+Exit codes:
+  0  written
+  1  the bundle cannot be read, or the part was changed
+  2  wrong usage, no such part, or a path that cannot be read or written";
 
 const OPENING_HELP: &str = "\
 An opening has one module's activations and deltas in one call, and the path from them to the receipt that both parties signed.

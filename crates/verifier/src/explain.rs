@@ -10,7 +10,8 @@ use zklora_circuit::security::{Security, Soundness};
 use zklora_cli::Escaped;
 use zklora_proto::ModuleShape;
 
-use crate::check::{Pins, Verifier};
+use crate::check::Verifier;
+use crate::pins::Pins;
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]

@@ -11,7 +11,8 @@
 //! 3. [`report`]: the verdict in words and as JSON.
 //! 4. [`KeyCache`]: circuits that were built in an earlier run.
 //! 5. [`opening`]: one call, shown without its bundle.
-//! 6. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
+//! 6. [`parts`]: what is in a bundle, unverified.
+//! 7. [`cli`]: the command `zklora-verifier`, its exit codes and its log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -21,12 +22,14 @@ pub mod explain;
 pub mod find;
 mod keys;
 pub mod opening;
+pub mod parts;
+pub mod pins;
 pub mod report;
 mod slow;
 
 pub use check::{
-    DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Pins, Refusal, Verdict, Verifier,
-    circuits_of,
+    DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
 };
 pub use keys::{KeyCache, Origin};
+pub use pins::{PinRefusal, Pinned, Pins, Policy};
 pub use report::{BundleReport, Report};

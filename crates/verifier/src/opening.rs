@@ -13,8 +13,8 @@ use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, secret_file,
 };
 
-use crate::check::Pins;
-use crate::report::{ErrorReport, Pinned};
+use crate::pins::{PinArgs, PinRefusal, Pinned, Pins};
+use crate::report::ErrorReport;
 
 /// Arguments of `opening`.
 #[derive(Debug, Args)]
@@ -23,13 +23,9 @@ pub struct OpeningArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Adapter id that it must be about, known from elsewhere
-    #[arg(long, value_name = "ID")]
-    pub adapter: Option<AdapterId>,
-
-    /// Public key of the contributor that it must come from, known from elsewhere
-    #[arg(long, value_name = "KEY")]
-    pub contributor: Option<PublicKey>,
+    /// What it must agree with
+    #[command(flatten)]
+    pub pins: PinArgs,
 
     /// Print one JSON document on stdout instead of text
     #[arg(long)]
@@ -45,22 +41,9 @@ pub enum OpeningRefusal {
     /// It does not hold by itself.
     #[error(transparent)]
     Opening(#[from] OpeningError),
-    /// The manifest is not the one that the caller knows.
-    #[error("this is an opening of another adapter than the pinned one: {found}, --adapter says {pinned}")]
-    Adapter {
-        /// What the caller gave.
-        pinned: AdapterId,
-        /// What the opening has.
-        found: AdapterId,
-    },
-    /// The contributor is not the one that the caller knows.
-    #[error("the contributor of this opening is not the pinned one: {found}, --contributor says {pinned}")]
-    Contributor {
-        /// What the caller gave.
-        pinned: PublicKey,
-        /// What the opening has.
-        found: PublicKey,
-    },
+    /// It is not what the caller asked for.
+    #[error(transparent)]
+    Pin(#[from] PinRefusal),
 }
 
 impl OpeningRefusal {
@@ -72,8 +55,7 @@ impl OpeningRefusal {
             Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => "receipt",
             Self::Opening(OpeningError::NotCommitted) => "commitment",
             Self::Opening(_) => "format",
-            Self::Adapter { .. } => "adapter-pin",
-            Self::Contributor { .. } => "contributor-pin",
+            Self::Pin(refusal) => refusal.kind(),
         }
     }
 }
@@ -84,17 +66,9 @@ pub fn check_opening(path: &Path, pins: &Pins) -> (Option<CallOpening>, Result<(
         Ok(opening) => opening,
         Err(refusal) => return (None, Err(refusal)),
     };
-    let (adapter, contributor) = (opening.manifest().adapter_id(), opening.receipt().receipt().contributor);
-    let outcome = match pins {
-        Pins { adapter: Some(pinned), .. } if *pinned != adapter => {
-            Err(OpeningRefusal::Adapter { pinned: *pinned, found: adapter })
-        }
-        Pins { contributor: Some(pinned), .. } if *pinned != contributor => {
-            Err(OpeningRefusal::Contributor { pinned: *pinned, found: contributor })
-        }
-        _ => Ok(()),
-    };
-    (Some(opening), outcome)
+    let (manifest, receipt) = (opening.manifest(), opening.receipt().receipt());
+    let outcome = pins.check(manifest.adapter_id(), manifest.manifest(), receipt);
+    (Some(opening), outcome.map_err(OpeningRefusal::from))
 }
 
 fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
@@ -164,11 +138,12 @@ impl OpeningReport {
             error: outcome
                 .err()
                 .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
-            pinned: Pinned {
-                adapter: pins.adapter.is_some() && pins.adapter == opening.as_ref().map(|o| o.adapter),
-                contributor: pins.contributor.is_some()
-                    && pins.contributor == opening.as_ref().map(|o| o.contributor),
-            },
+            pinned: pins.found_in(
+                opening.as_ref().map(|o| o.adapter),
+                opening.as_ref().map(|o| o.contributor),
+                opening.as_ref().map(|o| o.base_model),
+                opening.as_ref().map(|o| o.client),
+            ),
             opening,
         }
     }

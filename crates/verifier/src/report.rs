@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 use zklora_circuit::E;
@@ -11,7 +11,8 @@ use zklora_circuit::session::VerifiedSession;
 use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
-use crate::check::{Declared, Pins, Verdict, conjectured_bits, provable_bits};
+use crate::check::{Declared, Verdict, conjectured_bits, provable_bits};
+use crate::pins::{Pinned, Pins};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
@@ -56,6 +57,10 @@ pub struct BundleReport {
     pub session: Option<SessionId>,
     /// The key of the base-model user, by the receipt's word.
     pub client: Option<PublicKey>,
+    /// When the session began, in seconds since 1970, by the contributor's clock.
+    pub started: Option<u64>,
+    /// When it ended.
+    pub finished: Option<u64>,
     /// Name of the parameter set of the proofs; null unless they hold.
     pub security: Option<&'static str>,
     /// Bits of soundness of the weakest proof on theorems alone, all errors added up.
@@ -86,15 +91,6 @@ pub struct ErrorReport {
     pub kind: &'static str,
     /// The same for people, with control characters escaped.
     pub what: String,
-}
-
-/// What the caller had pinned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Pinned {
-    /// The adapter id was given, and is the bundle's.
-    pub adapter: bool,
-    /// The contributor's key was given, and is the bundle's.
-    pub contributor: bool,
 }
 
 /// One module.
@@ -145,6 +141,8 @@ impl BundleReport {
         let receipt = declared.map(|d| d.receipt.receipt());
         let adapter = declared.map(|d| d.manifest.adapter_id());
         let contributor = declared.map(|d| *d.manifest().contributor());
+        let base_model = declared.map(|d| *d.manifest().base_model());
+        let client = receipt.map(|r| r.client);
         let name_of = |module: &usize| {
             let entry = declared.and_then(|d| d.manifest().modules().get(*module));
             entry.map(|entry| entry.name().to_owned())
@@ -159,13 +157,12 @@ impl BundleReport {
                 .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
             adapter,
             contributor,
-            pinned: Pinned {
-                adapter: pins.adapter.is_some() && pins.adapter == adapter,
-                contributor: pins.contributor.is_some() && pins.contributor == contributor,
-            },
-            base_model: declared.map(|d| *d.manifest().base_model()),
+            pinned: pins.found_in(adapter, contributor, base_model, client),
+            base_model,
             session: receipt.map(|r| r.session),
-            client: receipt.map(|r| r.client),
+            client,
+            started: receipt.map(|r| r.started),
+            finished: receipt.map(|r| r.finished),
             security: shown.map(|s| s.security.name()),
             provable_bits: shown.map(provable_bits),
             conjectured_bits: shown.map(conjectured_bits),
@@ -210,15 +207,20 @@ impl BundleReport {
             }
         }
         writeln!(out, "  means: {}", self.meaning())?;
+        if self.valid {
+            writeln!(out, "  does not show: {NOT_SHOWN}")?;
+        }
         if let (Some(adapter), Some(contributor), Some(base)) =
             (self.adapter, self.contributor, self.base_model)
         {
             writeln!(out, "  adapter: {adapter}\n    {}", self.word_on_adapter())?;
             writeln!(out, "  contributor: {contributor}\n    {}", self.word_on_contributor())?;
-            writeln!(
-                out,
-                "  base model: {base}\n    both parties name it; that the client ran it is not proved"
-            )?;
+            writeln!(out, "  base model: {base}\n    {}", self.word_on_base_model())?;
+        }
+        if let (Some(client), Some(started), Some(finished)) = (self.client, self.started, self.finished) {
+            writeln!(out, "  client: {client}\n    {}", self.word_on_client())?;
+            let (started, finished) = (date(started), date(finished));
+            writeln!(out, "  when: {started} to {finished}, by the contributor's clock")?;
         }
         if let Some(security) = self.security {
             let (provable, conjectured) =
@@ -266,10 +268,29 @@ impl BundleReport {
         }
     }
 
+    fn word_on_base_model(&self) -> &'static str {
+        match (self.error.as_ref().map(|e| e.kind), self.pinned.base_model) {
+            (Some("base-model-pin"), _) => "NOT the one you pinned with --base-model",
+            (_, true) => {
+                "pinned: it is the one you gave with --base-model; that the client ran it is not proved"
+            }
+            (_, false) => "both parties name it; that the client ran it is not proved",
+        }
+    }
+
+    fn word_on_client(&self) -> &'static str {
+        match (self.error.as_ref().map(|e| e.kind), self.pinned.client) {
+            (Some("client-pin"), _) => "NOT the one you pinned with --client",
+            (_, true) => "pinned: it is the one you gave with --client",
+            (_, false) => {
+                "not given with --client: by the receipt, which this key signed; a contributor can play the client itself"
+            }
+        }
+    }
+
     fn write_details(&self, out: &mut dyn Write) -> io::Result<()> {
-        if let (Some(session), Some(client), Some(calls)) = (self.session, self.client, self.calls) {
+        if let (Some(session), Some(calls)) = (self.session, self.calls) {
             writeln!(out, "  session: {session}, {calls} calls")?;
-            writeln!(out, "  client: {client}\n    by the receipt, which this key signed")?;
         }
         if let Some(seconds) = self.fold_seconds {
             writeln!(out, "  transcript: read and folded in {seconds:.3} s")?;
@@ -309,6 +330,24 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
         })
         .collect()
 }
+
+/// What no bundle shows by itself.
+const NOT_SHOWN: &str = "that the activations came from this base model or from any text; that a loss that somebody reports is \
+                         true; that the adapter is good";
+
+/// A time as people write it, in UTC.
+fn date(seconds: u64) -> String {
+    // A receipt may have any number: what no calendar has is shown as it is.
+    match seconds {
+        0..=MAX_DATE => {
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(seconds)).to_string()
+        }
+        _ => format!("{seconds} s after 1970"),
+    }
+}
+
+/// The end of the year 9999.
+const MAX_DATE: u64 = 253_402_300_799;
 
 fn pair(x: E) -> Pair {
     canonical(x).map(|part| part.to_string())

@@ -35,7 +35,11 @@ fn with_text(index: usize, edit: impl FnOnce(&str) -> String) -> RawBundle {
 
 fn pins() -> Pins {
     let world = &SESSION.world;
-    Pins { adapter: Some(world.manifest().adapter_id()), contributor: Some(world.contributor().public()) }
+    Pins {
+        adapters: vec![world.manifest().adapter_id()],
+        contributors: vec![world.contributor().public()],
+        ..Pins::default()
+    }
 }
 
 /// The attacker has the file alone.
@@ -96,11 +100,11 @@ fn a_contributor_who_is_not_the_pinned_one_is_named() {
     let stranger = World::new(&[shape(8, 2, 8)], 1);
     let bundle = stranger.bundle(&[stranger.call(1, &[0], &mut rng(1))]).to_bytes();
     let (mine, found) = (SESSION.world.contributor().public(), stranger.contributor().public().to_string());
-    let only_key = Pins { adapter: None, contributor: Some(mine) };
-    let words = ["the contributor of this bundle is not the pinned one", &found, &mine.to_string()];
+    let only_key = Pins { contributors: vec![mine], ..Pins::default() };
+    let words = ["the contributor of this file is not the pinned one", &found, &mine.to_string()];
     refused_pinned(only_key, "a stranger", &bundle, "contributor-pin", &words);
     // The stranger serves the pinned manifest's commitments under its own name.
-    let both = Pins { adapter: Some(stranger.manifest().adapter_id()), ..pins() };
+    let both = Pins { adapters: vec![stranger.manifest().adapter_id()], ..pins() };
     refused_pinned(both, "a stranger's manifest", &bundle, "contributor-pin", &[&found]);
 }
 

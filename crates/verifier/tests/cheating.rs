@@ -181,9 +181,10 @@ fn another_adapter_of_the_same_shapes_is_caught_by_the_pin() {
     // Without a pin nothing is wrong with it: it is an honest bundle of the other adapter.
     accepted(&bundle.to_bytes());
     let pinned = SESSION.world.manifest().adapter_id();
-    let pins = Pins { adapter: Some(pinned), contributor: Some(SESSION.world.contributor().public()) };
+    let contributors = vec![SESSION.world.contributor().public()];
+    let pins = Pins { adapters: vec![pinned], contributors, ..Pins::default() };
     let found = other.manifest().adapter_id().to_string();
-    let words = ["the manifest in this bundle is not the pinned one", &found, &pinned.to_string()];
+    let words = ["the manifest in this file is not the pinned one", &found, &pinned.to_string()];
     refused_pinned(pins, "another adapter", &bundle.to_bytes(), "adapter-pin", &words);
 }
 

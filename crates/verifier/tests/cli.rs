@@ -109,7 +109,134 @@ fn pins_are_named_in_words() {
     contains(&out, &["INVALID", "is not the pinned one", &other, "NOT the one you pinned with --adapter"]);
     let (code, out, _) = verify(&folder, &["--contributor", &other]);
     assert_eq!(code, Some(1));
-    contains(&out, &["INVALID", "the contributor of this bundle is not the pinned one", &other]);
+    contains(&out, &["INVALID", "the contributor of this file is not the pinned one", &other]);
+}
+
+/// The attacker is a contributor who plays the client itself, or shows a session for another base model, or an old one.
+#[test]
+fn client_base_model_and_age_can_be_asked_for() {
+    let folder = folder(&[("a.pf", &SESSION.bundle)]);
+    let report = |out: &str| -> Value { serde_json::from_str(out).unwrap() };
+    let (_, out, _) = verify(&folder, &["--json"]);
+    let bundle = report(&out)["bundles"][0].clone();
+    let of = |field: &str| bundle[field].as_str().unwrap().to_owned();
+    assert_eq!(bundle["pinned"]["client"], false);
+    let (code, out, _) = verify(&folder, &["--client", &of("client"), "--base-model", &of("base_model")]);
+    assert_eq!(code, Some(0), "{out}");
+    contains(
+        &out,
+        &[
+            "pinned: it is the one you gave with --client",
+            "pinned: it is the one you gave with --base-model; that the client ran it is not proved",
+            "does not show: that the activations came from this base model",
+            "by the contributor's clock",
+        ],
+    );
+    let other = SESSION.world.contributor().public().to_string();
+    for (pin, words) in
+        [("--client", "a contributor can play the client"), ("--base-model", "is not the pinned one")]
+    {
+        let (code, out, _) = verify(&folder, &[pin, &other]);
+        assert_eq!(code, Some(1), "{out}");
+        contains(&out, &["INVALID", words, &other, "NOT the one you pinned with"]);
+        let (_, out, _) = verify(&folder, &[pin, &other, "--json"]);
+        assert_eq!(report(&out)["bundles"][0]["error"]["kind"], format!("{}-pin", &pin[2..]));
+    }
+    // One of several is enough.
+    let (code, out, _) = verify(&folder, &["--client", &other, "--client", &of("client")]);
+    assert_eq!(code, Some(0), "{out}");
+
+    let path = folder.path().join("policy.toml");
+    let path = path.to_str().unwrap();
+    let policy = |text: &str| {
+        fs::write(path, text).unwrap();
+        verify(&folder, &["--policy", path, "--json"])
+    };
+    let all = format!(
+        "adapters = [\"{}\"]\ncontributors = [\"{}\"]\nbase_models = [\"{}\"]\nclients = [\"{}\"]\n",
+        of("adapter"),
+        of("contributor"),
+        of("base_model"),
+        of("client")
+    );
+    let (code, out, _) = policy(&all);
+    assert_eq!(code, Some(0), "{out}");
+    let pinned = &report(&out)["bundles"][0]["pinned"];
+    assert!(pinned.as_object().unwrap().values().all(|pinned| *pinned == true), "{pinned}");
+    for (text, kind) in [
+        (format!("{all}max_age_days = 1"), "age"),
+        (format!("{all}min_security = 120"), "security"),
+        (format!("clients = [\"{other}\"]"), "client-pin"),
+    ] {
+        let (code, out, _) = policy(&text);
+        assert_eq!(code, Some(1), "{out}");
+        assert_eq!(report(&out)["bundles"][0]["error"]["kind"], kind);
+    }
+    for (text, words) in [("adapter = []", "unknown field"), ("adapters = []", "empty list")] {
+        let (code, out, log) = policy(text);
+        assert_eq!((code, out.as_str()), (Some(2), ""));
+        contains(&log, &[words, "policy.toml"]);
+    }
+    let (code, ..) = verify(&folder, &["--policy", "/nonexistent/policy.toml"]);
+    assert_eq!(code, Some(2));
+    let (code, _, log) = verify(&folder, &["--policy", path, "--client", &other]);
+    assert_eq!(code, Some(2));
+    contains(&log, &["cannot be used with"]);
+}
+
+#[test]
+fn a_bundle_is_taken_apart_without_being_verified() {
+    // Its proof is bad, which nobody asks here.
+    let folder = folder(&[("bad.pf", &bad())]);
+    let file = folder.path().join("bad.pf");
+    let file = file.to_str().unwrap();
+    let output = run(&["inspect", file]);
+    assert_eq!(output.status.code(), Some(0));
+    contains(
+        &text(output.stdout),
+        &[
+            "NOT VERIFIED",
+            "m.2: 40 to 48, rank 216, 2 rows",
+            "proof 0: m.0, m.1",
+            "transcript.salt: 32 bytes at ",
+        ],
+    );
+    let document: Value = serde_json::from_slice(&run(&["inspect", file, "--json"]).stdout).unwrap();
+    let parts = document["parts"].as_array().unwrap();
+    let bytes = fs::read(file).unwrap();
+    assert_eq!(parts.len(), bad().blobs.len());
+    for (part, blob) in parts.iter().zip(&bad().blobs) {
+        let (offset, length) = (part["offset"].as_u64().unwrap(), part["length"].as_u64().unwrap());
+        assert_eq!(&bytes[offset as usize..][..length as usize], blob);
+        assert_eq!(run(&["extract", file, part["name"].as_str().unwrap()]).stdout, *blob);
+    }
+
+    let receipt = folder.path().join("receipt.json");
+    let receipt = receipt.to_str().unwrap();
+    assert_eq!(run(&["extract", file, "receipt", "--out", receipt]).status.code(), Some(0));
+    assert_eq!(fs::read(receipt).unwrap(), bad().blobs[2]);
+    for (arguments, code, words) in [
+        (vec!["extract", file, "manifest", "--out", receipt], 2, "exists"),
+        (vec!["extract", file, "weights"], 2, "expected one of: manifest, manifest.signature, "),
+        (vec!["extract", "/nonexistent.pf", "receipt"], 2, "cannot be opened"),
+        (vec!["inspect", "/nonexistent.pf"], 2, "cannot be opened"),
+        (vec!["inspect", receipt], 1, "header"),
+    ] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        contains(&text(output.stderr), &[words]);
+    }
+    assert_eq!(fs::read(receipt).unwrap(), bad().blobs[2], "an existing file is left alone");
+
+    // A part that does not have its digest is not put under its name.
+    let mut damaged = bytes.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(file, damaged).unwrap();
+    let proof = folder.path().join("proof");
+    let output = run(&["extract", file, "proof.1", "--out", proof.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    contains(&text(output.stderr), &["does not have the digest in the header"]);
+    assert!(!proof.exists());
 }
 
 #[test]
@@ -190,7 +317,10 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(good["client"], SESSION.world.client().public().to_string());
     assert_eq!(good["session"], "01".repeat(32));
     assert_eq!(good["base_model"], "09".repeat(32));
-    assert_eq!(good["pinned"], serde_json::json!({"adapter": true, "contributor": false}));
+    assert_eq!(
+        good["pinned"],
+        serde_json::json!({ "adapter": true, "contributor": false, "base_model": false, "client": false })
+    );
     assert_eq!(good["security"], "standard");
     let mut module = good["modules"][2].clone();
     // What these are is held against another implementation: see tests/check_pf.rs.

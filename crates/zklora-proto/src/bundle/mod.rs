@@ -8,7 +8,7 @@ mod read;
 mod transcript;
 mod write;
 
-pub use read::Bundle;
+pub use read::{BlobEntry, Bundle};
 pub use write::{BundleParts, write, write_unproved};
 
 use serde::{Deserialize, Serialize};

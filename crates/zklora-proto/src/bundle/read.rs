@@ -1,7 +1,7 @@
 //! Reading a bundle that anyone may have made.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::{Blob, BundleError, FIXED_BLOBS, FORMAT, Header, Plan, TRANSCRIPT, blob_name, transcript};
@@ -10,6 +10,19 @@ use crate::limits::{
 };
 use crate::transcript::Call;
 use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
+
+/// Where a part of a bundle is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlobEntry<'a> {
+    /// Its name, such as `receipt` or `proof.0`.
+    pub name: &'a str,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// The digest that the header gives it.
+    pub digest: BundleDigest,
+}
 
 /// An open bundle whose header, manifest and receipt have been checked. Transcript and proofs are read when asked for.
 #[derive(Debug)]
@@ -90,6 +103,34 @@ impl<R: Read + Seek> Bundle<R> {
     /// How the modules are spread over proofs: every module with rows exactly once.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The parts of the file, in their order.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobEntry<'_>> {
+        self.blobs.iter().map(|blob| BlobEntry {
+            name: &blob.name,
+            offset: self.start + blob.offset,
+            length: blob.length,
+            digest: blob.digest,
+        })
+    }
+
+    /// Writes one part, and then checks its digest: what was written counts only if this returns `Ok`. `None` if there is no part
+    /// of this name.
+    pub fn copy_blob(&mut self, name: &str, to: &mut dyn Write) -> Option<Result<(), BundleError>> {
+        let blob = self.blobs.iter().find(|blob| blob.name == name)?.clone();
+        Some(self.copy(&blob, to))
+    }
+
+    fn copy(&mut self, blob: &Blob, to: &mut dyn Write) -> Result<(), BundleError> {
+        self.reader.seek(SeekFrom::Start(self.start + blob.offset))?;
+        let mut hashed =
+            HashingReader { inner: (&mut self.reader).take(blob.length), hasher: BundleDigest::hasher() };
+        let copied = io::copy(&mut hashed, to)?;
+        if copied != blob.length || BundleDigest::finish(&hashed.hasher) != blob.digest {
+            return Err(BundleError::Digest(blob.name.clone()));
+        }
+        Ok(())
     }
 
     /// Bytes of the proof of batch `index`.

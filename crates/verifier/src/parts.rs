@@ -1,0 +1,142 @@
+//! What is in a bundle, without a word on whether it is true: `inspect` and `extract`.
+
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::{Value, json};
+use zklora_circuit::session::VerifySessionError;
+use zklora_cli::Escaped;
+use zklora_proto::bundle::{Bundle, BundleError};
+
+use crate::check::{Refusal, open};
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A bundle
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// Print one JSON document on stdout instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `extract`.
+#[derive(Debug, Args)]
+pub struct ExtractArgs {
+    /// A bundle
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// The part, by the name that `inspect` gives it: manifest, receipt, transcript, proof.0 and so on
+    #[arg(value_name = "PART")]
+    pub part: String,
+
+    /// The file to make, which must not be there yet; - for the standard output
+    #[arg(long, short, value_name = "FILE", default_value = "-")]
+    pub out: PathBuf,
+}
+
+/// Why a part was not extracted.
+#[derive(Debug, thiserror::Error)]
+pub enum ExtractError {
+    /// The bundle is not valid so far.
+    #[error("{0}")]
+    Bundle(#[from] Refusal),
+    /// There is no such part.
+    #[error("the bundle has no part {found:?}, expected one of: {parts}")]
+    NoPart {
+        /// What was asked for.
+        found: String,
+        /// What there is.
+        parts: String,
+    },
+    /// The file cannot be made.
+    #[error("{path}: {error}", path = path.display())]
+    Out {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+fn read(path: &Path) -> Result<Bundle<BufReader<File>>, Refusal> {
+    Ok(Bundle::from_reader(BufReader::new(open(path)?)).map_err(VerifySessionError::from)?)
+}
+
+/// Says what is in a bundle. Of it, layout and signatures have been checked, and neither transcript nor proofs. Returns what is
+/// wrong with the bundle, if it could not be read so far; fails only if `out` does.
+pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(), Refusal>> {
+    let bundle = match read(&args.file) {
+        Ok(bundle) => bundle,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let (manifest, receipt, plan) = (bundle.manifest().manifest(), bundle.receipt().receipt(), bundle.plan());
+    let name_of = |module: &usize| manifest.modules()[*module].name();
+    if args.json {
+        let blobs = bundle.blobs().map(|blob| {
+            json!({ "name": blob.name, "offset": blob.offset, "length": blob.length, "digest": blob.digest })
+        });
+        let document = json!({
+            "format": "zklora-inspect/1",
+            "path": args.file.to_string_lossy(),
+            "adapter": bundle.manifest().adapter_id(),
+            "manifest": serde_json::from_slice::<Value>(bundle.manifest().bytes())?,
+            "receipt": receipt,
+            "plan": plan,
+            "parts": blobs.collect::<Vec<_>>(),
+        });
+        serde_json::to_writer_pretty(&mut *out, &document)?;
+        return writeln!(out).map(Ok);
+    }
+    writeln!(out, "{}: read, NOT VERIFIED", Escaped(&args.file.to_string_lossy()))?;
+    writeln!(out, "  adapter: {}", bundle.manifest().adapter_id())?;
+    writeln!(out, "  contributor: {}", receipt.contributor)?;
+    writeln!(out, "  client: {}", receipt.client)?;
+    writeln!(out, "  base model: {}", receipt.base_model)?;
+    writeln!(out, "  session: {}, {} calls", receipt.session, receipt.calls)?;
+    writeln!(out, "  modules:")?;
+    for (entry, rows) in manifest.modules().iter().zip(&receipt.rows) {
+        let shape = entry.shape();
+        let (d_in, rank, d_out) = (shape.d_in(), shape.rank(), shape.d_out());
+        writeln!(out, "    {}: {d_in} to {d_out}, rank {rank}, {rows} rows", entry.name())?;
+    }
+    // Any text: only a verifier knows the sets.
+    writeln!(out, "  plan: parameter set {}", Escaped(&format!("{:?}", plan.security)))?;
+    for (batch, modules) in plan.batches.iter().enumerate() {
+        writeln!(out, "    proof {batch}: {}", modules.iter().map(name_of).collect::<Vec<_>>().join(", "))?;
+    }
+    writeln!(out, "  parts:")?;
+    for blob in bundle.blobs() {
+        writeln!(out, "    {}: {} bytes at {}", blob.name, blob.length, blob.offset)?;
+    }
+    Ok(Ok(()))
+}
+
+/// Writes one part of a bundle to a new file or to `out`.
+pub fn extract(args: &ExtractArgs, out: &mut dyn Write) -> Result<(), ExtractError> {
+    let mut bundle = read(&args.file)?;
+    let failed = |error| ExtractError::Out { path: args.out.clone(), error };
+    if !bundle.blobs().any(|blob| blob.name == args.part) {
+        let parts = bundle.blobs().map(|blob| blob.name).collect::<Vec<_>>().join(", ");
+        return Err(ExtractError::NoPart { found: args.part.clone(), parts });
+    }
+    let copy = |bundle: &mut Bundle<_>, to: &mut dyn Write| -> Result<(), ExtractError> {
+        let copied = bundle.copy_blob(&args.part, to).unwrap_or(Ok(()));
+        copied.map_err(|error: BundleError| Refusal::from(VerifySessionError::from(error)))?;
+        to.flush().map_err(failed)
+    };
+    if args.out.as_os_str() == "-" {
+        return copy(&mut bundle, out);
+    }
+    // It appears under its name only when it is whole and has its digest, and never in the place of another file.
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new().prefix(".zklora-").tempfile_in(folder).map_err(failed)?;
+    copy(&mut bundle, &mut file)?;
+    file.persist_noclobber(&args.out).map_err(|error| failed(error.error))?;
+    Ok(())
+}
