@@ -55,7 +55,10 @@ fn an_honest_opening_is_valid_and_says_what_it_shows() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &said["valid"], &said["error"]), (Some(0), &Value::Bool(true), &Value::Null));
     assert_eq!(said["format"], "zklora-opening-check/1");
-    assert_eq!(said["pinned"], serde_json::json!({"adapter": true, "contributor": false}));
+    assert_eq!(
+        said["pinned"],
+        serde_json::json!({"adapter": true, "contributor": false, "base_model": false, "client": false})
+    );
     assert_eq!((&said["opening"]["module"], &said["opening"]["rows"]), (&"m.1".into(), &3.into()));
 }
 
