@@ -13,7 +13,7 @@ use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, secret_file,
 };
 
-use crate::pins::{PinArgs, PinRefusal, Pinned, Pins};
+use crate::pins::{PinArgs, PinRefusal, Pinned, Pins, word_on};
 use crate::report::ErrorReport;
 
 /// Arguments of `opening`.
@@ -93,6 +93,9 @@ pub struct OpeningReport {
     pub error: Option<ErrorReport>,
     /// Which of these the caller had pinned, and found in the opening.
     pub pinned: Pinned,
+    /// Which the caller had pinned at all.
+    #[serde(skip)]
+    given: Pinned,
     /// What the opening says; null if it does not hold by itself.
     pub opening: Option<Opened>,
 }
@@ -144,6 +147,7 @@ impl OpeningReport {
                 opening.as_ref().map(|o| o.base_model),
                 opening.as_ref().map(|o| o.client),
             ),
+            given: pins.given(),
             opening,
         }
     }
@@ -170,16 +174,38 @@ impl OpeningReport {
                  other call was; that the activations came from the base model"
             )?;
         } else {
-            writeln!(out, "  means: nothing about the adapter or the contributor that you pinned")?;
+            writeln!(out, "  means: nothing about what you pinned")?;
         }
-        let said = |pinned| match (self.valid, pinned) {
-            (_, true) => "pinned: it is the one you gave",
-            (true, false) => "NOT PINNED: only this file says so; anyone can make one",
-            (false, false) => "not pinned, or not the one you gave",
-        };
-        writeln!(out, "  adapter: {}\n    {}", opened.adapter, said(self.pinned.adapter))?;
-        writeln!(out, "  contributor: {}\n    {}", opened.contributor, said(self.pinned.contributor))?;
-        writeln!(out, "  client: {}\n    by the receipt, which this key signed", opened.client)?;
+        const ALONE: &str = "NOT PINNED: only this file says so; anyone can make one";
+        let (given, pinned) = (self.given, self.pinned);
+        for (name, value, word) in [
+            ("adapter", opened.adapter.to_string(), word_on(given.adapter, pinned.adapter, ALONE)),
+            (
+                "contributor",
+                opened.contributor.to_string(),
+                word_on(given.contributor, pinned.contributor, ALONE),
+            ),
+            (
+                "base model",
+                opened.base_model.to_string(),
+                word_on(
+                    given.base_model,
+                    pinned.base_model,
+                    "not given with --base-model: both parties name it",
+                ),
+            ),
+            (
+                "client",
+                opened.client.to_string(),
+                word_on(
+                    given.client,
+                    pinned.client,
+                    "not given with --client: by the receipt, which this key signed",
+                ),
+            ),
+        ] {
+            writeln!(out, "  {name}: {value}\n    {word}")?;
+        }
         writeln!(out, "  session: {}", opened.session)
     }
 }

@@ -121,22 +121,28 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
 pub fn extract(args: &ExtractArgs, out: &mut dyn Write) -> Result<(), ExtractError> {
     let mut bundle = read(&args.file)?;
     let failed = |error| ExtractError::Out { path: args.out.clone(), error };
-    if !bundle.blobs().any(|blob| blob.name == args.part) {
-        let parts = bundle.blobs().map(|blob| blob.name).collect::<Vec<_>>().join(", ");
-        return Err(ExtractError::NoPart { found: args.part.clone(), parts });
-    }
-    let copy = |bundle: &mut Bundle<_>, to: &mut dyn Write| -> Result<(), ExtractError> {
-        let copied = bundle.copy_blob(&args.part, to).unwrap_or(Ok(()));
-        copied.map_err(|error: BundleError| Refusal::from(VerifySessionError::from(error)))?;
-        to.flush().map_err(failed)
+    let mut copy = |to: &mut dyn Write| match bundle
+        .read_blob(&args.part, |piece| to.write_all(piece).map_err(failed))
+    {
+        Some(copied) => copied.and_then(|()| to.flush().map_err(failed)),
+        None => {
+            let parts = bundle.blobs().map(|blob| blob.name).collect::<Vec<_>>().join(", ");
+            Err(ExtractError::NoPart { found: args.part.clone(), parts })
+        }
     };
     if args.out.as_os_str() == "-" {
-        return copy(&mut bundle, out);
+        return copy(out);
     }
     // It appears under its name only when it is whole and has its digest, and never in the place of another file.
     let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".zklora-").tempfile_in(folder).map_err(failed)?;
-    copy(&mut bundle, &mut file)?;
+    copy(&mut file)?;
     file.persist_noclobber(&args.out).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+impl From<BundleError> for ExtractError {
+    fn from(error: BundleError) -> Self {
+        Self::Bundle(Refusal::from(VerifySessionError::from(error)))
+    }
 }

@@ -52,11 +52,19 @@ impl Pins {
         if receipt.finished > now.saturating_add(CLOCKS_APART.as_secs()) {
             return Err(PinRefusal::Ahead { seconds: receipt.finished - now });
         }
-        match now.saturating_sub(receipt.finished) {
-            age if age > max.as_secs() => {
-                Err(PinRefusal::Age { days: age / SECONDS_OF_DAY, max: max.as_secs() / SECONDS_OF_DAY })
-            }
+        match Duration::from_secs(now.saturating_sub(receipt.finished)) {
+            age if age > max => Err(PinRefusal::Age { age, max }),
             _ => Ok(()),
+        }
+    }
+
+    /// Which kinds of pins there are.
+    pub(crate) fn given(&self) -> Pinned {
+        Pinned {
+            adapter: !self.adapters.is_empty(),
+            contributor: !self.contributors.is_empty(),
+            base_model: !self.base_models.is_empty(),
+            client: !self.clients.is_empty(),
         }
     }
 
@@ -96,12 +104,21 @@ pub struct Pinned {
     pub client: bool,
 }
 
+/// What to say of a thing that was pinned or not, and of one that was not: `otherwise`.
+pub(crate) fn word_on(given: bool, found: bool, otherwise: &'static str) -> &'static str {
+    match (given, found) {
+        (true, true) => "pinned: it is the one you gave",
+        (true, false) => "NOT the one you gave",
+        (false, _) => otherwise,
+    }
+}
+
 /// Why a file is not one that the caller asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum PinRefusal {
     /// The manifest is another.
     #[error(
-        "the manifest in this file is not the pinned one: its adapter id is {found}, --adapter says {pinned}; it is another \
+        "the manifest in this file is not the pinned one: its adapter id is {found}, expected {pinned}; it is another \
          adapter, or the manifest was changed"
     )]
     Adapter {
@@ -112,7 +129,7 @@ pub enum PinRefusal {
     },
     /// The contributor is another.
     #[error(
-        "the contributor of this file is not the pinned one: its key is {found}, --contributor says {pinned}; somebody else \
+        "the contributor of this file is not the pinned one: its key is {found}, expected {pinned}; somebody else \
          made it"
     )]
     Contributor {
@@ -123,7 +140,7 @@ pub enum PinRefusal {
     },
     /// The base model is another.
     #[error(
-        "the base model that this file names is not the pinned one: its digest is {found}, --base-model says {pinned}"
+        "the base model that this file names is not the pinned one: its digest is {found}, expected {pinned}"
     )]
     BaseModel {
         /// What the caller gave.
@@ -133,7 +150,7 @@ pub enum PinRefusal {
     },
     /// The client is another.
     #[error(
-        "the client of this session is not the pinned one: its key is {found}, --client says {pinned}; a contributor can \
+        "the client of this session is not the pinned one: its key is {found}, expected {pinned}; a contributor can \
          play the client itself, under a key of its own"
     )]
     Client {
@@ -144,13 +161,15 @@ pub enum PinRefusal {
     },
     /// The session is old.
     #[error(
-        "the session ended {days} days ago, expected at most {max}: ask for a new one, or accept older ones"
+        "the session ended {} ago, expected at most {}: ask for a new one, or accept older ones",
+        humantime::format_duration(*age),
+        humantime::format_duration(*max)
     )]
     Age {
         /// Its age.
-        days: u64,
+        age: Duration,
         /// The greatest age.
-        max: u64,
+        max: Duration,
     },
     /// The session is dated ahead.
     #[error(

@@ -12,7 +12,7 @@ use zklora_cli::Escaped;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits};
-use crate::pins::{Pinned, Pins};
+use crate::pins::{Pinned, Pins, word_on};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
@@ -51,6 +51,9 @@ pub struct BundleReport {
     pub contributor: Option<PublicKey>,
     /// Which of these the caller had pinned, and found in the bundle.
     pub pinned: Pinned,
+    /// Which the caller had pinned at all.
+    #[serde(skip)]
+    given: Pinned,
     /// The base model that both parties name.
     pub base_model: Option<BaseModelDigest>,
     /// The session.
@@ -158,6 +161,7 @@ impl BundleReport {
             adapter,
             contributor,
             pinned: pins.found_in(adapter, contributor, base_model, client),
+            given: pins.given(),
             base_model,
             session: receipt.map(|r| r.session),
             client,
@@ -210,15 +214,16 @@ impl BundleReport {
         if self.valid {
             writeln!(out, "  does not show: {NOT_SHOWN}")?;
         }
+        let [of_adapter, of_contributor, of_base, of_client] = self.words();
         if let (Some(adapter), Some(contributor), Some(base)) =
             (self.adapter, self.contributor, self.base_model)
         {
-            writeln!(out, "  adapter: {adapter}\n    {}", self.word_on_adapter())?;
-            writeln!(out, "  contributor: {contributor}\n    {}", self.word_on_contributor())?;
-            writeln!(out, "  base model: {base}\n    {}", self.word_on_base_model())?;
+            writeln!(out, "  adapter: {adapter}\n    {of_adapter}")?;
+            writeln!(out, "  contributor: {contributor}\n    {of_contributor}")?;
+            writeln!(out, "  base model: {base}\n    {of_base}")?;
         }
         if let (Some(client), Some(started), Some(finished)) = (self.client, self.started, self.finished) {
-            writeln!(out, "  client: {client}\n    {}", self.word_on_client())?;
+            writeln!(out, "  client: {client}\n    {of_client}")?;
             let (started, finished) = (date(started), date(finished));
             writeln!(out, "  when: {started} to {finished}, by the contributor's clock")?;
         }
@@ -246,46 +251,33 @@ impl BundleReport {
         )
     }
 
-    fn word_on_adapter(&self) -> &'static str {
-        match (self.error.as_ref().map(|e| e.kind), self.pinned.adapter) {
-            (Some("adapter-pin"), _) => "NOT the one you pinned with --adapter",
-            (_, true) => "pinned: it is the one you gave with --adapter",
-            (_, false) => {
-                "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter"
-            }
-        }
-    }
-
-    fn word_on_contributor(&self) -> &'static str {
-        match (self.error.as_ref().map(|e| e.kind), self.pinned.contributor, self.pinned.adapter) {
-            (Some("contributor-pin"), ..) => "NOT the one you pinned with --contributor",
-            (_, true, _) => "pinned: it is the one you gave with --contributor",
-            (_, false, true) => "not given with --contributor, but the pinned adapter names this key",
-            (_, false, false) => {
-                "NOT PINNED: only this bundle says so; anyone can make a bundle under a key of their own, so give the key \
-                 that you know with --contributor"
-            }
-        }
-    }
-
-    fn word_on_base_model(&self) -> &'static str {
-        match (self.error.as_ref().map(|e| e.kind), self.pinned.base_model) {
-            (Some("base-model-pin"), _) => "NOT the one you pinned with --base-model",
-            (_, true) => {
-                "pinned: it is the one you gave with --base-model; that the client ran it is not proved"
-            }
-            (_, false) => "both parties name it; that the client ran it is not proved",
-        }
-    }
-
-    fn word_on_client(&self) -> &'static str {
-        match (self.error.as_ref().map(|e| e.kind), self.pinned.client) {
-            (Some("client-pin"), _) => "NOT the one you pinned with --client",
-            (_, true) => "pinned: it is the one you gave with --client",
-            (_, false) => {
-                "not given with --client: by the receipt, which this key signed; a contributor can play the client itself"
-            }
-        }
+    /// For adapter, contributor, base model and client: whether it is the one that the caller knows.
+    fn words(&self) -> [&'static str; 4] {
+        let (given, pinned) = (self.given, self.pinned);
+        [
+            word_on(
+                given.adapter,
+                pinned.adapter,
+                "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter",
+            ),
+            word_on(
+                given.contributor,
+                pinned.contributor,
+                match pinned.adapter {
+                    true => "not given with --contributor, but the pinned adapter names this key",
+                    false => {
+                        "NOT PINNED: only this bundle says so; anyone can make a bundle under a key of their own, so give \
+                         the key that you know with --contributor"
+                    }
+                },
+            ),
+            word_on(given.base_model, pinned.base_model, "not given with --base-model: both parties name it"),
+            word_on(
+                given.client,
+                pinned.client,
+                "not given with --client: by the receipt, which this key signed; a contributor can play the client itself",
+            ),
+        ]
     }
 
     fn write_details(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -332,7 +324,7 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
 }
 
 /// What no bundle shows by itself.
-const NOT_SHOWN: &str = "that the activations came from this base model or from any text; that a loss that somebody reports is \
+const NOT_SHOWN: &str = "that the client ran this base model, or that the activations came from any text; that a loss that somebody reports is \
                          true; that the adapter is good";
 
 /// A time as people write it, in UTC.

@@ -90,7 +90,7 @@ fn colluders_with_a_second_manifest_are_caught_by_the_pin() {
         refused(what, &stale.to_bytes(), "proof", &["proof 0 (of m.0, "]);
         let fresh = changed.bundle(&SESSION.calls).to_bytes();
         accepted(&fresh);
-        refused_pinned(pins(), what, &fresh, "adapter-pin", &["is not the pinned one", "--adapter"]);
+        refused_pinned(pins(), what, &fresh, "adapter-pin", &["is not the pinned one", "expected"]);
     }
 }
 

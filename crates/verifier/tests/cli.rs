@@ -93,8 +93,8 @@ fn pins_are_named_in_words() {
     contains(
         &out,
         &[
-            "pinned: it is the one you gave with --adapter",
-            "pinned: it is the one you gave with --contributor",
+            &format!("adapter: {adapter}\n    pinned: it is the one you gave\n"),
+            &format!("contributor: {contributor}\n    pinned: it is the one you gave\n"),
             "session: 0101",
             "proof 1: of m.2; circuit of 2^10 rows",
         ],
@@ -106,7 +106,7 @@ fn pins_are_named_in_words() {
     let other = "ab".repeat(32);
     let (code, out, _) = verify(&folder, &["--adapter", &other]);
     assert_eq!(code, Some(1));
-    contains(&out, &["INVALID", "is not the pinned one", &other, "NOT the one you pinned with --adapter"]);
+    contains(&out, &["INVALID", "is not the pinned one", &other, "NOT the one you gave"]);
     let (code, out, _) = verify(&folder, &["--contributor", &other]);
     assert_eq!(code, Some(1));
     contains(&out, &["INVALID", "the contributor of this file is not the pinned one", &other]);
@@ -126,9 +126,9 @@ fn client_base_model_and_age_can_be_asked_for() {
     contains(
         &out,
         &[
-            "pinned: it is the one you gave with --client",
-            "pinned: it is the one you gave with --base-model; that the client ran it is not proved",
-            "does not show: that the activations came from this base model",
+            &format!("client: {}\n    pinned: it is the one you gave\n", of("client")),
+            &format!("base model: {}\n    pinned: it is the one you gave\n", of("base_model")),
+            "does not show: that the client ran this base model",
             "by the contributor's clock",
         ],
     );
@@ -138,7 +138,12 @@ fn client_base_model_and_age_can_be_asked_for() {
     {
         let (code, out, _) = verify(&folder, &[pin, &other]);
         assert_eq!(code, Some(1), "{out}");
-        contains(&out, &["INVALID", words, &other, "NOT the one you pinned with"]);
+        contains(&out, &["INVALID", words, &other, "NOT the one you gave"]);
+        // Only the first that is wrong is the reason, and none that was given is called not pinned.
+        let wrong = "ab".repeat(32);
+        let (_, out, _) = verify(&folder, &[pin, &wrong, "--adapter", &wrong, "--contributor", &wrong]);
+        assert_eq!(out.matches("NOT the one you gave").count(), 3, "{out}");
+        assert!(!out.contains("NOT PINNED"), "{out}");
         let (_, out, _) = verify(&folder, &[pin, &other, "--json"]);
         assert_eq!(report(&out)["bundles"][0]["error"]["kind"], format!("{}-pin", &pin[2..]));
     }
@@ -227,6 +232,15 @@ fn a_bundle_is_taken_apart_without_being_verified() {
         contains(&text(output.stderr), &[words]);
     }
     assert_eq!(fs::read(receipt).unwrap(), bad().blobs[2], "an existing file is left alone");
+
+    // A full disk is not the bundle's fault.
+    let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
+        .args(["extract", file, "proof.1"])
+        .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    contains(&text(output.stderr), &["No space left"]);
 
     // A part that does not have its digest is not put under its name.
     let mut damaged = bytes.clone();

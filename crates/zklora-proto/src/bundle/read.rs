@@ -1,7 +1,7 @@
 //! Reading a bundle that anyone may have made.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::{Blob, BundleError, FIXED_BLOBS, FORMAT, Header, Plan, TRANSCRIPT, blob_name, transcript};
@@ -115,20 +115,34 @@ impl<R: Read + Seek> Bundle<R> {
         })
     }
 
-    /// Writes one part, and then checks its digest: what was written counts only if this returns `Ok`. `None` if there is no part
-    /// of this name.
-    pub fn copy_blob(&mut self, name: &str, to: &mut dyn Write) -> Option<Result<(), BundleError>> {
+    /// Hands over one part piece by piece, and then checks its digest: what `take` got counts only if this returns `Ok`. `None` if
+    /// there is no part of this name.
+    pub fn read_blob<E: From<BundleError>>(
+        &mut self,
+        name: &str,
+        take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
         let blob = self.blobs.iter().find(|blob| blob.name == name)?.clone();
-        Some(self.copy(&blob, to))
+        Some(self.pieces(&blob, take))
     }
 
-    fn copy(&mut self, blob: &Blob, to: &mut dyn Write) -> Result<(), BundleError> {
-        self.reader.seek(SeekFrom::Start(self.start + blob.offset))?;
-        let mut hashed =
-            HashingReader { inner: (&mut self.reader).take(blob.length), hasher: BundleDigest::hasher() };
-        let copied = io::copy(&mut hashed, to)?;
-        if copied != blob.length || BundleDigest::finish(&hashed.hasher) != blob.digest {
-            return Err(BundleError::Digest(blob.name.clone()));
+    fn pieces<E: From<BundleError>>(
+        &mut self,
+        blob: &Blob,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.reader.seek(SeekFrom::Start(self.start + blob.offset)).map_err(BundleError::from)?;
+        let (mut hasher, mut piece, mut left) = (BundleDigest::hasher(), vec![0; 1 << 16], blob.length);
+        while left > 0 {
+            let length = left.min(piece.len() as u64);
+            let piece = &mut piece[..length as usize];
+            self.reader.read_exact(piece).map_err(BundleError::from)?;
+            hasher.update(piece);
+            take(piece)?;
+            left -= length;
+        }
+        if BundleDigest::finish(&hasher) != blob.digest {
+            return Err(BundleError::Digest(blob.name.clone()).into());
         }
         Ok(())
     }
