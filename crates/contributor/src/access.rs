@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
-use zklora_proto::{PublicKey, secret_file};
+use zklora_proto::{PublicKey, read_bounded};
 
 /// Room for a hundred thousand keys.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -60,7 +60,7 @@ impl Access {
 fn read(keys: &[PublicKey], file: Option<&Path>) -> anyhow::Result<HashSet<PublicKey>> {
     let mut all: HashSet<PublicKey> = keys.iter().copied().collect();
     if let Some(path) = file {
-        let text = File::open(path).and_then(|file| secret_file::read_bounded(file, MAX_FILE_BYTES));
+        let text = File::open(path).and_then(|file| read_bounded(file, MAX_FILE_BYTES));
         let text = text
             .with_context(|| format!("reading the list of clients, {}", path.display()))?
             .with_context(|| format!("{} has more than {MAX_FILE_BYTES} bytes", path.display()))?;

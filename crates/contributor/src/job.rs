@@ -25,7 +25,7 @@ use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, SessionProver};
 use zklora_proto::bundle::{Bundle, BundleParts, Plan, write_unproved};
 use zklora_proto::limits::MAX_PROOF_BYTES;
-use zklora_proto::{BundleDigest, Manifest, SessionId, SignedReceipt, secret_file};
+use zklora_proto::{BundleDigest, Manifest, SessionId, SignedReceipt, read_bounded};
 
 /// The folder of all jobs in the state folder.
 const JOBS: &str = "jobs";
@@ -175,7 +175,7 @@ impl Job {
     fn read(&self, batch: usize) -> anyhow::Result<Option<Vec<u8>>> {
         let path = self.proof(batch);
         let bytes = match File::open(&path) {
-            Ok(file) => secret_file::read_bounded(file, MAX_PROOF_BYTES + DIGEST_BYTES as u64),
+            Ok(file) => read_bounded(file, MAX_PROOF_BYTES + DIGEST_BYTES as u64),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => Err(error),
         };

@@ -21,7 +21,9 @@ use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
 use zklora_circuit::security::Security;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::limits::MAX_MANIFEST_BYTES;
-use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, SignedManifest, secret_file};
+use zklora_proto::{
+    Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, SignedManifest, read_bounded, secret_file,
+};
 
 use crate::quantise::quantise;
 
@@ -235,7 +237,7 @@ fn write(path: &PathBuf, bytes: &[u8]) -> anyhow::Result<()> {
 
 fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {
     let file = fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    secret_file::read_bounded(file, max)
+    read_bounded(file, max)
         .with_context(|| format!("reading {}", path.display()))?
         .with_context(|| format!("{} has more than {max} bytes", path.display()))
 }

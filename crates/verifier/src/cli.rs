@@ -4,20 +4,20 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual};
+use zklora_verdict::{BundleReport, DEFAULT_MIN_SECURITY, Pins, Refusal, Report, Verifier, circuits_of};
 
-use crate::check::{DEFAULT_MIN_SECURITY, Refusal, Verifier, circuits_of};
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
-use crate::pins::{PinArgs, Pins, Policy};
-use crate::report::{BundleReport, Report};
+use crate::policy::{PinArgs, Policy};
+use crate::slow::Slow;
 
 /// Verifies ZKLoRA .pf bundles, offline.
 #[derive(Debug, Parser)]
@@ -154,9 +154,11 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
             return Ok(UNUSABLE);
         }
     };
-    let mut verifier = Verifier::new(policy.pins).with_min_security(policy.min_security);
+    let mut verifier = Verifier::new(policy.pins)
+        .with_min_security(policy.min_security)
+        .announcing(|work| Slow::after(Duration::from_secs(1), move || tracing::info!("{}", Escaped(&work))));
     if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
-        verifier = verifier.with_keys(keys);
+        verifier = verifier.with_circuits(move |security, shapes| Ok(keys.get(security, shapes)?.0));
     }
     let mut report = Report {
         format: Report::FORMAT,

@@ -9,9 +9,7 @@ use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
 use zklora_circuit::security::{Security, Soundness};
 use zklora_cli::Escaped;
 use zklora_proto::ModuleShape;
-
-use crate::check::Verifier;
-use crate::pins::Pins;
+use zklora_verdict::{Pins, Verifier};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use zklora_cli::Escaped;
+use zklora_proto::Escaped;
 use zklora_proto::call_opening::OpeningError;
 use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, secret_file,
+    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, read_bounded,
 };
+use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, word_on};
 
-use crate::pins::{PinArgs, PinRefusal, Pinned, Pins, word_on};
-use crate::report::ErrorReport;
+use crate::policy::PinArgs;
 
 /// Arguments of `opening`.
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file").into());
     }
-    let bytes = secret_file::read_bounded(File::open(path)?, MAX_OPENING_BYTES)?;
+    let bytes = read_bounded(File::open(path)?, MAX_OPENING_BYTES)?;
     Ok(CallOpening::from_bytes(&bytes.ok_or(OpeningError::TooLarge)?)?)
 }
 

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use zklora_circuit::session::VerifySessionError;
 use zklora_cli::Escaped;
 use zklora_proto::bundle::{Bundle, BundleError};
-
-use crate::check::{Refusal, open};
+use zklora_verdict::{Refusal, open};
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]

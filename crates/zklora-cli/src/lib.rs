@@ -2,7 +2,6 @@
 //! elsewhere made safe for a terminal, completions and manual pages.
 
 mod documents;
-mod escape;
 mod format;
 
 use std::fs::File;
@@ -16,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use documents::{Documents, Manual};
-pub use escape::Escaped;
+pub use zklora_proto::Escaped;
 
 /// Flags for logging. What is logged is chosen by `RUST_LOG`, by default `info`.
 #[derive(Debug, Clone, Args)]

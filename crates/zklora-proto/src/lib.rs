@@ -12,10 +12,12 @@
 //!
 //! This crate knows bytes, hashes, signatures and bounds. It knows neither libtorch nor plonky2.
 
+mod bounded;
 pub mod bundle;
 pub mod call_opening;
 pub mod commitments;
 pub mod digest;
+mod escape;
 pub mod identity;
 mod json;
 pub mod limits;
@@ -24,16 +26,19 @@ pub mod message;
 pub mod packing;
 mod random;
 pub mod receipt;
+#[cfg(unix)]
 pub mod secret_file;
 pub mod shape;
 pub mod transcript;
 
+pub use bounded::read_bounded;
 pub use call_opening::CallOpening;
 pub use commitments::{CommitmentSeed, SessionHasher};
 pub use digest::{
     AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, SessionId,
     TranscriptDigest, TranscriptSalt,
 };
+pub use escape::Escaped;
 pub use identity::{Address, PublicKey, SecretKey, Signature};
 pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
 pub use receipt::{Receipt, SignedReceipt};

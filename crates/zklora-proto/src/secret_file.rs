@@ -1,9 +1,11 @@
-//! Files that only their owner may read, and bounded reading of any file.
+//! Files that only their owner may read.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use crate::read_bounded;
 
 /// Why a secret file could not be written or read. Never carries the content.
 #[derive(Debug, thiserror::Error)]
@@ -71,11 +73,4 @@ fn read_closed_to(others: u32, path: &Path, max: u64) -> Result<Vec<u8>, SecretF
         return Err(SecretFileError::Permissions { path: path.into(), mode });
     }
     read_bounded(file, max).map_err(io)?.ok_or_else(|| SecretFileError::TooLarge { path: path.into(), max })
-}
-
-/// Reads to the end, or `None` if there are more than `max` bytes.
-pub fn read_bounded(reader: impl Read, max: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut content = Vec::new();
-    reader.take(max + 1).read_to_end(&mut content)?;
-    Ok((content.len() as u64 <= max).then_some(content))
 }

@@ -6,9 +6,11 @@
 
 mod read;
 mod transcript;
+#[cfg(unix)]
 mod write;
 
 pub use read::{BlobEntry, Bundle};
+#[cfg(unix)]
 pub use write::{BundleParts, write, write_unproved};
 
 use serde::{Deserialize, Serialize};

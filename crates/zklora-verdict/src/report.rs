@@ -8,8 +8,7 @@ use serde::Serialize;
 use zklora_circuit::E;
 use zklora_circuit::fold::canonical;
 use zklora_circuit::session::VerifiedSession;
-use zklora_cli::Escaped;
-use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
+use zklora_proto::{AdapterId, BaseModelDigest, Escaped, PublicKey, SessionId};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits};
 use crate::pins::{Pinned, Pins, word_on};

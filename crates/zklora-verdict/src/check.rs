@@ -1,5 +1,6 @@
 //! One bundle, one verdict.
 
+use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -15,19 +16,21 @@ use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, ver
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
 use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt};
 
-use crate::keys::KeyCache;
 use crate::pins::{PinRefusal, Pins};
-use crate::slow::say_if_slow;
 
 /// Fewest bits of provable soundness that are accepted unless told otherwise: what the default parameter set has.
 pub const DEFAULT_MIN_SECURITY: u32 = Security::Standard.provable_bits();
+
+type Build = dyn Fn(Security, &[ModuleShape]) -> Result<BatchVerifier, CircuitError> + Send + Sync;
+type Announce = dyn Fn(String) -> Box<dyn Any> + Send + Sync;
 
 /// Checks bundles, one after another or from several threads; a circuit that one needed is there for the next.
 pub struct Verifier {
     pins: Pins,
     min_security: u32,
     circuits: Circuits<BatchVerifier>,
-    keys: Option<KeyCache>,
+    build: Box<Build>,
+    announce: Box<Announce>,
     /// What `circuits` has, to foresee what a bundle will cost.
     built: Mutex<HashSet<CircuitId>>,
 }
@@ -46,7 +49,8 @@ impl Verifier {
             pins,
             min_security: DEFAULT_MIN_SECURITY,
             circuits: Circuits::default(),
-            keys: None,
+            build: Box::new(BatchVerifier::build),
+            announce: Box::new(|_| Box::new(())),
             built: Mutex::default(),
         }
     }
@@ -56,9 +60,22 @@ impl Verifier {
         Self { min_security: bits, ..self }
     }
 
-    /// The same verifier, which takes built circuits from this folder and keeps them there.
-    pub fn with_keys(self, keys: KeyCache) -> Self {
-        Self { keys: Some(keys), ..self }
+    /// The same verifier, which has circuits from `build`: that has to give what [`BatchVerifier::build`] gives, and may be
+    /// quicker about it.
+    pub fn with_circuits(
+        self,
+        build: impl Fn(Security, &[ModuleShape]) -> Result<BatchVerifier, CircuitError> + Send + Sync + 'static,
+    ) -> Self {
+        Self { build: Box::new(build), ..self }
+    }
+
+    /// The same verifier, which tells `announce` of work that may take long, in words, before it begins; what that returns is
+    /// dropped when the work has ended.
+    pub fn announcing<Ended: 'static>(
+        self,
+        announce: impl Fn(String) -> Ended + Send + Sync + 'static,
+    ) -> Self {
+        Self { announce: Box::new(move |work| Box::new(announce(work))), ..self }
     }
 
     /// What every bundle has to agree with.
@@ -108,36 +125,23 @@ impl Verifier {
         if new_rows > MAX_NEW_ROWS {
             return Err(Refusal::NewRows(new_rows));
         }
-        let session = say_if_slow(
-            Duration::from_secs(1),
-            || match new.values().max() {
-                Some(bits) => tracing::info!(
-                    "building the circuit for {} (up to 2^{bits} rows) and folding {} rows of transcript; circuits are \
-                     built once and serve all bundles of this run",
-                    declared.module_names(),
-                    declared.total_rows(),
-                ),
-                None => tracing::info!("folding {} rows of transcript", declared.total_rows()),
-            },
-            || {
-                verify_session_with(&mut bundle, &self.circuits, |security, shapes| {
-                    self.build(security, shapes)
-                })
-            },
-        )?;
+        let announced = (self.announce)(match new.values().max() {
+            Some(bits) => format!(
+                "building the circuit for {} (up to 2^{bits} rows) and folding {} rows of transcript; circuits are built once \
+                 and serve all bundles of this run",
+                declared.module_names(),
+                declared.total_rows(),
+            ),
+            None => format!("folding {} rows of transcript", declared.total_rows()),
+        });
+        let session = verify_session_with(&mut bundle, &self.circuits, &self.build)?;
+        drop(announced);
         self.built.lock().unwrap_or_else(PoisonError::into_inner).extend(new.into_keys());
         let found = provable_bits(&session);
         if found < f64::from(self.min_security) {
             return Err(Refusal::MinSecurity { found, min: self.min_security });
         }
         Ok(session)
-    }
-
-    fn build(&self, security: Security, shapes: &[ModuleShape]) -> Result<BatchVerifier, CircuitError> {
-        match &self.keys {
-            Some(keys) => keys.get(security, shapes).map(|(verifier, _)| verifier),
-            None => BatchVerifier::build(security, shapes),
-        }
     }
 
     /// The circuits that the plan needs and that are not built yet, each with the logarithm of its rows. One that is too
@@ -327,7 +331,8 @@ pub(crate) fn conjectured_bits(session: &VerifiedSession) -> f64 {
     session.batches.iter().map(|batch| batch.soundness.conjectured.bits).fold(f64::INFINITY, f64::min)
 }
 
-pub(crate) fn open(path: &Path) -> Result<File, Refusal> {
+/// Opens a bundle, which has to be a regular file.
+pub fn open(path: &Path) -> Result<File, Refusal> {
     // Before opening: to open a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Refusal::NotAFile);

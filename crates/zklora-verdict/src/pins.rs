@@ -1,14 +1,9 @@
-//! What the caller knows from elsewhere, as options or as a policy file.
+//! What the caller knows from elsewhere.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fs, io};
 
-use clap::Args;
-use serde::{Deserialize, Serialize};
-use zklora_proto::{AdapterId, BaseModelDigest, Manifest, PublicKey, Receipt, secret_file};
-
-use crate::check::DEFAULT_MIN_SECURITY;
+use serde::Serialize;
+use zklora_proto::{AdapterId, BaseModelDigest, Manifest, PublicKey, Receipt};
 
 /// What every bundle and every opening has to agree with: of each kind one of those that are listed, and anything where none is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,7 +54,7 @@ impl Pins {
     }
 
     /// Which kinds of pins there are.
-    pub(crate) fn given(&self) -> Pinned {
+    pub fn given(&self) -> Pinned {
         Pinned {
             adapter: !self.adapters.is_empty(),
             contributor: !self.contributors.is_empty(),
@@ -69,7 +64,7 @@ impl Pins {
     }
 
     /// Which kinds of pins there are and agree with these.
-    pub(crate) fn found_in(
+    pub fn found_in(
         &self,
         adapter: Option<AdapterId>,
         contributor: Option<PublicKey>,
@@ -105,7 +100,7 @@ pub struct Pinned {
 }
 
 /// What to say of a thing that was pinned or not, and of one that was not: `otherwise`.
-pub(crate) fn word_on(given: bool, found: bool, otherwise: &'static str) -> &'static str {
+pub fn word_on(given: bool, found: bool, otherwise: &'static str) -> &'static str {
     match (given, found) {
         (true, true) => "pinned: it is the one you gave",
         (true, false) => "NOT the one you gave",
@@ -195,128 +190,6 @@ impl PinRefusal {
     }
 }
 
-/// The pins as options.
-#[derive(Debug, Clone, Default, Args)]
-pub struct PinArgs {
-    /// Adapter id that every file must be about, known from elsewhere; repeated, one of them
-    #[arg(long, value_name = "ID")]
-    pub adapter: Vec<AdapterId>,
-
-    /// Public key of the contributor that every file must come from, known from elsewhere; repeated, one of them
-    #[arg(long, value_name = "KEY")]
-    pub contributor: Vec<PublicKey>,
-
-    /// Digest of the base model that every file must name; repeated, one of them
-    #[arg(long, value_name = "DIGEST")]
-    pub base_model: Vec<BaseModelDigest>,
-
-    /// Public key of the base-model user whose sessions count; repeated, one of them
-    #[arg(long, value_name = "KEY")]
-    pub client: Vec<PublicKey>,
-}
-
-impl From<&PinArgs> for Pins {
-    fn from(args: &PinArgs) -> Self {
-        Self {
-            adapters: args.adapter.clone(),
-            contributors: args.contributor.clone(),
-            base_models: args.base_model.clone(),
-            clients: args.client.clone(),
-            max_age: None,
-        }
-    }
-}
-
-/// All that is asked of a bundle, in one file: `verify --policy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// What every bundle has to agree with.
-    pub pins: Pins,
-    /// Fewest bits of provable soundness.
-    pub min_security: u32,
-}
-
-/// Why a policy cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
-    /// The file cannot be read.
-    #[error("{path}: {error}", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// It is far longer than any policy.
-    #[error("{path}: the policy has more than {MAX_POLICY_BYTES} bytes", path = path.display())]
-    TooLarge {
-        /// The file.
-        path: PathBuf,
-    },
-    /// It is not what docs/verifying.md describes.
-    #[error("{path}: {error}", path = path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with its line.
-        error: String,
-    },
-}
-
-impl Policy {
-    /// Reads a TOML file. Unknown settings are refused, and so are empty lists: a slip must not become a policy that asks for
-    /// nothing.
-    pub fn read(path: &Path) -> Result<Self, PolicyError> {
-        let io = |error| PolicyError::Io { path: path.into(), error };
-        let bytes =
-            secret_file::read_bounded(fs::File::open(path).map_err(io)?, MAX_POLICY_BYTES).map_err(io)?;
-        let bytes = bytes.ok_or_else(|| PolicyError::TooLarge { path: path.into() })?;
-        let text = String::from_utf8(bytes).map_err(|error| error.to_string());
-        text.and_then(|text| Self::parse(&text))
-            .map_err(|error| PolicyError::Content { path: path.into(), error })
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
-        for (setting, length) in [
-            ("adapters", file.adapters.as_ref().map(Vec::len)),
-            ("contributors", file.contributors.as_ref().map(Vec::len)),
-            ("base_models", file.base_models.as_ref().map(Vec::len)),
-            ("clients", file.clients.as_ref().map(Vec::len)),
-        ] {
-            if length == Some(0) {
-                return Err(format!(
-                    "{setting} is an empty list, which no bundle agrees with: name what is accepted, or leave it out to \
-                     accept any"
-                ));
-            }
-        }
-        Ok(Self {
-            pins: Pins {
-                adapters: file.adapters.unwrap_or_default(),
-                contributors: file.contributors.unwrap_or_default(),
-                base_models: file.base_models.unwrap_or_default(),
-                clients: file.clients.unwrap_or_default(),
-                max_age: file.max_age_days.map(|days| Duration::from_secs(u64::from(days) * SECONDS_OF_DAY)),
-            },
-            min_security: file.min_security.unwrap_or(DEFAULT_MIN_SECURITY),
-        })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyFile {
-    adapters: Option<Vec<AdapterId>>,
-    contributors: Option<Vec<PublicKey>>,
-    base_models: Option<Vec<BaseModelDigest>>,
-    clients: Option<Vec<PublicKey>>,
-    min_security: Option<u32>,
-    max_age_days: Option<u32>,
-}
-
-const MAX_POLICY_BYTES: u64 = 1 << 20;
-const SECONDS_OF_DAY: u64 = 24 * 60 * 60;
 /// How far the contributor's clock may be ahead of this one.
 const CLOCKS_APART: Duration = Duration::from_secs(10 * 60);
 
@@ -324,35 +197,7 @@ const CLOCKS_APART: Duration = Duration::from_secs(10 * 60);
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_policy_is_read_whole_or_not_at_all() {
-        let key = "ab".repeat(32);
-        let policy = Policy::parse(&format!(
-            "adapters = [\"{key}\"]\nbase_models = [\"{key}\"]\nmin_security = 90\nmax_age_days = 30\n"
-        ))
-        .unwrap();
-        assert_eq!(policy.pins.adapters, [key.parse().unwrap()]);
-        assert_eq!(policy.pins.base_models, [key.parse().unwrap()]);
-        assert!(policy.pins.contributors.is_empty() && policy.pins.clients.is_empty());
-        assert_eq!((policy.min_security, policy.pins.max_age), (90, Some(Duration::from_secs(30 * 86_400))));
-        let nothing = Policy::parse("").unwrap();
-        assert_eq!(nothing, Policy { pins: Pins::default(), min_security: DEFAULT_MIN_SECURITY });
-
-        for (text, words) in [
-            ("adapter = []", "unknown field `adapter`"),
-            ("adapters = []", "adapters is an empty list"),
-            ("contributors = []", "contributors is an empty list"),
-            ("base_models = []", "base_models is an empty list"),
-            ("clients = []", "clients is an empty list"),
-            ("adapters = [\"abc\"]", "hexadecimal"),
-            ("max_age_days = -1", "max_age_days"),
-            ("min_security = \"high\"", "min_security"),
-            ("adapters", "line 1"),
-        ] {
-            let error = Policy::parse(text).unwrap_err();
-            assert!(error.contains(words), "{text}: {error}");
-        }
-    }
+    const DAY: u64 = 24 * 60 * 60;
 
     /// The attacker is a contributor who dates a session ahead, so that it never grows old.
     #[test]
@@ -361,16 +206,16 @@ mod tests {
         let mut receipt = world.receipt(&[world.call(1, &[0], &mut zklora_testing::rng(1))]);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let (id, manifest) = (world.manifest().adapter_id(), world.manifest().manifest());
-        let day = Pins { max_age: Some(Duration::from_secs(SECONDS_OF_DAY)), ..Pins::default() };
+        let day = Pins { max_age: Some(Duration::from_secs(DAY)), ..Pins::default() };
         let mut kind_at = |finished, pins: &Pins| {
             receipt.finished = finished;
             pins.check(id, manifest, &receipt).map_err(|refusal| refusal.kind())
         };
         for (finished, expected) in [
             (now, Ok(())),
-            (now - SECONDS_OF_DAY + 60, Ok(())),
+            (now - DAY + 60, Ok(())),
             (now + 60, Ok(())),
-            (now - SECONDS_OF_DAY - 60, Err("age")),
+            (now - DAY - 60, Err("age")),
             (0, Err("age")),
             (now + 3600, Err("age")),
             (u64::MAX, Err("age")),

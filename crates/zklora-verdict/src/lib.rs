@@ -1,0 +1,24 @@
+//! Says of a `.pf` bundle whether it is true, to somebody who was not there.
+//!
+//! A bundle claims: these deltas are exactly X·A·B of the adapter that the manifest commits to, and both parties signed for
+//! them. [`Verifier`] believes none of it. It checks the file's layout and digests, all signatures, that the transcript is
+//! the one of the receipt, and every proof, with circuits that it builds itself from the modules' shapes. What no bundle
+//! can say about itself is whether it is the *right* adapter of the *right* contributor: that is what [`Pins`] are for, and
+//! the [`BundleReport`] says in words which of the two were given.
+//!
+//! 1. [`Verifier::check`]: one bundle, wherever it is read from, one [`Verdict`].
+//! 2. [`BundleReport`]: the verdict in words and as JSON.
+//!
+//! What is here starts no threads of its own, and needs neither a file system nor a command line, so that it runs in a browser,
+//! too. `zklora-verifier` is the program around it.
+
+mod check;
+mod pins;
+mod report;
+
+pub use check::{
+    DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
+    open,
+};
+pub use pins::{PinRefusal, Pinned, Pins, word_on};
+pub use report::{BatchReport, BundleReport, ErrorReport, ModuleReport, Pair, Report};
