@@ -37,6 +37,7 @@ impl From<&PinArgs> for Pins {
             base_models: args.base_model.clone(),
             clients: args.client.clone(),
             max_age: None,
+            redacted: false,
         }
     }
 }
@@ -104,12 +105,18 @@ impl Policy {
                 ));
             }
         }
+        if file.redacted == Some(true) && file.clients.is_none() {
+            return Err(
+                "redacted = true takes the word of the clients for it: expected clients, found none".into()
+            );
+        }
         Ok(Self {
             pins: Pins {
                 adapters: file.adapters.unwrap_or_default(),
                 contributors: file.contributors.unwrap_or_default(),
                 base_models: file.base_models.unwrap_or_default(),
                 clients: file.clients.unwrap_or_default(),
+                redacted: file.redacted.unwrap_or(false),
                 max_age: file.max_age_days.map(|days| Duration::from_secs(u64::from(days) * SECONDS_OF_DAY)),
             },
             min_security: file.min_security.unwrap_or(DEFAULT_MIN_SECURITY),
@@ -126,6 +133,7 @@ struct PolicyFile {
     clients: Option<Vec<PublicKey>>,
     min_security: Option<u32>,
     max_age_days: Option<u32>,
+    redacted: Option<bool>,
 }
 
 const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -155,6 +163,7 @@ mod tests {
             ("contributors = []", "contributors is an empty list"),
             ("base_models = []", "base_models is an empty list"),
             ("clients = []", "clients is an empty list"),
+            ("redacted = true", "expected clients"),
             ("adapters = [\"abc\"]", "hexadecimal"),
             ("max_age_days = -1", "max_age_days"),
             ("min_security = \"high\"", "min_security"),

@@ -57,6 +57,8 @@ pub struct BundleReport {
     pub base_model: Option<BaseModelDigest>,
     /// The session.
     pub session: Option<SessionId>,
+    /// Whether the bundle is redacted, so that the folds are the client's word.
+    pub redacted: Option<bool>,
     /// The key of the base-model user, by the receipt's word.
     pub client: Option<PublicKey>,
     /// When the session began, in seconds since 1970, by the contributor's clock.
@@ -163,6 +165,7 @@ impl BundleReport {
             given: pins.given(),
             base_model,
             session: receipt.map(|r| r.session),
+            redacted: declared.map(|d| d.redacted),
             client,
             started: receipt.map(|r| r.started),
             finished: receipt.map(|r| r.finished),
@@ -196,7 +199,11 @@ impl BundleReport {
 
     /// Writes the verdict for people: a line for the bundle, one for each module, and what it means.
     pub fn write_text(&self, out: &mut dyn Write, verbose: bool) -> io::Result<()> {
-        let verdict = if self.valid { "VALID" } else { "INVALID" };
+        let verdict = match (self.valid, self.redacted) {
+            (true, Some(true)) => "VALID, REDACTED",
+            (true, _) => "VALID",
+            (false, _) => "INVALID",
+        };
         writeln!(out, "{}: {verdict} ({:.3} s)", Escaped(&self.path), self.seconds)?;
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
@@ -211,7 +218,7 @@ impl BundleReport {
         }
         writeln!(out, "  means: {}", self.meaning())?;
         if self.valid {
-            writeln!(out, "  does not show: {NOT_SHOWN}")?;
+            writeln!(out, "  does not show: {}", self.not_shown())?;
         }
         let [of_adapter, of_contributor, of_base, of_client] = self.words();
         if let (Some(adapter), Some(contributor), Some(base)) =
@@ -244,10 +251,28 @@ impl BundleReport {
         if !self.valid {
             return "nothing in this file can be relied on".into();
         }
-        format!(
-            "both parties signed for these {} rows, and every delta in them is exactly X·A·B of the adapter below",
-            self.rows()
-        )
+        let rows = self.rows();
+        match self.redacted {
+            Some(true) => format!(
+                "both parties signed for these {rows} rows, and if the client below folded them as it signed, every delta in them \
+                 is exactly X·A·B of the adapter below"
+            ),
+            _ => format!(
+                "both parties signed for these {rows} rows, and every delta in them is exactly X·A·B of the adapter below"
+            ),
+        }
+    }
+
+    /// What a valid bundle does not show by itself.
+    fn not_shown(&self) -> String {
+        let folds = match self.redacted {
+            Some(true) => {
+                "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the \
+                 client's word, which a client in league with the contributor can give for false deltas; "
+            }
+            _ => "",
+        };
+        format!("{folds}{NOT_SHOWN}")
     }
 
     /// For adapter, contributor, base model and client: whether it is the one that the caller knows.
