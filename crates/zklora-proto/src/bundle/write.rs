@@ -123,7 +123,7 @@ fn write_blobs(
             HashingReader { inner: blob.reader.take(blob.length), hasher: BundleDigest::hasher() };
         let copied = io::copy(&mut hashed, &mut file)?;
         if copied != blob.length || BundleDigest::finish(&hashed.hasher) != blob.digest {
-            let what = format!("{} does not have its digest", layout.blob_name(index));
+            let what = format!("the {} does not have its digest", layout.blob_name(index));
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
     }
