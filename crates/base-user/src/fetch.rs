@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use tokio::runtime::Handle;
+use zklora_circuit::session::VerifiedSession;
 use zklora_cli::Escaped;
 use zklora_proto::limits::MAX_BUNDLE_PART_BYTES;
 use zklora_proto::message::{ProofState, Request, Response};
@@ -210,17 +211,18 @@ fn there_already(path: &Path, record: &Record, verifier: &Verifier) -> Result<Op
         Err(error) => return Err(FetchError::Io { path: path.into(), error }),
         Ok(found) => found.len(),
     };
-    check(path, record, verifier).map_err(|why| FetchError::Foreign { path: path.into(), why })?;
+    check(path, record, verifier).map(drop).map_err(|why| FetchError::Foreign { path: path.into(), why })?;
     Ok(Some(Fetched { path: path.into(), bytes, received: 0 }))
 }
 
-/// Whether a file is the bundle of a session; otherwise why not. Its receipt is the record's, which names adapter and contributor.
-fn check(path: &Path, record: &Record, verifier: &Verifier) -> Result<(), String> {
+/// What a file shows that is the bundle of a session; otherwise why it is not. Its receipt is the record's, which names adapter and
+/// contributor.
+pub(crate) fn check(path: &Path, record: &Record, verifier: &Verifier) -> Result<VerifiedSession, String> {
     let verdict = verifier.check_file(path);
     if let Some(declared) = &verdict.declared
         && Some(&declared.receipt) != record.receipt.as_ref()
     {
         return Err("its receipt is not the one that you signed for this session".into());
     }
-    verdict.outcome.map(drop).map_err(|refusal| Escaped(&refusal.to_string()).to_string())
+    verdict.outcome.map_err(|refusal| Escaped(&refusal.to_string()).to_string())
 }

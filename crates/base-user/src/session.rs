@@ -271,6 +271,17 @@ impl Session {
         Ok(deltas)
     }
 
+    /// Has every module that was called answer [`BLINDING_ROWS`](zklora_proto::BLINDING_ROWS) random rows, each in a call of its own, so that a redacted bundle does
+    /// not give the other rows away. To be done after the last call: `docs/zero-knowledge.md`, "Redacted bundles".
+    pub fn blind(&self) -> Result<(), SessionError> {
+        let (_, rows) = self.counts();
+        for (module, _) in rows.iter().enumerate().filter(|(_, rows)| **rows > 0) {
+            let d_in = self.manifest().modules()[module].shape().d_in();
+            self.forward(&[module], &self.seed.blinding_rows(module, d_in))?;
+        }
+        Ok(())
+    }
+
     /// Ends the calls: gets the contributor's receipt, holds it against what happened, signs it and hands the signature
     /// over. From then on the contributor proves.
     pub fn finish(&self) -> Result<SignedReceipt, SessionError> {

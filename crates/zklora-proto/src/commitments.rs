@@ -15,6 +15,10 @@ use crate::random::system_random;
 use crate::transcript::{Call, CallDigests, TranscriptHasher};
 use crate::{CallSalt, CommitmentNode, CommitmentsDigest, TranscriptDigest, TranscriptSalt};
 
+/// Random rows of each module that hide the others in a redacted bundle: 16 of 16 bits for each input, against the 128 bits that are
+/// known of it.
+pub const BLINDING_ROWS: usize = 16;
+
 /// 32 random bytes that both parties of a session know and nobody else. Wiped from memory when dropped; never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CommitmentSeed([u8; 32]);
@@ -38,6 +42,22 @@ impl CommitmentSeed {
     /// What the transcript's digest begins with.
     pub fn transcript_salt(&self) -> TranscriptSalt {
         TranscriptSalt::from_bytes(*blake3::keyed_hash(&self.0, b"transcript").as_bytes())
+    }
+
+    /// The last [`BLINDING_ROWS`] rows of activations of a module in a session that is to be redacted: row-major, of `d_in` uniform
+    /// entries each, in `[-(2^15 - 1), 2^15 - 1]`.
+    pub fn blinding_rows(&self, module: usize, d_in: usize) -> Vec<i16> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(b"blind");
+        hasher.update(&(module as u32).to_le_bytes());
+        let mut stream = hasher.finalize_xof();
+        let mut next = || {
+            let mut bytes = [0; 2];
+            stream.fill(&mut bytes);
+            i16::from_le_bytes(bytes)
+        };
+        let entries = std::iter::from_fn(|| Some(next())).filter(|&entry| entry != i16::MIN);
+        entries.take(BLINDING_ROWS * d_in).collect()
     }
 
     /// The salt of a module in a call. No other salt follows from it.
@@ -427,6 +447,23 @@ mod tests {
         for (at, one) in all.iter().enumerate() {
             assert!(all[..at].iter().all(|other| other != one), "{at}");
         }
+    }
+
+    #[test]
+    fn blinding_rows_are_uniform_and_of_their_seed_and_module() {
+        let seed = CommitmentSeed::from_bytes([7; 32]);
+        let rows = seed.blinding_rows(3, 4096);
+        assert_eq!(rows.len(), BLINDING_ROWS * 4096);
+        assert_ne!(rows, seed.blinding_rows(4, 4096));
+        assert_ne!(rows, CommitmentSeed::from_bytes([8; 32]).blinding_rows(3, 4096));
+        // The same stream, whatever the number of columns.
+        assert_eq!(seed.blinding_rows(3, 2), rows[..2 * BLINDING_ROWS]);
+        assert!(!rows.contains(&i16::MIN));
+        // Of 2^16 draws from 2^16 - 1 values, a share of 1/e is missing: 24,109 with a standard deviation of some 80.
+        let mut seen = rows;
+        seen.sort_unstable();
+        seen.dedup();
+        assert!((41_000..42_000).contains(&seen.len()), "{}", seen.len());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub mod transcript;
 
 pub use bounded::read_bounded;
 pub use call_opening::CallOpening;
-pub use commitments::{CommitmentSeed, SessionHasher};
+pub use commitments::{BLINDING_ROWS, CommitmentSeed, SessionHasher};
 pub use digest::{
     AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, SessionId,
     TranscriptDigest, TranscriptSalt,

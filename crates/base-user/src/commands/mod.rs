@@ -6,6 +6,7 @@ pub mod generate;
 pub mod identity;
 pub mod loss;
 pub mod open;
+pub mod redact;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use zklora_base_user::session::Session;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
-use zklora_proto::{AdapterId, Address, BaseModelDigest, SignedReceipt};
+use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, SignedReceipt};
 
 /// The model that runs here.
 #[derive(Args)]
@@ -96,6 +97,10 @@ pub struct ContributorArgs {
     /// Wait until the contributors have proved the sessions.
     #[arg(long)]
     wait: bool,
+    /// Send 16 random rows through each module at the end, so that a redacted bundle gives no activations away. They count against
+    /// what the contributor answers.
+    #[arg(long)]
+    blind: bool,
 }
 
 /// Where what you keep of your sessions is.
@@ -122,6 +127,7 @@ pub struct Contributors {
     records: Records,
     runtime: Runtime,
     wait: bool,
+    blind: bool,
 }
 
 impl ContributorArgs {
@@ -156,7 +162,7 @@ impl ContributorArgs {
             kept.push(record);
             sessions.push((Arc::new(session), mode));
         }
-        Ok(Contributors { sessions, kept, records, runtime, wait: self.wait })
+        Ok(Contributors { sessions, kept, records, runtime, wait: self.wait, blind: self.blind })
     }
 }
 
@@ -164,6 +170,7 @@ impl Contributors {
     /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many. The
     /// worst, if there are several.
     pub fn too_few(&self, rows: usize) -> Option<(u64, String)> {
+        let rows = if self.blind { rows + BLINDING_ROWS } else { rows };
         let of_session = |session: &Session| {
             let modules = session.manifest().modules().iter().zip(session.left());
             // No more can be independent than there are inputs.
@@ -183,11 +190,14 @@ impl Contributors {
         }
     }
 
-    /// Ends the sessions with receipts that both sign, waits for the proofs if that was asked for, and takes the hook off.
+    /// Blinds the sessions if that was asked for, ends them with receipts that both sign, waits for the proofs if that was asked for, and takes the hook off.
     pub fn finish(self, model: &mut Model) -> anyhow::Result<Vec<Finished>> {
         model.unpatch();
         let mut finished = Vec::with_capacity(self.sessions.len());
         for ((session, _), record) in self.sessions.iter().zip(self.kept) {
+            if self.blind {
+                session.blind().context("blinding the session")?;
+            }
             let keep = |receipt: &SignedReceipt| {
                 self.records.put(&Record { receipt: Some(receipt.clone()), ..record })
             };

@@ -1,0 +1,119 @@
+//! Redacted bundles of real sessions, and what a verifier that has nothing else says of them.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{World, failure, program, success, text};
+use serde_json::Value;
+use zklora_proto::bundle::Bundle;
+
+/// A world with the bundle of a session that was blinded and of one that was not.
+struct Proved {
+    world: World,
+    blinded: PathBuf,
+    plain: PathBuf,
+    client: String,
+}
+
+impl Proved {
+    fn new() -> Self {
+        let world = World::new();
+        let server = world.serve();
+        let bundle = |more: &[&str]| {
+            let said = success(world.loss(&server.address, "Debian es libre.").arg("--wait").args(more));
+            let session = said["sessions"][0]["session"].as_str().unwrap().to_owned();
+            (world.path("out").join(format!("{session}.pf")), said)
+        };
+        let (blinded, with) = bundle(&["--blind"]);
+        let (plain, without) = bundle(&[]);
+        // The loss is that of the text alone; every module has sixteen rows more, in a call of its own.
+        assert_eq!(with["adapter_loss"], without["adapter_loss"]);
+        let rows = |said: &Value| -> Vec<u64> {
+            said["sessions"][0]["rows"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|rows| rows.as_u64().unwrap())
+                .collect()
+        };
+        let called = rows(&without).iter().filter(|rows| **rows > 0).count() as u64;
+        for (with, without) in rows(&with).into_iter().zip(rows(&without)) {
+            assert_eq!(with, if without > 0 { without + 16 } else { 0 });
+        }
+        let calls = |said: &Value| said["sessions"][0]["calls"].as_u64().unwrap();
+        assert_eq!(calls(&with), calls(&without) + called);
+        let client = with["sessions"][0]["client"].as_str().unwrap().to_owned();
+        server.stop();
+        Self { world, blinded, plain, client }
+    }
+
+    fn redact(&self, bundle: &PathBuf, out: &str) -> Command {
+        let mut command = program("zklora-base-user");
+        command.arg("redact").arg(bundle).arg("--out").arg(self.world.path(out));
+        command.arg("--identity").arg(self.world.path("client.key"));
+        command.arg("--sessions").arg(self.world.path("sessions"));
+        command
+    }
+
+    fn verify(&self, out: &str, more: &[&str]) -> (Value, i32) {
+        let output = program("zklora-verifier")
+            .args(["verify", "--json", "--no-key-cache", "--adapter", &self.world.adapter])
+            .args(["--contributor", &self.world.contributor])
+            .arg(self.world.path(out))
+            .args(more)
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report["bundles"][0].clone(), output.status.code().unwrap())
+    }
+}
+
+#[test]
+fn a_redacted_bundle_verifies_and_says_whether_it_is_blinded() {
+    let proved = Proved::new();
+    let said = success(proved.redact(&proved.blinded, "blinded.pf").arg("--json"));
+    assert_eq!((&said["blinded"], &said["client"]), (&true.into(), &proved.client.clone().into()));
+    let bytes = fs::metadata(proved.world.path("blinded.pf")).unwrap().len();
+    assert_eq!(said["bytes"], bytes);
+    assert!(bytes < fs::metadata(&proved.blinded).unwrap().len());
+
+    // Nothing of an activation or a delta is left, nor a way to them.
+    let mut redacted = Bundle::open(&proved.world.path("blinded.pf")).unwrap();
+    assert!(redacted.calls(|_| Ok::<_, zklora_proto::bundle::BundleError>(())).is_err());
+    let (report, code) = proved.verify("blinded.pf", &["--redacted", "--client", &proved.client]);
+    assert_eq!((code, &report["redacted"]), (0, &true.into()), "{report}");
+    let (full, _) =
+        proved.verify(&format!("out/{}", proved.blinded.file_name().unwrap().to_str().unwrap()), &[]);
+    assert_eq!(report["modules"], full["modules"]);
+    let (report, code) = proved.verify("blinded.pf", &[]);
+    assert_eq!((code, &report["error"]["kind"]), (1, &"redacted".into()));
+
+    // The same session's calls are gone from it: it can neither be opened nor redacted again.
+    let said = failure(&mut proved.redact(&proved.world.path("blinded.pf"), "again.pf"));
+    assert!(said.contains("is redacted"), "{said}");
+
+    let output = proved.redact(&proved.plain, "plain.pf").output().unwrap();
+    assert!(output.status.success());
+    assert!(text(&output.stdout).contains("NOT BLINDED"), "{}", text(&output.stdout));
+    let said = failure(&mut proved.redact(&proved.plain, "plain.pf"));
+    assert!(said.contains("exists"), "{said}");
+
+    // A bundle that does not hold is not signed for, and neither is somebody else's.
+    let mut damaged = fs::read(&proved.plain).unwrap();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fs::write(proved.world.path("damaged.pf"), damaged).unwrap();
+    let said = failure(&mut proved.redact(&proved.world.path("damaged.pf"), "d.pf"));
+    assert!(said.contains("is not this session's bundle"), "{said}");
+    let mut stranger = program("zklora-base-user");
+    stranger.arg("redact").arg(&proved.plain).arg("--identity").arg(proved.world.path("other.key"));
+    stranger.arg("--sessions").arg(proved.world.path("sessions")).arg("--out").arg(proved.world.path("s.pf"));
+    let said = failure(&mut stranger);
+    assert!(said.contains("the session was opened with key"), "{said}");
+    for none in ["again.pf", "d.pf", "s.pf"] {
+        assert!(!proved.world.path(none).exists());
+    }
+}
