@@ -21,4 +21,4 @@ pub use check::{
     open,
 };
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
-pub use report::{BatchReport, BundleReport, ErrorReport, ModuleReport, Pair, Report};
+pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report};
