@@ -84,21 +84,24 @@ pub enum EvaluationError {
         expected: String,
     },
     /// It names a session, and says something else of it than the bundle.
-    #[error(
-        "{name}: it says of session {session} that its {what} is {found}, while the bundle says {expected}"
-    )]
-    Contradicts {
-        /// The evaluation.
-        name: String,
-        /// The session.
-        session: SessionId,
-        /// What differs.
-        what: &'static str,
-        /// By the evaluation.
-        found: String,
-        /// By the bundle.
-        expected: String,
-    },
+    #[error(transparent)]
+    Contradicts(Box<Contradiction>),
+}
+
+/// What an evaluation says of a session differently from the session's bundle.
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: it says of session {session} that its {what} is {found}, while the bundle says {expected}")]
+pub struct Contradiction {
+    /// The evaluation.
+    pub name: String,
+    /// The session.
+    pub session: SessionId,
+    /// What differs.
+    pub what: &'static str,
+    /// By the evaluation.
+    pub found: String,
+    /// By the bundle.
+    pub expected: String,
 }
 
 impl Evaluation {
@@ -161,11 +164,14 @@ impl Evaluation {
         if report.bundles.iter().any(|bundle| self.is_of(bundle)) {
             return Ok(());
         }
-        let mut contradictions = (report.bundles.iter())
-            .flat_map(|bundle| self.sessions_of(bundle).filter_map(|session| session.contradiction(bundle)));
-        if let Some(Contradiction { session, what, found, expected }) = contradictions.next() {
+        let mut contradictions = report.bundles.iter().flat_map(|bundle| {
+            self.sessions_of(bundle)
+                .filter_map(|session| Some((session.session, session.contradiction(bundle)?)))
+        });
+        if let Some((session, (what, found, expected))) = contradictions.next() {
             let name = self.name.clone();
-            return Err(EvaluationError::Contradicts { name, session, what, found, expected });
+            let contradiction = Contradiction { name, session, what, found, expected };
+            return Err(EvaluationError::Contradicts(Box::new(contradiction)));
         }
         let expected: Vec<_> = report.bundles.iter().filter_map(|bundle| bundle.session).collect();
         let named: Vec<_> = self.sessions.iter().map(|session| session.session).collect();
@@ -257,8 +263,8 @@ struct Session {
 }
 
 impl Session {
-    /// What it says differently from the bundle of the same session.
-    fn contradiction(&self, bundle: &BundleReport) -> Option<Contradiction> {
+    /// What it says differently from the bundle of the same session: what, by the evaluation, by the bundle.
+    fn contradiction(&self, bundle: &BundleReport) -> Option<(&'static str, String, String)> {
         let pairs = [
             ("adapter", self.adapter.to_string(), bundle.adapter.map(|id| id.to_string())),
             ("contributor", self.contributor.to_string(), bundle.contributor.map(|key| key.to_string())),
@@ -268,16 +274,9 @@ impl Session {
         ];
         pairs.into_iter().find_map(|(what, found, expected)| {
             let expected = expected.filter(|expected| *expected != found)?;
-            Some(Contradiction { session: self.session, what, found, expected })
+            Some((what, found, expected))
         })
     }
-}
-
-struct Contradiction {
-    session: SessionId,
-    what: &'static str,
-    found: String,
-    expected: String,
 }
 
 /// The first few of them.

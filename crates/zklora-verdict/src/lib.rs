@@ -23,7 +23,7 @@ pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
     open,
 };
-pub use evaluation::{Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
+pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
 pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report};
