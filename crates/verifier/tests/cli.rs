@@ -453,7 +453,7 @@ fn the_report_is_also_a_page() {
     let (code, out, _) = verify(&folder, &["--json", "--html", &page]);
     assert_eq!(code, Some(1));
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["valid"], false);
-    contains(&fs::read_to_string(&page).unwrap(), &["<title>INVALID", "1 of 2 bundles are not valid"]);
+    contains(&fs::read_to_string(&page).unwrap(), &["<title>INVALID", "1 of 2 bundles is not valid"]);
     let output = run(&["verify", &good, "--html", "-"]);
     assert_eq!(output.status.code(), Some(0));
     let out = text(output.stdout);

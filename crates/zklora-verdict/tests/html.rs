@@ -332,7 +332,7 @@ fn an_invalid_bundle_says_why_and_draws_nothing() {
 fn several_bundles_have_a_summary_and_one_bad_one_decides() {
     let mut all = report(vec![bundle(VALID), bundle(INVALID), bundle("valid/one-module.pf")]);
     let page_of = page("several.html", &all, Vec::new());
-    contains(&page_of, &["1 of 3 bundles are not valid.", "href=\"#bundle-2\"", "id=\"bundle-2\""]);
+    contains(&page_of, &["1 of 3 bundles is not valid.", "href=\"#bundle-2\"", "id=\"bundle-2\""]);
     assert_eq!(page_of.matches("class=\"badge bad\"").count(), 2, "in the summary and above its section");
 
     all.bundles.remove(1);

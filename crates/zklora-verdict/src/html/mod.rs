@@ -118,6 +118,7 @@ impl Outcome {
         if invalid > 0 {
             let counts = match all {
                 1 => format!("The one bundle is not valid{missing}."),
+                _ if invalid == 1 => format!("1 of {all} bundles is not valid{missing}."),
                 _ => format!("{invalid} of {all} bundles are not valid{missing}."),
             };
             return Self { word: "INVALID", sign: "\u{2717}", class: "bad", counts };
