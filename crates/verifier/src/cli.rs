@@ -9,10 +9,13 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual};
-use zklora_verdict::{BundleReport, DEFAULT_MIN_SECURITY, Pins, Refusal, Report, Verifier, circuits_of};
+use zklora_verdict::{
+    BundleReport, DEFAULT_MIN_SECURITY, Pins, Refusal, Report, Standing, Verifier, circuits_of,
+};
 
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
+use crate::html::{HtmlArgs, HtmlOutput};
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
@@ -106,6 +109,10 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub json: bool,
 
+    /// The report as a page
+    #[command(flatten)]
+    pub html: HtmlArgs,
+
     /// Build every circuit in this run, and neither read nor keep any in the cache folder
     #[arg(long)]
     pub no_key_cache: bool,
@@ -161,6 +168,14 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
             return Ok(UNUSABLE);
         }
     };
+    let page = match HtmlOutput::new(&args.html, args.json) {
+        Ok(page) => page,
+        Err(error) => {
+            tracing::error!("{}", Escaped(&error.to_string()));
+            return Ok(UNUSABLE);
+        }
+    };
+    let text = !args.json && !page.as_ref().is_some_and(HtmlOutput::is_stdout);
     let mut verifier = Verifier::new(policy.pins)
         .with_min_security(policy.min_security)
         .announcing(|work| Slow::after(Duration::from_secs(1), move || tracing::info!("{}", Escaped(&work))));
@@ -185,7 +200,7 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
         for path in found {
             tracing::debug!("checking {}", Escaped(&path.to_string_lossy()));
             let bundle = BundleReport::new(&path, verifier.pins(), &verifier.check_file(&path));
-            if !args.json {
+            if text {
                 bundle.write_text(out, args.verbose)?;
                 out.flush()?;
             }
@@ -205,11 +220,18 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
-    } else {
-        writeln!(out, "bundles: {} valid, {invalid} INVALID", report.bundles.len() - invalid)?;
+    } else if text {
+        let refused = report.bundles.iter().filter(|bundle| bundle.verdict == Standing::Refused).count();
+        let word = if refused > 0 { format!(", {refused} REFUSED") } else { String::new() };
+        let valid = report.bundles.len() - invalid;
+        writeln!(out, "bundles: {valid} valid{word}, {} INVALID", invalid - refused)?;
         writeln!(out, "Done verifying {} proofs. Total time: {:.2} s", report.proofs, report.seconds)?;
     }
     out.flush()?;
+    if let Some(Err(error)) = page.map(|page| page.write(&report, out)) {
+        tracing::error!("{}", Escaped(&error.to_string()));
+        return Ok(UNUSABLE);
+    }
     Ok(code)
 }
 
@@ -354,6 +376,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  every bundle is valid, and at least one was found
   1  a bundle is not valid
-  2  wrong usage, a folder without bundles, or a path that cannot be read (and no bundle that is not valid)
+  2  wrong usage, a folder without bundles, or a path that cannot be read (and no bundle that is not valid); with --html, the
+     page cannot be written, or an evaluation cannot be shown on it
 
 Without --adapter and --contributor a bundle is only held against itself: it may be a perfect proof about another adapter.";

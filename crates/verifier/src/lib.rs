@@ -8,19 +8,22 @@
 //! 4. [`opening`]: one call, shown without its bundle.
 //! 5. [`parts`]: what is in a bundle, unverified.
 //! 6. [`explain`]: what proofs are worth.
-//! 7. [`cli`]: the commands, their exit codes and their log.
+//! 7. [`HtmlOutput`]: the report as a page.
+//! 8. [`cli`]: the commands, their exit codes and their log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
 pub mod cli;
 pub mod explain;
 pub mod find;
+mod html;
 mod keys;
 pub mod opening;
 pub mod parts;
 mod policy;
 mod slow;
 
+pub use html::{HtmlArgs, HtmlError, HtmlOutput};
 pub use keys::{KeyCache, Origin};
 pub use policy::{PinArgs, Policy, PolicyError};
 pub use zklora_verdict::{BundleReport, PinRefusal, Pinned, Pins, Refusal, Report, Verdict, Verifier};

@@ -12,7 +12,7 @@ use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, read_bounded,
 };
-use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, word_on};
+use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, Standing, word_on};
 
 use crate::policy::PinArgs;
 
@@ -89,6 +89,8 @@ pub struct OpeningReport {
     pub path: String,
     /// The verdict.
     pub valid: bool,
+    /// The same, where what does not hold is told from what was not asked for.
+    pub verdict: Standing,
     /// Why not, if it is not.
     pub error: Option<ErrorReport>,
     /// Which of these the caller had pinned, and found in the opening.
@@ -138,6 +140,11 @@ impl OpeningReport {
             format: "zklora-opening-check/1",
             path: path.to_string_lossy().into_owned(),
             valid: outcome.is_ok(),
+            verdict: match &outcome {
+                Ok(()) => Standing::Valid,
+                Err(OpeningRefusal::Pin(_)) => Standing::Refused,
+                Err(_) => Standing::Invalid,
+            },
             error: outcome
                 .err()
                 .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
@@ -154,7 +161,7 @@ impl OpeningReport {
 
     /// Writes the verdict for people, and what it means and does not mean.
     pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}: {}", Escaped(&self.path), if self.valid { "VALID" } else { "INVALID" })?;
+        writeln!(out, "{}: {}", Escaped(&self.path), self.verdict)?;
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
         }

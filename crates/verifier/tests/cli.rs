@@ -106,10 +106,10 @@ fn pins_are_named_in_words() {
     let other = "ab".repeat(32);
     let (code, out, _) = verify(&folder, &["--adapter", &other]);
     assert_eq!(code, Some(1));
-    contains(&out, &["INVALID", "is not the pinned one", &other, "NOT the one you gave"]);
+    contains(&out, &["REFUSED", "is not the pinned one", &other, "NOT the one you gave"]);
     let (code, out, _) = verify(&folder, &["--contributor", &other]);
     assert_eq!(code, Some(1));
-    contains(&out, &["INVALID", "the contributor of this file is not the pinned one", &other]);
+    contains(&out, &["REFUSED", "the contributor of this file is not the pinned one", &other]);
 }
 
 /// The attacker is a contributor who plays the client itself, or shows a session for another base model, or an old one.
@@ -138,7 +138,7 @@ fn client_base_model_and_age_can_be_asked_for() {
     {
         let (code, out, _) = verify(&folder, &[pin, &other]);
         assert_eq!(code, Some(1), "{out}");
-        contains(&out, &["INVALID", words, &other, "NOT the one you gave"]);
+        contains(&out, &["REFUSED", words, &other, "NOT the one you gave"]);
         // Only the first that is wrong is the reason, and none that was given is called not pinned.
         let wrong = "ab".repeat(32);
         let (_, out, _) = verify(&folder, &[pin, &wrong, "--adapter", &wrong, "--contributor", &wrong]);
@@ -434,4 +434,101 @@ fn a_pipe_is_not_waited_for() {
     let (code, out, _) = verify(&folder, &[]);
     assert_eq!(code, Some(1));
     contains(&out, &["a.pf: INVALID", "this is not a regular file", "b.pf: VALID"]);
+}
+
+#[test]
+fn the_report_is_also_a_page() {
+    let folder = folder(&[("a.pf", &SESSION.bundle), ("b.pf", &bad())]);
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (good, page) = (at("a.pf"), at("report.html"));
+    let output = run(&["verify", &good, "--html", &page]);
+    assert_eq!(output.status.code(), Some(0));
+    contains(&text(output.stdout), &["a.pf: VALID", "bundles: 1 valid"]);
+    let written = fs::read_to_string(&page).unwrap();
+    let version = concat!("Made by zklora-verifier ", env!("CARGO_PKG_VERSION"));
+    contains(&written, &["<!DOCTYPE html>", "<title>VALID", "a.pf", "default-src 'none'", version]);
+    assert!(written.ends_with("</html>"));
+
+    // In place of the one that is there, beside JSON, and of an invalid bundle, too.
+    let (code, out, _) = verify(&folder, &["--json", "--html", &page]);
+    assert_eq!(code, Some(1));
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["valid"], false);
+    contains(&fs::read_to_string(&page).unwrap(), &["<title>INVALID", "1 of 2 bundles is not valid"]);
+    let output = run(&["verify", &good, "--html", "-"]);
+    assert_eq!(output.status.code(), Some(0));
+    let out = text(output.stdout);
+    assert!(out.starts_with("<!DOCTYPE html>") && out.ends_with("</html>"), "{out}");
+
+    let before = fs::read(&page).unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    let symlink = at("link");
+    std::os::unix::fs::symlink(&page, &symlink).unwrap();
+    for (target, words) in [
+        (at("none/report.html"), "No such file"),
+        (at("folder"), "not a regular file"),
+        (symlink, "not a regular file"),
+        ("/dev/null".into(), "not a regular file"),
+        (good.clone(), "the name of a bundle"),
+    ] {
+        let output = run(&["verify", &good, "--html", &target]);
+        assert_eq!(output.status.code(), Some(2), "{target}");
+        assert!(output.stdout.is_empty(), "{target}: found before anything is verified");
+        contains(&text(output.stderr), &[words]);
+    }
+    let output = run(&["verify", &good, "--html", "-", "--json"]);
+    assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(2), true));
+    contains(&text(output.stderr), &["both ask for the standard output"]);
+    assert_eq!(fs::read(&page).unwrap(), before);
+    let full = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
+        .args(["verify", &good, "--html", "-", "--no-key-cache"])
+        .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(2), "{full:?}");
+}
+
+#[test]
+fn an_evaluation_is_on_the_page_only_if_it_is_of_a_bundle() {
+    let folder = folder(&[("a.pf", &SESSION.bundle)]);
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (page, evaluation) = (at("report.html"), at("loss.json"));
+    let (_, out, _) = verify(&folder, &["--json"]);
+    let bundle = serde_json::from_str::<Value>(&out).unwrap()["bundles"][0].clone();
+    let mut loss = serde_json::json!({
+        "base_loss": 4.125, "adapter_loss": 3.0625, "tokens": 9,
+        "sessions": [{
+            "session": bundle["session"], "adapter": bundle["adapter"], "contributor": bundle["contributor"],
+            "client": bundle["client"], "base_model": bundle["base_model"], "calls": bundle["calls"],
+        }],
+    });
+    fs::write(&evaluation, loss.to_string()).unwrap();
+    let arguments = ["--html", &page, "--evaluation", &evaluation];
+    let (code, out, log) = verify(&folder, &arguments);
+    assert_eq!(code, Some(0), "{out}{log}");
+    let written = fs::read_to_string(&page).unwrap();
+    contains(
+        &written,
+        &["Claimed by whoever made the file, and not verified", "loss.json", "4.1250", "3.0625"],
+    );
+
+    fs::remove_file(&page).unwrap();
+    loss["sessions"][0]["session"] = "ab".repeat(32).into();
+    let huge = format!("{{\"base_loss\": 1.0, \"x\": \"{}\"}}", "x".repeat(17 << 20));
+    for (content, words) in [
+        (loss.to_string(), vec!["loss.json", "abab", bundle["session"].as_str().unwrap()]),
+        ("{\"base_loss\": NaN}".into(), vec!["loss.json", "this is not what"]),
+        (huge, vec!["loss.json", "more than 16777216 bytes"]),
+    ] {
+        fs::write(&evaluation, content).unwrap();
+        let (code, _, log) = verify(&folder, &arguments);
+        assert_eq!(code, Some(2));
+        contains(&log, &words);
+        assert!(!Path::new(&page).exists(), "no page without what it was to show");
+    }
+    let (code, _, log) = verify(&folder, &["--evaluation", &evaluation]);
+    assert_eq!(code, Some(2));
+    contains(&log, &["--html"]);
+    // Nothing is left behind.
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 2, "a.pf and loss.json");
 }

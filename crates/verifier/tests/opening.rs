@@ -67,7 +67,7 @@ fn other_pins_and_changed_files_are_not_valid() {
     let other = "ab".repeat(32);
     for (pin, kind) in [("--adapter", "adapter-pin"), ("--contributor", "contributor-pin")] {
         let (code, said) = check(&honest(), &[pin, &other]);
-        assert!(code == Some(1) && said.contains("INVALID") && said.contains(&other), "{said}");
+        assert!(code == Some(1) && said.contains("REFUSED") && said.contains(&other), "{said}");
         assert!(!said.contains("both parties signed"), "{said}");
         let (_, said) = check(&honest(), &[pin, &other, "--json"]);
         assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["error"]["kind"], kind);

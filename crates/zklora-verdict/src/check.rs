@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, CircuitError};
 use zklora_circuit::plan::degree_bits;
-use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security};
+use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security, Soundness};
 use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session_with};
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
 use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt};
@@ -273,6 +273,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it says nothing of the bundle itself, but that it is not what the caller asked for.
+    pub fn is_of_what_was_asked(&self) -> bool {
+        matches!(self, Self::Pin(_) | Self::MinSecurity { .. })
+    }
+
     /// What kind of thing is wrong, in one stable word for programs.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -340,6 +345,12 @@ pub(crate) fn provable_bits(session: &VerifiedSession) -> f64 {
 /// Bits of the weakest proof, on the conjecture of `docs/soundness.md`.
 pub(crate) fn conjectured_bits(session: &VerifiedSession) -> f64 {
     session.batches.iter().map(|batch| batch.soundness.conjectured.bits).fold(f64::INFINITY, f64::min)
+}
+
+/// What the proof with the fewest provable bits is worth.
+pub(crate) fn weakest(session: &VerifiedSession) -> Option<&Soundness> {
+    let soundness = session.batches.iter().map(|batch| &batch.soundness);
+    soundness.min_by(|a, b| a.provable.bits.total_cmp(&b.provable.bits))
 }
 
 /// Opens a bundle, which has to be a regular file.

@@ -8,11 +8,14 @@
 //!
 //! 1. [`Verifier::check`]: one bundle, wherever it is read from, one [`Verdict`].
 //! 2. [`BundleReport`]: the verdict in words and as JSON.
+//! 3. [`Page`]: the same as a page for people, with the losses that an [`Evaluation`] claims.
 //!
 //! What is here starts no threads of its own, and needs neither a file system nor a command line, so that it runs in a browser,
 //! too. `zklora-verifier` is the program around it.
 
 mod check;
+mod evaluation;
+mod html;
 mod pins;
 mod report;
 
@@ -20,5 +23,7 @@ pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
     open,
 };
+pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
+pub use html::{Made, Page};
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
-pub use report::{BatchReport, BundleReport, ErrorReport, ModuleReport, Pair, Report};
+pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report, Standing};

@@ -1,5 +1,6 @@
 //! Verdicts in words and as JSON.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
@@ -7,10 +8,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 use zklora_circuit::E;
 use zklora_circuit::fold::canonical;
+use zklora_circuit::security::Soundness;
 use zklora_circuit::session::VerifiedSession;
 use zklora_proto::{AdapterId, BaseModelDigest, Escaped, PublicKey, SessionId};
 
-use crate::check::{Declared, Verdict, conjectured_bits, provable_bits};
+use crate::check::{Declared, Verdict, conjectured_bits, provable_bits, weakest};
 use crate::pins::{Pinned, Pins, word_on};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
@@ -42,6 +44,8 @@ pub struct BundleReport {
     pub path: String,
     /// The verdict.
     pub valid: bool,
+    /// The same, where what does not hold is told from what was not asked for.
+    pub verdict: Standing,
     /// Why not, if it is not.
     pub error: Option<ErrorReport>,
     /// The adapter id. This and what follows is null where the bundle could not be read so far.
@@ -71,6 +75,9 @@ pub struct BundleReport {
     pub provable_bits: Option<f64>,
     /// The same on the conjecture that `docs/soundness.md` states.
     pub conjectured_bits: Option<f64>,
+    /// What the weakest proof is worth, error by error; `zklora-verifier explain` prints it. Not part of the JSON document.
+    #[serde(skip)]
+    pub soundness: Option<Soundness>,
     /// The challenge α of the fold as its two parts, each a decimal text: many are beyond what JSON's numbers hold exactly
     /// everywhere. Null unless the proofs hold, as all that was computed here.
     pub alpha: Option<Pair>,
@@ -86,6 +93,28 @@ pub struct BundleReport {
     pub fold_seconds: Option<f64>,
     /// All of it.
     pub seconds: f64,
+}
+
+/// How a bundle stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It holds, and is what was asked for.
+    Valid,
+    /// It is not what was asked for: a pin, an age, a client's word or the worth of its proofs.
+    Refused,
+    /// It does not hold.
+    Invalid,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Valid => "VALID",
+            Self::Refused => "REFUSED",
+            Self::Invalid => "INVALID",
+        })
+    }
 }
 
 /// Why a bundle is not valid.
@@ -118,6 +147,28 @@ pub struct ModuleReport {
     pub a_digest: Option<String>,
     /// Its folded deltas s_m.
     pub s: Option<Pair>,
+}
+
+impl ModuleReport {
+    /// Whether its rows are proved, in words.
+    pub fn word(&self) -> &'static str {
+        match (self.batch, self.ok) {
+            (Some(_), true) => "ok",
+            (Some(_), false) => "NOT PROVED",
+            (None, _) => "not called",
+        }
+    }
+}
+
+/// A party or thing that a bundle names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    /// What it is: adapter, contributor, base model or client.
+    pub what: &'static str,
+    /// Its id, key or digest.
+    pub value: String,
+    /// Whether it is the one that the caller knows, and if none was given, by whose word it is this one.
+    pub word: &'static str,
 }
 
 /// An element x0 + x1·φ of the extension field as its two parts in decimal, each below p.
@@ -154,6 +205,11 @@ impl BundleReport {
         Self {
             path: path.to_string_lossy().into_owned(),
             valid: shown.is_some(),
+            verdict: match &verdict.outcome {
+                Ok(_) => Standing::Valid,
+                Err(refusal) if refusal.is_of_what_was_asked() => Standing::Refused,
+                Err(_) => Standing::Invalid,
+            },
             error: verdict
                 .outcome
                 .as_ref()
@@ -172,6 +228,7 @@ impl BundleReport {
             security: shown.map(|s| s.security.name()),
             provable_bits: shown.map(provable_bits),
             conjectured_bits: shown.map(conjectured_bits),
+            soundness: shown.and_then(weakest).cloned(),
             alpha: shown.map(|s| pair(s.challenges.alpha)),
             beta: shown.map(|s| pair(s.challenges.beta)),
             calls: receipt.map(|r| r.calls),
@@ -197,59 +254,26 @@ impl BundleReport {
         self.modules.iter().map(|module| module.rows).sum()
     }
 
-    /// Writes the verdict for people: a line for the bundle, one for each module, and what it means.
-    pub fn write_text(&self, out: &mut dyn Write, verbose: bool) -> io::Result<()> {
-        let verdict = match (self.valid, self.redacted) {
-            (true, Some(true)) => "VALID, REDACTED",
-            (true, _) => "VALID",
-            (false, _) => "INVALID",
-        };
-        writeln!(out, "{}: {verdict} ({:.3} s)", Escaped(&self.path), self.seconds)?;
-        if let Some(error) = &self.error {
-            writeln!(out, "  reason: {}", error.what)?;
+    /// The verdict in one word.
+    pub fn verdict(&self) -> String {
+        match (self.verdict, self.redacted) {
+            (Standing::Valid, Some(true)) => "VALID, REDACTED".into(),
+            (verdict, _) => verdict.to_string(),
         }
-        for module in &self.modules {
-            let (name, rows) = (&module.name, module.rows);
-            match (module.batch, module.ok) {
-                (Some(batch), true) => writeln!(out, "  {name}: {rows} rows, proof {batch}, ok")?,
-                (Some(batch), false) => writeln!(out, "  {name}: {rows} rows, proof {batch}, NOT PROVED")?,
-                (None, _) => writeln!(out, "  {name}: 0 rows, not called")?,
-            }
-        }
-        writeln!(out, "  means: {}", self.meaning())?;
-        if self.valid {
-            writeln!(out, "  does not show: {}", self.not_shown())?;
-        }
-        let [of_adapter, of_contributor, of_base, of_client] = self.words();
-        if let (Some(adapter), Some(contributor), Some(base)) =
-            (self.adapter, self.contributor, self.base_model)
-        {
-            writeln!(out, "  adapter: {adapter}\n    {of_adapter}")?;
-            writeln!(out, "  contributor: {contributor}\n    {of_contributor}")?;
-            writeln!(out, "  base model: {base}\n    {of_base}")?;
-        }
-        if let (Some(client), Some(started), Some(finished)) = (self.client, self.started, self.finished) {
-            writeln!(out, "  client: {client}\n    {of_client}")?;
-            let (started, finished) = (date(started), date(finished));
-            writeln!(out, "  when: {started} to {finished}, by the contributor's clock")?;
-        }
-        if let Some(security) = self.security {
-            let (provable, conjectured) =
-                (self.provable_bits.unwrap_or(0.0), self.conjectured_bits.unwrap_or(0.0));
-            writeln!(
-                out,
-                "  security: parameter set {security:?}, {provable:.1} bits on theorems alone, {conjectured:.1} on a conjecture"
-            )?;
-        }
-        if verbose {
-            self.write_details(out)?;
-        }
-        Ok(())
     }
 
-    fn meaning(&self) -> String {
-        if !self.valid {
-            return "nothing in this file can be relied on".into();
+    /// What the verdict means.
+    pub fn meaning(&self) -> String {
+        match self.verdict {
+            Standing::Invalid => return "nothing in this file can be relied on".into(),
+            Standing::Refused if self.error.as_ref().is_some_and(|error| error.kind == "security") => {
+                return "its proofs hold, and are worth less than was asked for".into();
+            }
+            Standing::Refused => {
+                return "it is not what was asked for; whether it holds was not looked into any further"
+                    .into();
+            }
+            Standing::Valid => {}
         }
         let rows = self.rows();
         match self.redacted {
@@ -263,8 +287,8 @@ impl BundleReport {
         }
     }
 
-    /// What a valid bundle does not show by itself.
-    fn not_shown(&self) -> String {
+    /// What a valid bundle leaves open; nothing is said of one that is not.
+    pub fn not_shown(&self) -> Option<String> {
         let folds = match self.redacted {
             Some(true) => {
                 "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the \
@@ -272,36 +296,111 @@ impl BundleReport {
             }
             _ => "",
         };
-        format!("{folds}{NOT_SHOWN}")
+        self.valid.then(|| format!("{folds}{NOT_SHOWN}"))
     }
 
-    /// For adapter, contributor, base model and client: whether it is the one that the caller knows.
-    fn words(&self) -> [&'static str; 4] {
+    /// Who and what the bundle is about, as far as it could be read, each with by whose word.
+    pub fn facts(&self) -> Vec<Fact> {
         let (given, pinned) = (self.given, self.pinned);
-        [
-            word_on(
-                given.adapter,
-                pinned.adapter,
-                "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter",
-            ),
-            word_on(
-                given.contributor,
-                pinned.contributor,
-                match pinned.adapter {
-                    true => "not given with --contributor, but the pinned adapter names this key",
-                    false => {
-                        "NOT PINNED: only this bundle says so; anyone can make a bundle under a key of their own, so give \
-                         the key that you know with --contributor"
-                    }
-                },
-            ),
-            word_on(given.base_model, pinned.base_model, "not given with --base-model: both parties name it"),
-            word_on(
-                given.client,
-                pinned.client,
-                "not given with --client: by the receipt, which this key signed; a contributor can play the client itself",
-            ),
-        ]
+        let mut facts = Vec::new();
+        if let (Some(adapter), Some(contributor), Some(base)) =
+            (self.adapter, self.contributor, self.base_model)
+        {
+            facts.push(Fact {
+                what: "adapter",
+                value: adapter.to_string(),
+                word: word_on(
+                    given.adapter,
+                    pinned.adapter,
+                    "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter",
+                ),
+            });
+            facts.push(Fact {
+                what: "contributor",
+                value: contributor.to_string(),
+                word: word_on(
+                    given.contributor,
+                    pinned.contributor,
+                    match pinned.adapter {
+                        true => "not given with --contributor, but the pinned adapter names this key",
+                        false => {
+                            "NOT PINNED: only this bundle says so; anyone can make a bundle under a key of their own, so give \
+                             the key that you know with --contributor"
+                        }
+                    },
+                ),
+            });
+            facts.push(Fact {
+                what: "base model",
+                value: base.to_string(),
+                word: word_on(
+                    given.base_model,
+                    pinned.base_model,
+                    "not given with --base-model: both parties name it",
+                ),
+            });
+        }
+        if let Some(client) = self.client {
+            facts.push(Fact {
+                what: "client",
+                value: client.to_string(),
+                word: word_on(
+                    given.client,
+                    pinned.client,
+                    "not given with --client: by the receipt, which this key signed; a contributor can play the client itself",
+                ),
+            });
+        }
+        facts
+    }
+
+    /// When the session was, and by whose clock.
+    pub fn when(&self) -> Option<String> {
+        let (started, finished) = (date(self.started?), date(self.finished?));
+        Some(format!("{started} to {finished}, by the contributor's clock"))
+    }
+
+    /// What the proofs are worth, if they hold.
+    pub fn worth(&self) -> Option<String> {
+        let (provable, conjectured) =
+            (self.provable_bits.unwrap_or(0.0), self.conjectured_bits.unwrap_or(0.0));
+        self.security.map(|set| {
+            format!(
+                "parameter set {set:?}, {provable:.1} bits on theorems alone, {conjectured:.1} on a conjecture"
+            )
+        })
+    }
+
+    /// Writes the verdict for people: a line for the bundle, one for each module, and what it means.
+    pub fn write_text(&self, out: &mut dyn Write, verbose: bool) -> io::Result<()> {
+        writeln!(out, "{}: {} ({:.3} s)", Escaped(&self.path), self.verdict(), self.seconds)?;
+        if let Some(error) = &self.error {
+            writeln!(out, "  reason: {}", error.what)?;
+        }
+        for module in &self.modules {
+            let (name, rows, word) = (&module.name, module.rows, module.word());
+            match module.batch {
+                Some(batch) => writeln!(out, "  {name}: {rows} rows, proof {batch}, {word}")?,
+                None => writeln!(out, "  {name}: 0 rows, {word}")?,
+            }
+        }
+        writeln!(out, "  means: {}", self.meaning())?;
+        if let Some(not_shown) = self.not_shown() {
+            writeln!(out, "  does not show: {not_shown}")?;
+        }
+        for Fact { what, value, word } in self.facts() {
+            writeln!(out, "  {what}: {value}\n    {word}")?;
+        }
+        if let Some(when) = self.when() {
+            writeln!(out, "  when: {when}")?;
+        }
+        if let Some(worth) = self.worth() {
+            writeln!(out, "  security: {worth}")?;
+        }
+        if verbose {
+            self.write_details(out)?;
+        }
+        Ok(())
     }
 
     fn write_details(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -352,7 +451,7 @@ const NOT_SHOWN: &str = "that the client ran this base model, or that the activa
                          true; that the adapter is good";
 
 /// A time as people write it, in UTC.
-fn date(seconds: u64) -> String {
+pub(crate) fn date(seconds: u64) -> String {
     // A receipt may have any number: what no calendar has is shown as it is.
     match seconds {
         0..=MAX_DATE => {

@@ -1,0 +1,166 @@
+//! What the programs print as JSON is what the schemas in `docs/schemas` say: no field is missing, of another type, or not described.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{SESSION, client_of_redacted};
+use serde_json::{Value, json};
+use zklora_proto::CallOpening;
+use zklora_proto::bundle::Bundle;
+use zklora_testing::World;
+use zklora_testing::vectors::load;
+
+/// A schema, as strict as the version at hand: a field that it does not describe is an error.
+struct Schema(jsonschema::Validator);
+
+impl Schema {
+    fn read(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas").join(name);
+        let mut schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        close(&mut schema);
+        Self(jsonschema::draft202012::options().build(&schema).unwrap())
+    }
+
+    fn holds(&self, case: &str, document: &Value) {
+        let wrong: Vec<String> =
+            self.0.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(wrong.is_empty(), "{case}: {wrong:#?} in {document:#}");
+    }
+}
+
+/// Lets objects that say which fields they have to have no others.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.contains_key("required") {
+                fields.insert("additionalProperties".into(), json!(false));
+                let described: Vec<&String> = fields["properties"].as_object().unwrap().keys().collect();
+                assert_eq!(described.len(), fields["required"].as_array().unwrap().len(), "{described:?}");
+            }
+            fields.values_mut().for_each(close);
+        }
+        Value::Array(items) => items.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
+fn json(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier")).args(arguments).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn verdicts_are_what_their_schema_says() {
+    let schema = Schema::read("zklora-verify-1.json");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.pf");
+    let verify = |more: &[&str]| {
+        let arguments = [&["verify", "--json", "--no-key-cache", file.to_str().unwrap()], more].concat();
+        json(&arguments)
+    };
+    let mut kinds = Vec::new();
+    let mut seen = |case: &str, document: Value| {
+        schema.holds(case, &document);
+        kinds.extend(document["bundles"][0]["error"]["kind"].as_str().map(str::to_owned));
+        document
+    };
+    for vector in load() {
+        fs::write(&file, &vector.bytes).unwrap();
+        let client = client_of_redacted(&vector.bytes).map(|client| client.to_string());
+        let trusting: Vec<&str> = match &client {
+            Some(client) => vec!["--redacted", "--client", client],
+            None => vec![],
+        };
+        seen(&vector.name, verify(&trusting));
+        if client.is_some() {
+            seen("not trusted", verify(&[]));
+        }
+    }
+    fs::write(&file, SESSION.bundle.to_bytes()).unwrap();
+    let honest = seen("honest", verify(&[]));
+    assert_eq!(honest["bundles"][0]["verdict"], "valid");
+    let other = "ab".repeat(32);
+    for pin in ["--adapter", "--contributor", "--base-model", "--client"] {
+        let refused = seen(pin, verify(&[pin, &other]));
+        assert_eq!(refused["bundles"][0]["verdict"], "refused");
+    }
+    let policy = folder.path().join("policy.toml");
+    fs::write(&policy, "max_age_days = 1").unwrap();
+    seen("age", verify(&["--policy", policy.to_str().unwrap()]));
+    assert_eq!(seen("security", verify(&["--min-security", "128"]))["bundles"][0]["verdict"], "refused");
+    let folder_as_bundle = folder.path().join("folder.pf");
+    fs::create_dir(&folder_as_bundle).unwrap();
+    seen("a folder", json(&["verify", "--json", "--proof-dir", folder.path().to_str().unwrap()]));
+    seen("nothing", json(&["verify", "--json", folder.path().join("none").to_str().unwrap()]));
+
+    // Each kind is in the schema, or it would not hold, and all but those that no bundle of a few bytes brings about were seen.
+    for kind in [
+        "format",
+        "manifest",
+        "receipt",
+        "plan",
+        "transcript",
+        "folds",
+        "proof",
+        "security",
+        "age",
+        "redacted",
+        "file",
+    ] {
+        assert!(kinds.iter().any(|seen| seen == kind), "no bundle of kind {kind}");
+    }
+
+    // The schema can say no.
+    for (pointer, value) in [
+        ("/format", json!("zklora-verify/2")),
+        ("/bundles/0/valid", json!(false)),
+        ("/bundles/0/verdict", json!("INVALID")),
+        ("/bundles/0/adapter", json!("AB")),
+        ("/bundles/0/alpha/0", json!(1)),
+        ("/bundles/0/error", json!({"kind": "proof", "what": ""})),
+        ("/bundles/0/modules/0/rows", json!(-1)),
+        ("/bundles/0/modules/0", json!({})),
+        (
+            "/bundles/0/pinned",
+            json!({"adapter": true, "contributor": true, "base_model": true, "client": true, "x": true}),
+        ),
+    ] {
+        let mut changed = honest.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        assert!(!schema.0.is_valid(&changed), "{pointer}");
+    }
+}
+
+#[test]
+fn verdicts_on_openings_are_what_their_schema_says() {
+    let schema = Schema::read("zklora-opening-check-1.json");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.opening.json");
+    let mut bundle = Bundle::from_reader(std::io::Cursor::new(SESSION.bundle.to_bytes())).unwrap();
+    let opening = CallOpening::new(&mut bundle, &World::SEED, 1, 2).unwrap().to_bytes();
+    let check = |more: &[&str]| json(&[&["opening", "--json", file.to_str().unwrap()], more].concat());
+    let mut verdicts = Vec::new();
+    let mut seen = |case: &str, document: Value| {
+        schema.holds(case, &document);
+        verdicts.push(document["verdict"].as_str().unwrap().to_owned());
+    };
+    seen("no file", check(&[]));
+    fs::write(&file, &opening).unwrap();
+    seen("honest", check(&[]));
+    seen("pinned", check(&["--client", &"ab".repeat(32)]));
+    for (case, from, to) in [
+        ("format", "opening/1", "opening/2"),
+        ("commitment", "\"position\":2", "\"position\":1"),
+        ("manifest", "\"manifest_signature\":\"", "\"manifest_signature\":\"00"),
+    ] {
+        let text = String::from_utf8(opening.clone()).unwrap();
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{case}");
+        fs::write(&file, changed).unwrap();
+        seen(case, check(&[]));
+    }
+    assert_eq!(verdicts, ["invalid", "valid", "refused", "invalid", "invalid", "invalid"]);
+}

@@ -1,0 +1,704 @@
+//! Verdicts as one page for people who were not there: no scripts, nothing that is loaded, and paper as well as screens.
+//!
+//! Whatever comes from a file may have been written to mislead who reads the page. It is escaped twice over: as on a terminal
+//! ([`Escaped`]), so that nothing invisible or reversed is left in it, and by the template as HTML; and it stands in a `bdi`, so
+//! that its direction of writing stays its own.
+
+mod plot;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
+use zklora_circuit::security;
+use zklora_proto::Escaped;
+
+use self::plot::{Bars, Panel, intervals, strip};
+use crate::evaluation::{Evaluation, EvaluationError, Loss};
+use crate::report::{BatchReport, BundleReport, Fact, ModuleReport, Pair, Report, Standing, date};
+
+/// The report of a run as a page.
+#[derive(Debug)]
+pub struct Page<'a> {
+    report: &'a Report,
+    evaluations: Vec<Evaluation>,
+    made: Made<'a>,
+}
+
+/// Who made a page, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Made<'a> {
+    /// The program and its version.
+    pub by: &'a str,
+    /// Seconds since 1970, by the clock at hand.
+    pub at: u64,
+}
+
+impl<'a> Page<'a> {
+    /// The page of `report`, with the losses that these evaluations claim for its sessions. Each has to name at least one of them.
+    pub fn new(
+        report: &'a Report,
+        evaluations: Vec<Evaluation>,
+        made: Made<'a>,
+    ) -> Result<Self, EvaluationError> {
+        evaluations.iter().try_for_each(|evaluation| evaluation.check_against(report))?;
+        Ok(Self { report, evaluations, made })
+    }
+
+    /// Writes the page. Fails only if `out` does.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(self.markup().0.as_bytes())
+    }
+
+    fn markup(&self) -> Markup {
+        let (outcome, bundles) = (Outcome::of(self.report), &self.report.bundles);
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta http-equiv="Content-Security-Policy" content=(POLICY);
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    meta name="referrer" content="no-referrer";
+                    title { (outcome.word) " \u{2013} " (counted(bundles.len(), "bundle")) " \u{2013} ZKLoRA" }
+                    style { (PreEscaped(include_str!("report.css"))) }
+                }
+                body {
+                    header {
+                        p.kicker { "ZKLoRA verification" }
+                        div class=(format!("banner {}", outcome.class)) {
+                            h1 { span.sign aria-hidden="true" { (outcome.sign) } (outcome.word) }
+                            p { (outcome.counts) }
+                        }
+                        @if !self.report.problems.is_empty() {
+                            section.problems {
+                                h2 { "Nothing could be verified here" }
+                                ul { @for problem in &self.report.problems { li { (Foreign(problem)) } } }
+                            }
+                        }
+                        p.made {
+                            "Made by " (self.made.by) " on " (date(self.made.at)) ", by the clock of its machine. "
+                            (counted(self.report.proofs, "proof")) " in valid bundles; the run took " (time(self.report.seconds)) ". "
+                            "This page proves nothing by itself: who has the bundles can verify them again and compare."
+                        }
+                    }
+                    main {
+                        @if bundles.len() > 1 { (summary(bundles)) }
+                        @for (index, bundle) in bundles.iter().enumerate() {
+                            (Section { index, bundle, evaluations: &self.evaluations })
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Nothing is loaded and nothing runs, whatever the names in a bundle do to the page.
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
+
+/// The verdict on all bundles together.
+struct Outcome {
+    word: &'static str,
+    sign: &'static str,
+    class: &'static str,
+    counts: String,
+}
+
+impl Outcome {
+    fn of(report: &Report) -> Self {
+        let all = report.bundles.len();
+        let standing = |which| report.bundles.iter().filter(|bundle| bundle.verdict == which).count();
+        let (invalid, refused) = (standing(Standing::Invalid), standing(Standing::Refused));
+        let missing = match report.problems.len() {
+            0 => String::new(),
+            problems => format!("; {} led to no bundle", counted(problems, "path")),
+        };
+        if invalid > 0 {
+            let counts = match all {
+                1 => format!("The one bundle is not valid{missing}."),
+                _ if invalid == 1 => format!("1 of {all} bundles is not valid{missing}."),
+                _ => format!("{invalid} of {all} bundles are not valid{missing}."),
+            };
+            return Self { word: "INVALID", sign: "\u{2717}", class: "bad", counts };
+        }
+        if refused > 0 {
+            let counts = match all {
+                1 => format!("The one bundle is not what was asked for{missing}."),
+                _ if refused == 1 => format!("1 of {all} bundles is not what was asked for{missing}."),
+                _ => format!("{refused} of {all} bundles are not what was asked for{missing}."),
+            };
+            return Self { word: "REFUSED", sign: "\u{2717}", class: "bad", counts };
+        }
+        let counts = match all {
+            0 => format!("No bundle was verified{missing}."),
+            1 => format!("One bundle, and it is valid{missing}."),
+            _ => format!("{all} bundles, all of them valid{missing}."),
+        };
+        match report.valid {
+            true => Self { word: "VALID", sign: "\u{2713}", class: "good", counts },
+            false => Self { word: "INCOMPLETE", sign: "!", class: "bad", counts },
+        }
+    }
+}
+
+fn summary(bundles: &[BundleReport]) -> Markup {
+    html! {
+        section.summary {
+            h2 { "Bundles" }
+            div.scroll {
+                table {
+                    thead {
+                        tr {
+                            th scope="col" { "file" }
+                            th scope="col" { "verdict" }
+                            th.n scope="col" { "rows" }
+                            th.n scope="col" { "proofs" }
+                            th scope="col" { "adapter" }
+                        }
+                    }
+                    tbody {
+                        @for (index, bundle) in bundles.iter().enumerate() {
+                            tr {
+                                th scope="row" { a href=(format!("#bundle-{index}")) { (Foreign(file_name(bundle))) } }
+                                td { (badge(bundle)) }
+                                td.n { (number(bundle.rows())) }
+                                td.n { (number(bundle.batches.len() as u64)) }
+                                td {
+                                    @if let Some(adapter) = bundle.adapter {
+                                        code { (adapter.to_string().chars().take(12).collect::<String>()) "\u{2026}" }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// All that is said of one bundle.
+struct Section<'a> {
+    index: usize,
+    bundle: &'a BundleReport,
+    evaluations: &'a [Evaluation],
+}
+
+impl Render for Section<'_> {
+    fn render(&self) -> Markup {
+        let bundle = self.bundle;
+        html! {
+            article.bundle id=(format!("bundle-{}", self.index)) {
+                h2 { (badge(bundle)) " " (Foreign(file_name(bundle))) }
+                p.path { (Foreign(&bundle.path)) ", checked in " (time(bundle.seconds)) }
+                @if let Some(error) = &bundle.error {
+                    section.reason {
+                        h3 { "Why it is not valid" }
+                        p { (Foreign(&error.what)) " " span.muted { "(" (error.kind) ")" } }
+                    }
+                }
+                dl.meaning {
+                    div { dt { "Means" } dd { (capitalised(&bundle.meaning())) "." } }
+                    @if let Some(not_shown) = bundle.not_shown() {
+                        div { dt { "Does not show" } dd { (capitalised(&not_shown)) "." } }
+                    }
+                }
+                (self.facts())
+                (self.losses())
+                (self.modules())
+                (self.proofs())
+                (self.security())
+                (self.digests())
+            }
+        }
+    }
+}
+
+impl Section<'_> {
+    fn facts(&self) -> Markup {
+        let facts = self.bundle.facts();
+        html! {
+            @if !facts.is_empty() {
+                section {
+                    h3 { "Who and what" }
+                    @if !self.bundle.valid { p.note { "By the file's own word, which cannot be relied on." } }
+                    div.scroll {
+                        table.facts {
+                            thead { tr { th scope="col" { "what" } th scope="col" { "which" } th scope="col" { "by whose word" } } }
+                            tbody {
+                                @for Fact { what, value, word } in facts {
+                                    tr {
+                                        th scope="row" { (what) }
+                                        td { code.digest { (value) } }
+                                        td.warn[word.starts_with("NOT")] { (word) }
+                                    }
+                                }
+                                @if let (Some(session), Some(calls)) = (self.bundle.session, self.bundle.calls) {
+                                    tr {
+                                        th scope="row" { "session" }
+                                        td { code.digest { (session.to_string()) } }
+                                        td { (counted(calls as usize, "call")) ", by the receipt" }
+                                    }
+                                }
+                                @if let Some(when) = self.bundle.when() {
+                                    tr { th scope="row" { "when" } td colspan="2" { (when) } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn losses(&self) -> Markup {
+        let evaluations = self.evaluations.iter().filter(|evaluation| evaluation.is_of(self.bundle));
+        html! {
+            @for (number, evaluation) in evaluations.enumerate() {
+                section {
+                    h3 { "Loss with and without the adapter" }
+                    @if self.bundle.valid {
+                        (claimed(evaluation, &format!("loss-{}-{number}", self.index)))
+                    } @else {
+                        p.note {
+                            "An evaluation of this session was given, " (Foreign(&evaluation.name))
+                            ". Its losses are not shown, since the bundle is not valid."
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn modules(&self) -> Markup {
+        let modules = &self.bundle.modules;
+        html! {
+            @if !modules.is_empty() {
+                section {
+                    h3 { "Modules" }
+                    @if self.bundle.valid {
+                        (self.exposure())
+                    } @else {
+                        p.note { "Rows are those of the receipt; no module is proved." }
+                    }
+                    div.scroll {
+                        table.modules {
+                            thead {
+                                tr {
+                                    th scope="col" { "module" }
+                                    th.n scope="col" { "d_in" }
+                                    th.n scope="col" { "rank" }
+                                    th.n scope="col" { "d_out" }
+                                    th.n scope="col" { "rows" }
+                                    th.n scope="col" { "share of d_in" }
+                                    th.n scope="col" { "proof" }
+                                    th scope="col" { "proved" }
+                                }
+                            }
+                            tbody {
+                                @for module in modules {
+                                    tr {
+                                        th.name scope="row" { (Foreign(&module.name)) }
+                                        td.n { (number(module.d_in as u64)) }
+                                        td.n { (number(module.rank as u64)) }
+                                        td.n { (number(module.d_out as u64)) }
+                                        td.n { (number(module.rows)) }
+                                        td.n { (percent(share(module))) }
+                                        td.n { @match module.batch { Some(batch) => (batch), None => "\u{2013}" } }
+                                        td.warn[!module.ok && module.batch.is_some()] { (module.word()) }
+                                    }
+                                }
+                            }
+                            tfoot {
+                                tr {
+                                    th scope="row" { (counted(modules.len(), "module")) }
+                                    td {} td {} td {}
+                                    td.n { (number(self.bundle.rows())) }
+                                    td {}
+                                    td.n { @if self.bundle.valid { (counted(self.bundle.batches.len(), "proof")) } }
+                                    td {}
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The plot of rows, and what to make of them.
+    fn exposure(&self) -> Markup {
+        let modules = &self.bundle.modules;
+        let most = |f: &dyn Fn(&ModuleReport) -> f64| modules.iter().map(f).fold(0.0, f64::max);
+        let (rows, exposed) = (most(&|module| module.rows as f64), most(&share));
+        let mut shown: Vec<&ModuleReport> = modules.iter().collect();
+        let capped = shown.len() > MAX_BARS;
+        if capped {
+            // Stable, so that equal ones stay in the manifest's order.
+            shown.sort_by(|a, b| share(b).total_cmp(&share(a)).then(b.rows.cmp(&a.rows)));
+            shown.truncate(FEWER_BARS);
+        }
+        let bars = Bars {
+            id: format!("rows-{}", self.index),
+            title: "Rows and share of d_in of each module".into(),
+            labels: shown.iter().map(|module| plain(&module.name)).collect(),
+            panels: vec![
+                Panel {
+                    title: "rows",
+                    kind: 1,
+                    most: rows,
+                    bars: shown.iter().map(|module| (module.rows as f64, number(module.rows))).collect(),
+                },
+                Panel {
+                    title: "share of d_in",
+                    kind: 2,
+                    most: exposed,
+                    bars: shown.iter().map(|module| (share(module), percent(share(module)))).collect(),
+                },
+            ],
+        };
+        html! {
+            p {
+                "The share of d_in is the most of A\u{b7}B that these rows can have shown by linear algebra alone: d_in linearly "
+                "independent rows determine the product, and rows that repeat or follow from others show less. It counts this "
+                "session only, while other sessions add to it; and rows that were chosen for it can show more, since weights are "
+                "small integers: about half of d_in are known to be enough."
+            }
+            figure {
+                @if capped {
+                    (strip(
+                        &format!("shares-{}", self.index),
+                        "Share of d_in over all modules, in the manifest's order",
+                        "share of d_in, all modules",
+                        &modules.iter().map(share).collect::<Vec<_>>(),
+                        exposed,
+                        &percent(exposed),
+                    ))
+                }
+                (bars)
+                figcaption {
+                    @if capped {
+                        "Above, all " (number(modules.len() as u64)) " modules in the manifest's order. Below, the "
+                        (FEWER_BARS) " with the largest share of d_in. The table has all of them."
+                    } @else {
+                        "The table has the same numbers."
+                    }
+                }
+            }
+        }
+    }
+
+    fn proofs(&self) -> Markup {
+        let batches = &self.bundle.batches;
+        let covered = |index: usize| self.bundle.modules.iter().filter(|m| m.batch == Some(index)).count();
+        let mut shown: Vec<(usize, &BatchReport)> = batches.iter().enumerate().collect();
+        let capped = shown.len() > MAX_BARS;
+        if capped {
+            shown.sort_by_key(|(_, batch)| std::cmp::Reverse(batch.proof_bytes));
+            shown.truncate(FEWER_BARS);
+        }
+        let panel = |title, kind, of: &dyn Fn(&BatchReport) -> (f64, String)| Panel {
+            title,
+            kind,
+            most: batches.iter().map(|batch| of(batch).0).fold(0.0, f64::max),
+            bars: shown.iter().map(|(_, batch)| of(batch)).collect(),
+        };
+        let bars = Bars {
+            id: format!("proofs-{}", self.index),
+            title: "Size of each proof and time to check it".into(),
+            labels: shown.iter().map(|(index, _)| format!("proof {index}")).collect(),
+            panels: vec![
+                panel("size", 1, &|batch| (batch.proof_bytes as f64, bytes(batch.proof_bytes as f64))),
+                panel("checking", 2, &|batch| (batch.verify_seconds, time(batch.verify_seconds))),
+                panel("building the circuit", 3, &|batch| (batch.build_seconds, time(batch.build_seconds))),
+            ],
+        };
+        html! {
+            @if !batches.is_empty() {
+                section {
+                    h3 { "Proofs" }
+                    p {
+                        "All of them hold."
+                        @if let Some(fold) = self.bundle.fold_seconds {
+                            " Reading, hashing and folding the transcript took " (time(fold)) "."
+                        }
+                        " A circuit is built once for all proofs of a run that need the same one, and may have been kept from an earlier run."
+                    }
+                    figure {
+                        (bars)
+                        figcaption {
+                            @if capped {
+                                "The " (FEWER_BARS) " largest of " (number(batches.len() as u64))
+                                " proofs. The table has all of them."
+                            } @else {
+                                "The table has the same numbers."
+                            }
+                        }
+                    }
+                    div.scroll {
+                        table {
+                            thead {
+                                tr {
+                                    th scope="col" { "proof" }
+                                    th.n scope="col" { "modules" }
+                                    th.n scope="col" { "rows of the circuit" }
+                                    th.n scope="col" { "size" }
+                                    th.n scope="col" { "checking" }
+                                    th.n scope="col" { "building the circuit" }
+                                }
+                            }
+                            tbody {
+                                @for (index, batch) in batches.iter().enumerate() {
+                                    tr {
+                                        th scope="row" { "proof " (index) }
+                                        td.n { (number(covered(index) as u64)) }
+                                        td.n { "2" sup { (batch.degree_bits) } }
+                                        td.n { (bytes(batch.proof_bytes as f64)) }
+                                        td.n { (time(batch.verify_seconds)) }
+                                        td.n { (time(batch.build_seconds)) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn security(&self) -> Markup {
+        let soundness = self.bundle.soundness.as_ref();
+        html! {
+            @if let (Some(worth), Some(soundness)) = (self.bundle.worth(), soundness) {
+                section {
+                    h3 { "What the proofs are worth" }
+                    p { (capitalised(&worth)) "." }
+                    p {
+                        "Each line is a way in which a false statement may slip through: with " i { "b" } " bits, with probability at "
+                        "most 2" sup { "\u{2212}b" } " for each hash that a cheating prover computes. Of several proofs, this is the weakest."
+                    }
+                    (terms(&soundness.provable))
+                    @if soundness.conjectured.basis != soundness.provable.basis { (terms(&soundness.conjectured)) }
+                }
+            }
+        }
+    }
+
+    fn digests(&self) -> Markup {
+        let bundle = self.bundle;
+        let folded: Vec<(&ModuleReport, &str, &Pair)> = (bundle.modules.iter())
+            .filter_map(|module| Some((module, module.a_digest.as_deref()?, module.s.as_ref()?)))
+            .collect();
+        html! {
+            @if let (Some(alpha), Some(beta)) = (&bundle.alpha, &bundle.beta) {
+                section {
+                    h3 { "To compare with another implementation" }
+                    p { "A click selects a whole value. An element x" sub { "0" } " + x" sub { "1" } "\u{b7}\u{3c6} has two parts." }
+                    details open[folded.len() <= MAX_BARS] {
+                        summary { "Challenges, and what was folded for " (counted(folded.len(), "module")) }
+                        div.scroll {
+                            table.digests {
+                                thead { tr { th scope="col" { "what" } th scope="col" { "value" } } }
+                                tbody {
+                                    tr { th scope="row" { "\u{3b1}" } td { (parts(alpha)) } }
+                                    tr { th scope="row" { "\u{3b2}" } td { (parts(beta)) } }
+                                    @for (module, a_digest, s) in folded {
+                                        tr {
+                                            th.name scope="row" { (Foreign(&module.name)) }
+                                            td {
+                                                div { span.what { "a_digest" } code.digest { (a_digest) } }
+                                                div { span.what { "s" } (parts(s)) }
+                                            }
+                                        }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// An evaluation's losses, and by whose word.
+fn claimed(evaluation: &Evaluation, id: &str) -> Markup {
+    let rows = [("base model", evaluation.base), ("with the adapter", evaluation.adapter)];
+    let has_interval = rows.iter().any(|(_, loss)| loss.interval.is_some());
+    html! {
+        p.claim {
+            strong { "Claimed by whoever made the file, and not verified: " } (Foreign(&evaluation.name))
+            ". The bundle shows that the deltas are the adapter's. It does not show that these losses came from them; that takes "
+            "a replay of the session with the base model."
+        }
+        figure {
+            (intervals(id, "Mean loss of the base model and with the adapter", &rows))
+            figcaption {
+                "Mean loss in nats for each predicted token; less is better. "
+                @if has_interval { "Bars are intervals of 95 % confidence." } @else { "One text, hence no interval." }
+            }
+        }
+        div.scroll {
+            table {
+                thead {
+                    tr {
+                        th scope="col" { "claimed" }
+                        th.n scope="col" { "loss" }
+                        th.n scope="col" { "95 % interval" }
+                        th.n scope="col" { "perplexity" }
+                    }
+                }
+                tbody {
+                    @for (name, loss) in rows {
+                        (loss_row(name, loss, Some(loss.value.exp())))
+                    }
+                    @if let Some(difference) = evaluation.difference { (loss_row("difference", difference, None)) }
+                }
+            }
+        }
+        p.note {
+            @if let Some(texts) = evaluation.texts { (counted(texts as usize, "text")) ", " }
+            (counted(evaluation.tokens as usize, "token"))
+            @if let Some(predicted) = evaluation.predicted { ", of which " (number(predicted)) " predicted" }
+            "."
+            @if evaluation.sessions() > 1 {
+                " It names " (number(evaluation.sessions() as u64)) " sessions: the losses are those of all their adapters together."
+            }
+        }
+    }
+}
+
+fn loss_row(name: &str, loss: Loss, perplexity: Option<f64>) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (name) }
+            td.n { (format!("{:.4}", loss.value)) }
+            td.n {
+                @match loss.interval {
+                    Some([low, high]) => (format!("{low:.4} to {high:.4}")),
+                    None => "\u{2013}",
+                }
+            }
+            td.n {
+                // Beyond that it is no number that anyone reads.
+                @match perplexity.filter(|perplexity| *perplexity < 1e9) {
+                    Some(perplexity) => (format!("{perplexity:.2}")),
+                    None => "\u{2013}",
+                }
+            }
+        }
+    }
+}
+
+fn terms(report: &security::Report) -> Markup {
+    let weakest = report.weakest().map(|term| term.name.as_str());
+    html! {
+        div.scroll {
+            table.terms {
+                caption { (capitalised(report.basis.name())) }
+                thead { tr { th scope="col" { "error term" } th.n scope="col" { "bits" } th scope="col" { "source" } } }
+                tbody {
+                    @for term in &report.terms {
+                        tr {
+                            th scope="row" {
+                                (term.name)
+                                @if weakest == Some(term.name.as_str()) { " " span.muted { "(weakest)" } }
+                            }
+                            td.n { (format!("{:.1}", term.bits)) }
+                            td { (term.source) }
+                        }
+                    }
+                }
+                tfoot { tr { th scope="row" { "all together" } td.n { (format!("{:.1}", report.bits)) } td {} } }
+            }
+        }
+    }
+}
+
+fn badge(bundle: &BundleReport) -> Markup {
+    let (class, sign) = if bundle.valid { ("good", "\u{2713}") } else { ("bad", "\u{2717}") };
+    html! { span class=(format!("badge {class}")) { span aria-hidden="true" { (sign) } " " (bundle.verdict()) } }
+}
+
+fn parts(pair: &Pair) -> Markup {
+    html! { code.digest { (pair[0]) } " " code.digest { (pair[1]) } }
+}
+
+/// Text that somebody else wrote.
+struct Foreign<'a>(&'a str);
+
+impl Render for Foreign<'_> {
+    fn render(&self) -> Markup {
+        html! { bdi { (plain(self.0)) } }
+    }
+}
+
+/// The same where no `bdi` may stand.
+fn plain(text: &str) -> String {
+    Escaped(text).to_string()
+}
+
+fn file_name(bundle: &BundleReport) -> &str {
+    Path::new(&bundle.path).file_name().and_then(|name| name.to_str()).unwrap_or(&bundle.path)
+}
+
+/// The most of A·B that the rows of a module can have shown.
+fn share(module: &ModuleReport) -> f64 {
+    // A shape has d_in of at least 1; a report is only numbers.
+    (module.rows as f64 / module.d_in.max(1) as f64).min(1.0)
+}
+
+fn percent(share: f64) -> String {
+    match share {
+        0.0 => "0 %".into(),
+        _ if share < 0.0005 => "< 0.1 %".into(),
+        _ => format!("{:.1} %", 100.0 * share),
+    }
+}
+
+fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut grouped = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{} {what}{}", number(n as u64), if n == 1 { "" } else { "s" })
+}
+
+fn bytes(n: f64) -> String {
+    match n {
+        _ if n < 1024.0 => format!("{n:.0} bytes"),
+        _ if n < 1024.0 * 1024.0 => format!("{:.1} KiB", n / 1024.0),
+        _ => format!("{:.1} MiB", n / (1024.0 * 1024.0)),
+    }
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        _ if seconds <= 0.0 => "0 ms".into(),
+        _ if seconds < 0.001 => "< 1 ms".into(),
+        _ if seconds < 1.0 => format!("{:.0} ms", 1000.0 * seconds),
+        _ if seconds < 120.0 => format!("{seconds:.2} s"),
+        _ => format!("{:.1} min", seconds / 60.0),
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// Most modules or proofs that are drawn one by one.
+const MAX_BARS: usize = 40;
+/// How many are, where there are more.
+const FEWER_BARS: usize = 20;
