@@ -4,6 +4,8 @@
 //! with a BLAKE3 digest. In this order: the manifest and its signature, the receipt and its two signatures, the
 //! transcript's salt, the transcript, and one proof for each batch of the plan. `docs/format.md` specifies every byte.
 
+#[cfg(unix)]
+mod encode;
 mod read;
 mod transcript;
 #[cfg(unix)]

@@ -3,8 +3,8 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use super::encode::encode;
 use super::read::HashingReader;
-use super::transcript::encode;
 use super::{Blob, Bundle, FORMAT, Header, Plan, TRANSCRIPT, blob_name};
 use crate::transcript::Call;
 use crate::{BundleDigest, SignedManifest, SignedReceipt, TranscriptSalt};
