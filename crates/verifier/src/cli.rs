@@ -9,14 +9,16 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual};
-use zklora_verdict::{BundleReport, DEFAULT_MIN_SECURITY, Pins, Refusal, Report, Verifier, circuits_of};
+use zklora_verdict::{
+    BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Verifier, circuits_of,
+};
 
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
-use crate::policy::{PinArgs, Policy};
+use crate::policy::{PinArgs, read_policy};
 use crate::slow::Slow;
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -146,7 +148,7 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let policy = match args.policy.as_deref().map(Policy::read) {
+    let policy = match args.policy.as_deref().map(read_policy) {
         None => Policy { pins: Pins::from(&args.pins), min_security: args.min_security },
         Some(Ok(policy)) => policy,
         Some(Err(error)) => {

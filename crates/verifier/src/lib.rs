@@ -3,7 +3,7 @@
 //! What is checked, and how the verdict is said, is in `zklora-verdict`, whose [`Verifier`] and reports are named here again.
 //!
 //! 1. [`find`]: which files are meant.
-//! 2. [`PinArgs`] and [`Policy`]: what the caller knows from elsewhere.
+//! 2. [`PinArgs`] and [`read_policy`]: what the caller knows from elsewhere.
 //! 3. [`KeyCache`]: circuits that were built in an earlier run.
 //! 4. [`opening`]: one call, shown without its bundle.
 //! 5. [`parts`]: what is in a bundle, unverified.
@@ -22,5 +22,7 @@ mod policy;
 mod slow;
 
 pub use keys::{KeyCache, Origin};
-pub use policy::{PinArgs, Policy, PolicyError};
-pub use zklora_verdict::{BundleReport, PinRefusal, Pinned, Pins, Refusal, Report, Verdict, Verifier};
+pub use policy::{PinArgs, PolicyError, read_policy};
+pub use zklora_verdict::{
+    BundleReport, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
+};

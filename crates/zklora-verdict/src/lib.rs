@@ -7,13 +7,15 @@
 //! the [`BundleReport`] says in words which of the two were given.
 //!
 //! 1. [`Verifier::check`]: one bundle, wherever it is read from, one [`Verdict`].
-//! 2. [`BundleReport`]: the verdict in words and as JSON.
+//! 2. [`Policy`]: all that is asked of a bundle.
+//! 3. [`BundleReport`]: the verdict in words and as JSON.
 //!
 //! What is here starts no threads of its own, and needs neither a file system nor a command line, so that it runs in a browser,
 //! too. `zklora-verifier` is the program around it.
 
 mod check;
 mod pins;
+mod policy;
 mod report;
 
 pub use check::{
@@ -21,4 +23,5 @@ pub use check::{
     open,
 };
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
+pub use policy::Policy;
 pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report};
