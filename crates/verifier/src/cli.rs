@@ -19,6 +19,7 @@ use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
 use crate::policy::{PinArgs, read_policy};
+use crate::sandbox;
 use crate::slow::Slow;
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -111,8 +112,13 @@ pub struct VerifyArgs {
 
 /// Runs the command with the process's arguments.
 pub fn main() -> ExitCode {
+    // Before anything is read, and before there is another thread.
+    let confined = sandbox::enter();
     let cli = Cli::parse();
     cli.logging.init();
+    if let Err(unavailable) = confined {
+        tracing::info!("{unavailable}; going on without");
+    }
     log_panics();
     let out = &mut io::stdout().lock();
     let code = match cli.command {

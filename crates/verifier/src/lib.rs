@@ -8,7 +8,8 @@
 //! 4. [`opening`]: one call, shown without its bundle.
 //! 5. [`parts`]: what is in a bundle, unverified.
 //! 6. [`explain`]: what proofs are worth.
-//! 7. [`cli`]: the commands, their exit codes and their log.
+//! 7. [`sandbox`]: what the kernel lets the program do.
+//! 8. [`cli`]: the commands, their exit codes and their log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -19,6 +20,7 @@ mod keys;
 pub mod opening;
 pub mod parts;
 mod policy;
+pub mod sandbox;
 mod slow;
 
 pub use keys::{KeyCache, Origin};
