@@ -1,8 +1,9 @@
 //! What the kernel lets this process do: read and write files, compute, and end.
 //!
-//! A bundle comes from somebody who may want more than a wrong verdict. Whoever took over the process by a bundle would find
-//! no way to a network, to another program or to another process. A list of what is allowed, not of what is not: the kernel gains
-//! new ways out (io_uring opens sockets without `socket`), and x86-64 has second numbers for old ones.
+//! A bundle comes from somebody who may want more than a wrong verdict. Whoever took over the process by a bundle would find no
+//! network, no other program and no memory that can be made executable; only files, and what can be reached by them. A list
+//! of what is allowed, not of what is not: the kernel gains new ways out (io_uring opens sockets without `socket`), and x86-64
+//! has second numbers for old ones.
 
 /// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
