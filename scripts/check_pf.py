@@ -30,7 +30,6 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from pf_format import (
-    FIXED,
     Call,
     Header,
     Manifest,
@@ -43,6 +42,7 @@ from pf_format import (
     h,
     need,
     read_calls,
+    read_folds,
     read_header,
     read_manifest,
     read_receipt,
@@ -146,13 +146,17 @@ class Folder:
                         total[:, part] += sums[:, part * LIMBS + high] << (16 * (low + high))
             yield from ((x0 % P, x1 % P) for x0, x1 in total)
 
-    def a_digest(self, module: int) -> str:
-        """The digest of the module's folded activations, as `verify --json` prints it."""
-        data = self.a[module].T.astype(np.uint64).astype("<u8").tobytes()
-        return h("zklora v1 folded activations", data).hex()
+    def folded(self, module: int) -> list[E]:
+        """The folded activations of a module."""
+        return [(int(x0), int(x1)) for x0, x1 in self.a[module].T]
 
 
 # --- The whole ---
+
+
+def a_digest(a: Sequence[E]) -> str:
+    """The digest of a module's folded activations, as `verify --json` prints it."""
+    return h("zklora v1 folded activations", np.array(a, np.uint64).astype("<u8").tobytes()).hex()
 
 
 def pair(x: E) -> list[str]:
@@ -175,16 +179,14 @@ def check(path: Path, seed: bytes | None) -> dict[str, Any]:
     check_plan(header.batches, receipt.rows)
     need(len(header.batches) > 0, "the session has no rows, so that nothing is proved")
     alpha, beta = challenges(header, manifest, receipt)
-    transcript, folder = Transcript(len(manifest.modules), blobs[5], seed), Folder(manifest.modules, alpha, beta)
-    for call in read_calls(blobs[6], manifest.modules):
-        transcript.add(call)
-        folder.add(call)
-    need(transcript.calls == receipt.calls, f"the transcript has {transcript.calls} calls, not {receipt.calls}")
-    need(transcript.rows == receipt.rows, "the transcript's rows are not those of the receipt")
-    need(transcript.digest() == receipt.transcript, "the transcript's digest is not that of the receipt")
-    if seed is not None:
-        need(blake3(b"transcript", key=seed).digest() == blobs[5], "the salt of the transcript is another seed's")
-        need(transcript.commitments() == receipt.commitments, "the receipt's commitments are not the calls' under this seed")
+    if header.redacted:
+        need(seed is None, "a redacted bundle has no calls to hold the commitments against")
+        folds = read_folds(blobs[5], blobs[6], manifest, receipt)
+        need((folds.alpha, folds.beta) == (alpha, beta), "the client folded with other challenges than these")
+        a, s = folds.a, folds.s
+    else:
+        folder = fold_transcript(blobs[5], blobs[6], manifest, receipt, (alpha, beta), seed)
+        a, s = [folder.folded(index) for index in range(len(manifest.modules))], folder.s
     batch_of = {module: index for index, batch in enumerate(header.batches) for module in batch}
     modules = [
         {
@@ -195,8 +197,8 @@ def check(path: Path, seed: bytes | None) -> dict[str, Any]:
             "rows": receipt.rows[index],
             "batch": batch_of.get(index),
             "ok": index in batch_of,
-            "a_digest": folder.a_digest(index) if index in batch_of else None,
-            "s": pair(folder.s[index]) if index in batch_of else None,
+            "a_digest": a_digest(a[index]) if index in batch_of else None,
+            "s": pair(s[index]) if index in batch_of else None,
         }
         for index, module in enumerate(manifest.modules)
     ]
@@ -208,13 +210,31 @@ def check(path: Path, seed: bytes | None) -> dict[str, Any]:
         "client": receipt.client,
         "base_model": manifest.base_model,
         "session": receipt.session,
+        "redacted": header.redacted,
         "security": header.security,
         "alpha": pair(alpha),
         "beta": pair(beta),
         "calls": receipt.calls,
         "modules": modules,
-        "batches": [{"modules": n, "proof_bytes": len(b)} for n, b in zip(names, blobs[len(FIXED) :])],
+        "batches": [{"modules": n, "proof_bytes": len(b)} for n, b in zip(names, header.proofs())],
     }
+
+
+def fold_transcript(
+    salt: memoryview, blob: memoryview, manifest: Manifest, receipt: Receipt, by: tuple[E, E], seed: bytes | None
+) -> Folder:
+    """Hash and fold all calls, and hold them against the receipt."""
+    transcript, folder = Transcript(len(manifest.modules), salt, seed), Folder(manifest.modules, *by)
+    for call in read_calls(blob, manifest.modules):
+        transcript.add(call)
+        folder.add(call)
+    need(transcript.calls == receipt.calls, f"the transcript has {transcript.calls} calls, not {receipt.calls}")
+    need(transcript.rows == receipt.rows, "the transcript's rows are not those of the receipt")
+    need(transcript.digest() == receipt.transcript, "the transcript's digest is not that of the receipt")
+    if seed is not None:
+        need(blake3(b"transcript", key=seed).digest() == salt, "the salt of the transcript is another seed's")
+        need(transcript.commitments() == receipt.commitments, "the receipt's commitments are not the calls' under this seed")
+    return folder
 
 
 def report_on(path: Path, against: str) -> Any:
@@ -266,7 +286,8 @@ def main() -> int:
         return 1
     agrees = "; not compared with a verifier" if args.against is None else "; the verifier agrees"
     rows = sum(module["rows"] for module in found["modules"])
-    print(f"{args.bundle}: HOLDS but for the proofs, which are not checked here: {rows} rows{agrees}")
+    folds = ", whose folds are the client's word" if found["redacted"] else ""
+    print(f"{args.bundle}: HOLDS but for the proofs, which are not checked here: {rows} rows{folds}{agrees}")
     return 0
 
 

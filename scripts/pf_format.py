@@ -20,17 +20,12 @@ from numpy.typing import NDArray
 
 P = 2**64 - 2**32 + 1
 SECURITY = ("standard", "compact")
-FIXED = (
-    "manifest",
-    "manifest.signature",
-    "receipt",
-    "receipt.contributor",
-    "receipt.client",
-    "transcript.salt",
-    "transcript",
-)
+SIGNED = ("manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client")
 MIB = 2**20
-FIXED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64, 32, 2**40)
+SIGNED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64)
+FULL, REDACTED = "zklora-pf/1", "zklora-pf-redacted/1"
+FIXED = {FULL: (*SIGNED, "transcript.salt", "transcript"), REDACTED: (*SIGNED, "folds", "folds.client")}
+FIXED_MAX = {FULL: (*SIGNED_MAX, 32, 2**40), REDACTED: (*SIGNED_MAX, 2**40, 64)}
 EXACT = (64, 32)
 PROOF_MAX = 16 * MIB
 U64_MAX = 2**64 - 1
@@ -129,9 +124,14 @@ def hex32(what: str, value: Any) -> str:
 class Header:
     """What the header says, with the blobs it names cut out of the file."""
 
+    redacted: bool
     security: str
     batches: list[list[int]]
     blobs: list[memoryview]
+
+    def proofs(self) -> list[memoryview]:
+        """The proofs."""
+        return self.blobs[len(FIXED[FULL]) :]
 
 
 @dataclass
@@ -175,14 +175,14 @@ def read_header(file: memoryview) -> Header:
     raw, rest = file[8 : 8 + length], file[8 + length :]
     value = parse_json("header", raw)
     header = fields("header", value, "format", "plan", "blobs")
-    string("header: format", header["format"], "zklora-pf/1")
+    layout = string("header: format", header["format"], FULL, REDACTED)
     plan = fields("plan", header["plan"], "security", "batches")
     security = string("plan: security", plan["security"], *SECURITY)
     batches = [
         [integer("plan: module index", module, 0, U64_MAX) for module in array("plan: batch", batch)]
         for batch in array("plan: batches", plan["batches"])
     ]
-    names = [*FIXED, *(f"proof.{i}" for i in range(len(batches)))]
+    names = [*FIXED[layout], *(f"proof.{i}" for i in range(len(batches)))]
     table = array("blobs", header["blobs"])
     need(len(table) == len(names), f"the table has {len(table)} blobs, expected {len(names)}")
     blobs, end, canonical_table = [], 0, []
@@ -190,7 +190,7 @@ def read_header(file: memoryview) -> Header:
         entry = fields(f"blob {index}", entry, "name", "offset", "length", "digest")
         string(f"blob {index}: name", entry["name"], name)
         integer(f"{name}: offset", entry["offset"], end, end)
-        most = FIXED_MAX[index] if index < len(FIXED) else PROOF_MAX
+        most = FIXED_MAX[layout][index] if index < len(FIXED[layout]) else PROOF_MAX
         size = integer(f"{name}: length", entry["length"], most if most in EXACT else 0, most)
         need(end + size <= len(rest), f"{name}: ends beyond the end of the file")
         digest = hex32(f"{name}: digest", entry["digest"])
@@ -206,7 +206,7 @@ def read_header(file: memoryview) -> Header:
     }
     written = json.dumps(canonical, separators=(",", ":"), ensure_ascii=False).encode()
     need(written == raw, "the header is not in its canonical form")
-    return Header(security, batches, blobs)
+    return Header(layout == REDACTED, security, batches, blobs)
 
 
 def read_manifest(data: memoryview, signature: memoryview) -> Manifest:
@@ -272,6 +272,38 @@ def check_plan(batches: list[list[int]], rows: list[int]) -> None:
     planned = sorted(module for batch in batches for module in batch)
     called = [module for module, count in enumerate(rows) if count > 0]
     need(planned == called, f"the plan covers the modules {planned}, those with rows are {called}")
+
+
+# --- Folds ---
+
+
+@dataclass
+class Folds:
+    """What a client signed in place of the transcript: elements of E, those of a module without rows empty."""
+
+    alpha: tuple[int, int]
+    beta: tuple[int, int]
+    a: list[list[tuple[int, int]]]
+    s: list[tuple[int, int]]
+
+
+def read_folds(blob: memoryview, signature: memoryview, manifest: Manifest, receipt: Receipt) -> Folds:
+    """Check the folds of a redacted bundle and the client's signature."""
+    counts = [module.d_in if rows else 0 for module, rows in zip(manifest.modules, receipt.rows)]
+    size = 32 + sum(16 * (count + 1) for count in counts if count)
+    need(len(blob) == size, f"the folds have {len(blob)} bytes, expected {size}")
+    message = struct.pack("<Q", len(receipt.bytes)) + bytes(receipt.bytes) + bytes(blob)
+    check_signature("folds", receipt.client, "zklora v1 signature: folds, client", message, signature)
+    words = np.frombuffer(blob, "<u8")
+    need(bool((words < np.uint64(P)).all()), "a fold has an element that is not below p")
+    parts = iter(words.tolist())
+    elements = iter(list(zip(parts, parts)))
+    alpha, beta = next(elements), next(elements)
+    a, s = [], []
+    for count in counts:
+        a.append([next(elements) for _ in range(count)])
+        s.append(next(elements) if count else (0, 0))
+    return Folds(alpha, beta, a, s)
 
 
 # --- Transcript ---

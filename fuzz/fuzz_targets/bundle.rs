@@ -9,8 +9,8 @@ use zklora_fuzz::{Parties, attack, calls};
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::CallShape;
 use zklora_testing::{
-    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT,
-    TRANSCRIPT_SALT, encode_transcript,
+    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, FOLDS, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, REDACTED,
+    RawBundle, TRANSCRIPT, TRANSCRIPT_SALT, encode_transcript,
 };
 
 static PARTIES: LazyLock<Parties> = LazyLock::new(Parties::default);
@@ -31,11 +31,18 @@ fn read(file: &[u8]) -> Result<(), BundleError> {
     assert_eq!(receipt.bytes(), raw.blobs[RECEIPT]);
     assert_eq!(&receipt.contributor_signature().as_bytes()[..], raw.blobs[CONTRIBUTOR_SIGNATURE]);
     assert_eq!(&receipt.client_signature().as_bytes()[..], raw.blobs[CLIENT_SIGNATURE]);
-    assert_eq!(&bundle.transcript_salt().as_bytes()[..], raw.blobs[TRANSCRIPT_SALT]);
     for (index, proof) in raw.proofs().iter().enumerate() {
         assert_eq!(&bundle.proof(index)?, proof);
     }
 
+    assert_eq!(bundle.is_redacted(), raw.format == REDACTED);
+    if let Some(folds) = bundle.folds()? {
+        assert_eq!(folds.to_bytes(), raw.blobs[FOLDS]);
+        assert!(matches!(bundle.calls(|_| Ok(())), Err(BundleError::Redacted)));
+        assert_eq!(raw.to_bytes(), file);
+        return Ok(());
+    }
+    assert_eq!(&bundle.transcript_salt()?.as_bytes()[..], raw.blobs[TRANSCRIPT_SALT]);
     bundle.calls(|call| {
         let modules = call.deltas.iter().map(|delta| delta.module).collect();
         let shape = CallShape::new(manifest.manifest(), call.rows, modules).unwrap();

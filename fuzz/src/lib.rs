@@ -16,8 +16,8 @@ use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::identity::Purpose;
 use zklora_proto::{AdapterId, Call, Receipt, SecretKey, TranscriptHasher, TranscriptSalt};
 use zklora_testing::{
-    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
-    TRANSCRIPT, TRANSCRIPT_SALT, encode_transcript, known_key,
+    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS,
+    RECEIPT, REDACTED, RawBundle, TRANSCRIPT, TRANSCRIPT_SALT, encode_transcript, known_key,
 };
 
 /// The contributor and the client of the seeds, whose keys everybody has.
@@ -229,7 +229,11 @@ fn sign(bundle: &mut RawBundle, rng: &mut StdRng, parties: &Parties) {
         change_receipt(bundle, |receipt| receipt.adapter = AdapterId::of_manifest(&manifest));
     }
     sign_receipt(bundle, parties);
-    if rng.random_ratio(7, 8)
+    if bundle.format == REDACTED {
+        let (receipt, folds) = (&bundle.blobs[RECEIPT], &bundle.blobs[FOLDS]);
+        let message = [&(receipt.len() as u64).to_le_bytes()[..], receipt, folds].concat();
+        bundle.blobs[FOLDS_SIGNATURE] = parties.client.sign(Purpose::Folds, &message).as_bytes().to_vec();
+    } else if rng.random_ratio(7, 8)
         && let Ok(Some(calls)) = calls(&bundle.to_bytes())
         && let Ok(salt) = <[u8; 32]>::try_from(&bundle.blobs[TRANSCRIPT_SALT][..])
     {

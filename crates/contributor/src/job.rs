@@ -121,7 +121,7 @@ impl Job {
     ) -> anyhow::Result<ControlFlow<()>> {
         let (manifest, receipt, plan) =
             (self.bundle.manifest().clone(), self.bundle.receipt().clone(), self.bundle.plan().clone());
-        let salt = self.bundle.transcript_salt();
+        let salt = self.bundle.transcript_salt()?;
         let prover = SessionProver::new(&manifest, &receipt, salt, &plan, openings, planner, |visit| {
             self.bundle.calls(|call| visit(&call))
         })?;

@@ -90,8 +90,12 @@ pub struct VerifyArgs {
     pub pins: PinArgs,
 
     /// TOML file with all that is asked of a bundle, in place of the options that say the same
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "contributor", "base_model", "client", "min_security"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["adapter", "contributor", "base_model", "client", "redacted", "min_security"])]
     pub policy: Option<PathBuf>,
+
+    /// Take redacted bundles of the clients given with --client, on their word that the folds in them are those of the session
+    #[arg(long, requires = "client")]
+    pub redacted: bool,
 
     /// Fewest bits of soundness on theorems alone, all errors added up, that a proof must have
     #[arg(long, value_name = "BITS", default_value_t = DEFAULT_MIN_SECURITY)]
@@ -155,7 +159,10 @@ pub fn main() -> ExitCode {
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
     let policy = match args.policy.as_deref().map(read_policy) {
-        None => Policy { pins: Pins::from(&args.pins), min_security: args.min_security },
+        None => Policy {
+            pins: Pins { redacted: args.redacted, ..Pins::from(&args.pins) },
+            min_security: args.min_security,
+        },
         Some(Ok(policy)) => policy,
         Some(Err(error)) => {
             tracing::error!("{}", Escaped(&error.to_string()));

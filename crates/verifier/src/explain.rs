@@ -1,6 +1,6 @@
 //! What a proof is worth: every way in which a false statement may slip through, with its probability and its source.
 
-use std::io::{self, Write};
+use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,7 +9,8 @@ use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
 use zklora_circuit::security::{Security, Soundness};
 use zklora_cli::Escaped;
 use zklora_proto::ModuleShape;
-use zklora_verdict::{Pins, Verifier};
+use zklora_proto::bundle::Bundle;
+use zklora_verdict::{Pins, Verifier, open};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -30,7 +31,13 @@ pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> io::Result<bool> {
 
 fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool> {
     // Whatever the level: it is what is asked for.
-    let verdict = Verifier::new(Pins::default()).with_min_security(0).check_file(file);
+    let client = open(file).ok().and_then(|file| Bundle::from_reader(BufReader::new(file)).ok());
+    // Whoever folded: what is explained are the proofs.
+    let pins = match client.map(|bundle| bundle.receipt().receipt().client) {
+        Some(client) => Pins { clients: vec![client], redacted: true, ..Pins::default() },
+        None => Pins::default(),
+    };
+    let verdict = Verifier::new(pins).with_min_security(0).check_file(file);
     let session = match verdict.outcome {
         Ok(session) => session,
         Err(refusal) => {

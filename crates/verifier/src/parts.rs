@@ -83,6 +83,7 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
         let document = json!({
             "format": "zklora-inspect/1",
             "path": args.file.to_string_lossy(),
+            "redacted": bundle.is_redacted(),
             "adapter": bundle.manifest().adapter_id(),
             "manifest": serde_json::from_slice::<Value>(bundle.manifest().bytes())?,
             "receipt": receipt,
@@ -93,6 +94,9 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
         return writeln!(out).map(Ok);
     }
     writeln!(out, "{}: read, NOT VERIFIED", Escaped(&args.file.to_string_lossy()))?;
+    if bundle.is_redacted() {
+        writeln!(out, "  redacted: the client's folds in place of activations and deltas")?;
+    }
     writeln!(out, "  adapter: {}", bundle.manifest().adapter_id())?;
     writeln!(out, "  contributor: {}", receipt.contributor)?;
     writeln!(out, "  client: {}", receipt.client)?;

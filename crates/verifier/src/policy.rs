@@ -35,6 +35,7 @@ impl From<&PinArgs> for Pins {
             base_models: args.base_model.clone(),
             clients: args.client.clone(),
             max_age: None,
+            redacted: false,
         }
     }
 }
@@ -106,6 +107,7 @@ mod tests {
             ("contributors = []", "contributors is an empty list"),
             ("base_models = []", "base_models is an empty list"),
             ("clients = []", "clients is an empty list"),
+            ("redacted = true", "expected clients"),
             ("adapters = [\"abc\"]", "hexadecimal"),
             ("max_age_days = -1", "max_age_days"),
             ("min_security = \"high\"", "min_security"),

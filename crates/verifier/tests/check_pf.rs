@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use common::SESSION;
+use common::{SESSION, client_of_redacted};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use zklora_testing::vectors::load;
@@ -30,6 +30,8 @@ impl Checked {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("session.pf"), bundle).unwrap();
         let checked = Self { folder };
+        let trusted =
+            client_of_redacted(bundle).map(|client| ["--redacted".into(), format!("--client={client}")]);
         let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
             .args([
                 "verify".as_ref(),
@@ -39,6 +41,7 @@ impl Checked {
                 "--no-key-cache".as_ref(),
                 checked.bundle().as_os_str(),
             ])
+            .args(trusted.into_iter().flatten())
             .output()
             .unwrap();
         fs::write(checked.verdict(), output.stdout).unwrap();
@@ -186,6 +189,17 @@ fn vectors_have_the_same_verdict_here() {
             Some(_) => checked.refused(&vector.name, false, ""),
         }
     }
+}
+
+#[test]
+fn folds_of_a_redacted_bundle_are_read_alike() {
+    let redacted = SESSION.world.redact(&SESSION.bundle, &SESSION.world.folds(&SESSION.bundle, Clone::clone));
+    let checked = Checked::new(&redacted.to_bytes());
+    checked.agrees();
+    let (_, said) = checked.run(false);
+    assert!(said.contains("the client's word"), "{said}");
+    checked.edit("/bundles/0/redacted", json!(false));
+    checked.refused("redacted", true, "the verifier's verdict differs");
 }
 
 #[test]

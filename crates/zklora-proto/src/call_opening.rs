@@ -69,7 +69,7 @@ impl CallOpening {
         module: usize,
     ) -> Result<Self, OpenError> {
         let (manifest, receipt) = (bundle.manifest().clone(), bundle.receipt().clone());
-        if bundle.transcript_salt() != seed.transcript_salt() {
+        if bundle.transcript_salt()? != seed.transcript_salt() {
             return Err(OpenError::Seed);
         }
         let modules = manifest.manifest().modules().len();

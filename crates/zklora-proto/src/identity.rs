@@ -22,6 +22,8 @@ pub enum Purpose {
     ReceiptContributor,
     /// The base-model user signs the receipt of a session.
     ReceiptClient,
+    /// The base-model user signs the folds of a session's transcript, for a redacted bundle.
+    Folds,
 }
 
 impl Purpose {
@@ -30,6 +32,7 @@ impl Purpose {
             Self::Manifest => "zklora v1 signature: manifest",
             Self::ReceiptContributor => "zklora v1 signature: receipt, contributor",
             Self::ReceiptClient => "zklora v1 signature: receipt, client",
+            Self::Folds => "zklora v1 signature: folds, client",
         };
         blake3::derive_key(context, message)
     }

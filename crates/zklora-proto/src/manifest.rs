@@ -17,7 +17,8 @@ use crate::{AdapterId, BaseModelDigest};
 
 const FORMAT: &str = "zklora-manifest/1";
 /// The Goldilocks prime 2^64 - 2^32 + 1, whose field the commitments live in.
-const GOLDILOCKS: u64 = 0xffff_ffff_0000_0001;
+/// The order of F.
+pub(crate) const GOLDILOCKS: u64 = 0xffff_ffff_0000_0001;
 // A true delta is below 2^59 and a claimed one is any i64: if they differ, they differ modulo p too.
 const _: () = assert!((1 << 63) + (1 << 59) < GOLDILOCKS);
 

@@ -26,9 +26,10 @@ fn main() {
     let one = world.bundle(&calls);
     assert_eq!(one.proofs().len(), 1);
     let calls = [world.call(1, &[0, 1], &mut rng), world.call(1, &[2], &mut rng)];
-    let several = world.with_max_bits(10).bundle(&calls);
+    let several = world.clone().with_max_bits(10).bundle(&calls);
     assert_eq!(several.proofs().len(), 2);
-    for (name, bundle) in [("one-proof", &one), ("several-proofs", &several)] {
+    let redacted = world.redact(&one, &world.folds(&one, Clone::clone));
+    for (name, bundle) in [("one-proof", &one), ("several-proofs", &several), ("redacted", &redacted)] {
         seeds.put("verifier", name, &bundle.to_bytes());
         seeds.put("bundle", name, &with_short_proofs(bundle.clone()));
     }

@@ -1,31 +1,53 @@
-//! Writes `fixtures/vectors` anew: `cargo run --release -p zklora-testing --example make_vectors`.
+//! Writes `fixtures/vectors` anew: `cargo run --release -p zklora-testing --example make_vectors [full|redacted]`, those of one layout
+//! or all.
 //!
 //! What the vectors are is fixed here; keys, salts and proofs are random, so that the files differ from run to run.
 
 use std::fs;
 
 use zklora_circuit::security::Security;
+use zklora_proto::bundle::Folds;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{Call, SecretKey};
 use zklora_testing::vectors::{Change, Edit, Patch, Reason, folder};
 use zklora_testing::{
-    CLIENT_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT, World, encode_transcript,
-    rng, shape,
+    CLIENT_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT,
+    World, encode_transcript, rng, shape,
 };
 
 const SMALL: &str = "valid/one-module.pf";
 const SHARED: &str = "valid/shared-input.pf";
 const GRIDS: &str = "valid/compact-grids.pf";
 
+const REDACTED: &str = "valid/redacted.pf";
+
 fn main() {
+    let asked = std::env::args().nth(1);
+    if asked.as_deref() != Some("redacted") {
+        remove(|name| !name.starts_with("redacted"));
+        full();
+    }
+    if asked.as_deref() != Some("full") {
+        remove(|name| name.starts_with("redacted"));
+        redacted();
+    }
+}
+
+/// Removes the vectors of these names.
+fn remove(which: impl Fn(&str) -> bool) {
     for kind in ["valid", "invalid"] {
         let folder = folder().join(kind);
-        if folder.exists() {
-            fs::remove_dir_all(&folder).unwrap();
-        }
         fs::create_dir_all(&folder).unwrap();
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            if which(entry.file_name().to_str().unwrap()) {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
     }
+}
 
+fn full() {
     let world = World::new(&[shape(8, 2, 8)], 1);
     let small = world.bundle(&[world.call(2, &[0], &mut rng(1))]);
     fs::write(folder().join(SMALL), small.to_bytes()).unwrap();
@@ -56,6 +78,57 @@ fn main() {
     session.plan();
     session.transcript();
     session.proof();
+}
+
+/// A redacted bundle of two modules, one of which is never called, and what is no such bundle.
+fn redacted() {
+    let world = World::new(&[shape(8, 2, 8), shape(5, 1, 3)], 4);
+    let bundle = world.bundle(&[world.call(20, &[0], &mut rng(4)), world.call(1, &[0], &mut rng(5))]);
+    let folds = world.folds(&bundle, Clone::clone);
+    let valid = world.redact(&bundle, &folds);
+    fs::write(folder().join(REDACTED), valid.to_bytes()).unwrap();
+
+    let write = |name: &str, about: &str, edits, kind: &str, says: &str| {
+        let reason = Reason { kind: kind.into(), says: says.into() };
+        let name = format!("redacted-{name}");
+        write_patch(&name, Patch { about: about.into(), from: REDACTED.into(), fit: true, edits, reason });
+    };
+    let signed = |bytes: Vec<u8>| {
+        let redacted = world.redact_bytes(&bundle, bytes);
+        vec![
+            edit("folds", set(&redacted.blobs[FOLDS])),
+            edit("folds.client", set(&redacted.blobs[FOLDS_SIGNATURE])),
+        ]
+    };
+    let with = |change: &dyn Fn(&mut Folds)| {
+        let mut folds = folds.clone();
+        change(&mut folds);
+        signed(folds.to_bytes())
+    };
+    let not_signed = "not one of the receipt's client";
+    let edits = vec![edit("folds", xor(40, 1))];
+    write("changed", "Folds that nobody signed.", edits, "folds", not_signed);
+    let receipt = &valid.blobs[RECEIPT];
+    let message = [&(receipt.len() as u64).to_le_bytes()[..], receipt, &valid.blobs[FOLDS]].concat();
+    let signature = world.contributor().sign(Purpose::Folds, &message);
+    let edits = vec![edit("folds.client", set(signature.as_bytes()))];
+    write("contributor", "Folds that the contributor signed.", edits, "folds", not_signed);
+    let edits = vec![edit("folds.client", set(&valid.blobs[CLIENT_SIGNATURE]))];
+    write("receipts-signature", "The signature of the receipt under the folds.", edits, "folds", not_signed);
+    let about = "Other folds than the proof's, which the client signed.";
+    write("false", about, with(&|folds| folds.modules[0].a[1][0] ^= 1), "proof", "does not show");
+    let about = "Folds under another challenge, which the client signed.";
+    write("alpha", about, with(&|folds| folds.alpha[0] ^= 1), "folds", "other challenges");
+    let bytes = folds.to_bytes();
+    let mut beyond = bytes.clone();
+    beyond[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
+    write("element", "A part of an element beyond p.", signed(beyond), "folds", "no canonical field element");
+    let about = "Folds without their last element.";
+    write("short", about, signed(bytes[..bytes.len() - 16].to_vec()), "folds", "expected");
+    let about = "Folds of the module that was not called, too.";
+    write("module", about, signed([&bytes[..], &[0; 16 * 6]].concat()), "folds", "expected");
+    let edits = vec![edit("header", replace("zklora-pf-redacted/1", "zklora-pf/1"))];
+    write("as-full", "A redacted bundle that says it is a full one.", edits, "format", "transcript.salt");
 }
 
 /// What the invalid vectors are made from.
@@ -303,7 +376,10 @@ impl Session {
 
 fn write(name: &str, about: &str, fit: bool, edits: Vec<Edit>, kind: &str, says: &str) {
     let reason = Reason { kind: kind.into(), says: says.into() };
-    let patch = Patch { about: about.into(), from: SHARED.into(), fit, edits, reason };
+    write_patch(name, Patch { about: about.into(), from: SHARED.into(), fit, edits, reason });
+}
+
+fn write_patch(name: &str, patch: Patch) {
     let text = serde_json::to_string_pretty(&patch).unwrap() + "\n";
     fs::write(folder().join(format!("invalid/{name}.json")), text).unwrap();
 }

@@ -16,7 +16,7 @@ pub mod vectors;
 mod world;
 
 pub use raw::{
-    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
-    TRANSCRIPT, TRANSCRIPT_SALT, TableEntry, encode_transcript,
+    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS,
+    RECEIPT, REDACTED, RawBundle, TRANSCRIPT, TRANSCRIPT_SALT, TableEntry, encode_transcript,
 };
 pub use world::{World, known_key, rng, shape};

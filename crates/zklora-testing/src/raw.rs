@@ -24,6 +24,12 @@ pub const CLIENT_SIGNATURE: usize = 4;
 pub const TRANSCRIPT_SALT: usize = 5;
 /// Index of the transcript.
 pub const TRANSCRIPT: usize = 6;
+/// Index of the folds in a redacted bundle.
+pub const FOLDS: usize = 5;
+/// Index of the client's signature over the folds in a redacted bundle.
+pub const FOLDS_SIGNATURE: usize = 6;
+/// The format of a redacted bundle.
+pub const REDACTED: &str = "zklora-pf-redacted/1";
 /// Index of the first proof.
 pub const PROOFS: usize = 7;
 
@@ -32,6 +38,8 @@ pub const PROOFS: usize = 7;
 /// Written independently of the format's own reader and writer, so that it can also be wrong in ways that they never are.
 #[derive(Debug, Clone)]
 pub struct RawBundle {
+    /// The header's format.
+    pub format: String,
     /// The header's plan.
     pub plan: Plan,
     /// All blobs, in the order of the constants of this module.
@@ -90,7 +98,7 @@ impl RawBundle {
             Some(rest.get(begin.try_into().ok()?..end.try_into().ok()?)?.to_vec())
         };
         let blobs = header.blobs.iter().map(blob).collect::<Option<_>>()?;
-        Some(Self { plan: header.plan, blobs })
+        Some(Self { format: header.format, plan: header.plan, blobs })
     }
 
     /// The bundle's bytes, with a table and digests that fit its blobs.
@@ -113,13 +121,13 @@ impl RawBundle {
         let mut offset = 0;
         let mut table = Vec::with_capacity(self.blobs.len());
         for (index, blob) in self.blobs.iter().enumerate() {
-            let name = blob_name(index);
+            let name = self.blob_name(index);
             let length = blob.len() as u64;
             table.push(TableEntry { name, offset, length, digest: BundleDigest::of_blob(blob) });
             offset += length;
         }
         edit(&mut table);
-        let header = Header { format: "zklora-pf/1".into(), plan: self.plan.clone(), blobs: table };
+        let header = Header { format: self.format.clone(), plan: self.plan.clone(), blobs: table };
         serde_json::to_vec(&header).unwrap()
     }
 
@@ -137,26 +145,26 @@ impl RawBundle {
         changed
     }
 
+    /// The name of blob `index`.
+    pub(crate) fn blob_name(&self, index: usize) -> String {
+        let evidence = match self.format.as_str() {
+            REDACTED => ["folds", "folds.client"],
+            _ => ["transcript.salt", "transcript"],
+        };
+        let [of, of_client] = evidence;
+        match index {
+            0..5 => ["manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client"]
+                [index]
+                .into(),
+            5 => of.into(),
+            6 => of_client.into(),
+            _ => format!("proof.{}", index - PROOFS),
+        }
+    }
+
     /// The proofs.
     pub fn proofs(&self) -> &[Vec<u8>] {
         &self.blobs[PROOFS..]
-    }
-}
-
-/// The name of blob `index`.
-pub(crate) fn blob_name(index: usize) -> String {
-    const NAMES: [&str; PROOFS] = [
-        "manifest",
-        "manifest.signature",
-        "receipt",
-        "receipt.contributor",
-        "receipt.client",
-        "transcript.salt",
-        "transcript",
-    ];
-    match NAMES.get(index) {
-        Some(name) => (*name).into(),
-        None => format!("proof.{}", index - PROOFS),
     }
 }
 

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zklora_proto::{PublicKey, Receipt};
 
-use crate::RawBundle;
-use crate::raw::blob_name;
+use crate::{RECEIPT, REDACTED, RawBundle};
 
 /// A bundle as it is in a file, and what a verifier must say of it.
 #[derive(Debug, Clone)]
@@ -90,8 +90,8 @@ impl Patch {
         let mut bundle = RawBundle::parse(valid);
         let header_length = u64::from_le_bytes(valid[..8].try_into().unwrap()) as usize;
         let mut header = valid[8..8 + header_length].to_vec();
-        for (index, blob) in bundle.blobs.iter_mut().enumerate() {
-            self.edit(&blob_name(index), blob);
+        for index in 0..bundle.blobs.len() {
+            self.edit(&bundle.blob_name(index), &mut bundle.blobs[index]);
         }
         if self.fit {
             header = bundle.header();
@@ -118,6 +118,12 @@ impl Patch {
             }
         }
     }
+}
+
+/// The client that a redacted bundle names, of which it is to be said that its word is taken.
+pub fn client_of_redacted(bundle: &[u8]) -> Option<PublicKey> {
+    let bundle = RawBundle::try_parse(bundle).filter(|bundle| bundle.format == REDACTED)?;
+    Some(Receipt::from_bytes(&bundle.blobs[RECEIPT]).ok()?.client)
 }
 
 /// The folder of the vectors.

@@ -1,6 +1,7 @@
 //! A contributor, a client and an adapter between them.
 
 use std::collections::HashMap;
+use std::io::Cursor;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use rand::rngs::StdRng;
@@ -8,19 +9,19 @@ use rand::{RngExt, SeedableRng};
 use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::commitment::{Opening, Salt};
-use zklora_circuit::fold::Folder;
+use zklora_circuit::fold::{Fold, Folder, canonical};
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, Planner, plan};
 use zklora_circuit::prove::prove;
 use zklora_circuit::security::{CircuitId, Security};
 use zklora_circuit::session::{Circuits, ProveSessionError, prove_session};
-use zklora_proto::bundle::Plan;
+use zklora_proto::bundle::{Bundle, BundleError, FoldedModule, Folds, Plan};
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
     SessionHasher, SessionId, SignedManifest, SignedReceipt, secret_file,
 };
 
-use crate::RawBundle;
+use crate::{FOLDS, FOLDS_SIGNATURE, RECEIPT, REDACTED, RawBundle};
 
 /// Circuits of honest provers, shared by all tests of a process.
 static CIRCUITS: LazyLock<Circuits<BatchCircuit>> = LazyLock::new(Circuits::default);
@@ -215,12 +216,7 @@ impl World {
         let receipt = self.sign(&self.receipt(claimed));
         let manifest = self.manifest.manifest();
         let plan = plan(self.security, manifest, &receipt.receipt().rows, self.max_bits).unwrap();
-        let shapes = |batch: &[usize]| -> Vec<ModuleShape> {
-            batch.iter().map(|&m| manifest.modules()[m].shape()).collect()
-        };
-        let ids: Vec<_> =
-            plan.batches.iter().map(|batch| CircuitId::new(self.security, &shapes(batch))).collect();
-        let challenges = Challenges::derive(&receipt, &plan, &ids);
+        let challenges = self.challenges(&receipt, &plan);
         let mut folder = Folder::new(manifest, challenges);
         for call in claimed {
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
@@ -232,7 +228,7 @@ impl World {
             .iter()
             .map(|batch| {
                 prove(
-                    &circuit(self.security, &shapes(batch)),
+                    &circuit(self.security, &self.shapes(batch)),
                     &batch.iter().map(|&m| &self.openings[m]).collect::<Vec<_>>(),
                     &batch.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
                     challenges.beta,
@@ -242,6 +238,56 @@ impl World {
             })
             .collect();
         RawBundle::new(&self.manifest, &receipt, claimed, &plan, &proofs)
+    }
+}
+
+impl World {
+    /// The folds of a bundle's transcript under the challenges of its receipt and plan, where `of` says what is folded of a call.
+    pub fn folds(&self, bundle: &RawBundle, of: impl Fn(&Call) -> Call) -> Folds {
+        let mut bundle = Bundle::from_reader(Cursor::new(bundle.to_bytes())).unwrap();
+        let challenges = self.challenges(bundle.receipt(), bundle.plan());
+        let mut folder = Folder::new(self.manifest.manifest(), challenges);
+        bundle
+            .calls(|call| {
+                folder.add(&of(&call));
+                Ok::<_, BundleError>(())
+            })
+            .unwrap();
+        let module = |fold: Fold| FoldedModule {
+            a: fold.a.into_iter().map(canonical).collect(),
+            s: canonical(fold.s),
+        };
+        Folds {
+            alpha: canonical(challenges.alpha),
+            beta: canonical(challenges.beta),
+            modules: folder.finish().into_iter().map(module).collect(),
+        }
+    }
+
+    fn challenges(&self, receipt: &SignedReceipt, plan: &Plan) -> Challenges {
+        let ids: Vec<_> =
+            plan.batches.iter().map(|batch| CircuitId::new(self.security, &self.shapes(batch))).collect();
+        Challenges::derive(receipt, plan, &ids)
+    }
+
+    fn shapes(&self, modules: &[usize]) -> Vec<ModuleShape> {
+        modules.iter().map(|&module| self.manifest.manifest().modules()[module].shape()).collect()
+    }
+
+    /// The bundle with these folds in place of the transcript, signed by the client.
+    pub fn redact(&self, bundle: &RawBundle, folds: &Folds) -> RawBundle {
+        self.redact_bytes(bundle, folds.to_bytes())
+    }
+
+    /// The same with any bytes in the place of the folds.
+    pub fn redact_bytes(&self, bundle: &RawBundle, folds: Vec<u8>) -> RawBundle {
+        let mut redacted = bundle.clone();
+        redacted.format = REDACTED.into();
+        let receipt = &bundle.blobs[RECEIPT];
+        let message = [&(receipt.len() as u64).to_le_bytes()[..], receipt, &folds].concat();
+        redacted.blobs[FOLDS_SIGNATURE] = self.client.sign(Purpose::Folds, &message).as_bytes().to_vec();
+        redacted.blobs[FOLDS] = folds;
+        redacted
     }
 }
 

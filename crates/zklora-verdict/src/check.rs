@@ -113,8 +113,13 @@ impl Verifier {
             manifest: bundle.manifest().clone(),
             receipt: bundle.receipt().clone(),
             plan: bundle.plan().clone(),
+            redacted: bundle.is_redacted(),
         });
         self.pins.check(declared.manifest.adapter_id(), declared.manifest(), declared.receipt.receipt())?;
+
+        if declared.redacted {
+            self.pins.check_redacted(declared.receipt.receipt().client)?;
+        }
 
         let fold_bytes = fold_bytes(declared.manifest());
         if fold_bytes > MAX_FOLD_BYTES {
@@ -132,6 +137,7 @@ impl Verifier {
                 declared.module_names(),
                 declared.total_rows(),
             ),
+            None if declared.redacted => "checking proofs".into(),
             None => format!("folding {} rows of transcript", declared.total_rows()),
         });
         let session = verify_session_with(&mut bundle, &self.circuits, &self.build)?;
@@ -183,6 +189,8 @@ pub struct Declared {
     pub receipt: SignedReceipt,
     /// Which proof covers which modules: every module with rows exactly once.
     pub plan: Plan,
+    /// Whether it has the folds of the transcript, signed by the client, in place of the transcript.
+    pub redacted: bool,
 }
 
 impl Declared {
@@ -278,6 +286,7 @@ impl Refusal {
                 VerifySessionError::Empty => "transcript",
                 VerifySessionError::Security(_) => "security",
                 VerifySessionError::Transcript { .. } => "transcript",
+                VerifySessionError::Challenges => "folds",
                 VerifySessionError::Circuit { .. } => "circuit",
                 VerifySessionError::Proof { .. } => "proof",
                 VerifySessionError::Bundle(error) => match error {
@@ -285,6 +294,8 @@ impl Refusal {
                     BundleError::Receipt(_) | BundleError::Foreign(_) => "receipt",
                     BundleError::Plan(_) => "plan",
                     BundleError::Call { .. } | BundleError::Transcript { .. } => "transcript",
+                    BundleError::Redacted => "redacted",
+                    BundleError::Folds(_) | BundleError::FoldsSignature(_) => "folds",
                     BundleError::Io(_)
                     | BundleError::HeaderLength { .. }
                     | BundleError::HeaderJson(_)

@@ -18,6 +18,8 @@ pub struct Pins {
     pub clients: Vec<PublicKey>,
     /// How long ago a session may have ended, by the contributor's word.
     pub max_age: Option<Duration>,
+    /// Whether redacted bundles of the pinned clients are taken, on their word that the folds are those of the session.
+    pub redacted: bool,
 }
 
 impl Pins {
@@ -50,6 +52,15 @@ impl Pins {
         match Duration::from_secs(now.saturating_sub(receipt.finished)) {
             age if age > max => Err(PinRefusal::Age { age, max }),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether a redacted bundle of this client may be taken on its word: only if it was asked for, and of a pinned client. Anyone
+    /// can make such a bundle under two keys of their own, and have any folds in it.
+    pub fn check_redacted(&self, client: PublicKey) -> Result<(), PinRefusal> {
+        match self.redacted && self.clients.contains(&client) {
+            true => Ok(()),
+            false => Err(PinRefusal::Redacted { client }),
         }
     }
 
@@ -154,6 +165,15 @@ pub enum PinRefusal {
         /// What the file has.
         found: PublicKey,
     },
+    /// It is a redacted bundle, and nobody said that the client's word is good.
+    #[error(
+        "this bundle is redacted: that its folds are those of the session rests on the word of its client {client}; if you know \
+         that key and trust its holder with that, say so with --redacted and --client, or else ask for the full bundle"
+    )]
+    Redacted {
+        /// Whose word it is.
+        client: PublicKey,
+    },
     /// The session is old.
     #[error(
         "the session ended {} ago, expected at most {}: ask for a new one, or accept older ones",
@@ -185,6 +205,7 @@ impl PinRefusal {
             Self::Contributor { .. } => "contributor-pin",
             Self::BaseModel { .. } => "base-model-pin",
             Self::Client { .. } => "client-pin",
+            Self::Redacted { .. } => "redacted",
             Self::Age { .. } | Self::Ahead { .. } => "age",
         }
     }

@@ -35,6 +35,7 @@ struct Settings {
     clients: Option<Vec<PublicKey>>,
     min_security: Option<u32>,
     max_age_days: Option<u32>,
+    redacted: Option<bool>,
 }
 
 impl TryFrom<Settings> for Policy {
@@ -54,12 +55,18 @@ impl TryFrom<Settings> for Policy {
                 ));
             }
         }
+        if settings.redacted == Some(true) && settings.clients.is_none() {
+            return Err(
+                "redacted = true takes the word of the clients for it: expected clients, found none".into()
+            );
+        }
         Ok(Self {
             pins: Pins {
                 adapters: settings.adapters.unwrap_or_default(),
                 contributors: settings.contributors.unwrap_or_default(),
                 base_models: settings.base_models.unwrap_or_default(),
                 clients: settings.clients.unwrap_or_default(),
+                redacted: settings.redacted.unwrap_or(false),
                 max_age: settings
                     .max_age_days
                     .map(|days| Duration::from_secs(u64::from(days) * SECONDS_OF_DAY)),

@@ -58,6 +58,8 @@ pub struct BundleReport {
     pub base_model: Option<BaseModelDigest>,
     /// The session.
     pub session: Option<SessionId>,
+    /// Whether the bundle is redacted, so that the folds are the client's word.
+    pub redacted: Option<bool>,
     /// The key of the base-model user, by the receipt's word.
     pub client: Option<PublicKey>,
     /// When the session began, in seconds since 1970, by the contributor's clock.
@@ -189,6 +191,7 @@ impl BundleReport {
             given: pins.given(),
             base_model,
             session: receipt.map(|r| r.session),
+            redacted: declared.map(|d| d.redacted),
             client,
             started: receipt.map(|r| r.started),
             finished: receipt.map(|r| r.finished),
@@ -221,9 +224,13 @@ impl BundleReport {
         self.modules.iter().map(|module| module.rows).sum()
     }
 
-    /// The verdict in one word.
+    /// The verdict in a word or two.
     pub fn verdict(&self) -> &'static str {
-        if self.valid { "VALID" } else { "INVALID" }
+        match (self.valid, self.redacted) {
+            (true, Some(true)) => "VALID, REDACTED",
+            (true, _) => "VALID",
+            (false, _) => "INVALID",
+        }
     }
 
     /// What the verdict means.
@@ -231,15 +238,28 @@ impl BundleReport {
         if !self.valid {
             return "nothing in this file can be relied on".into();
         }
-        format!(
-            "both parties signed for these {} rows, and every delta in them is exactly X·A·B of the adapter below",
-            self.rows()
-        )
+        let rows = self.rows();
+        match self.redacted {
+            Some(true) => format!(
+                "both parties signed for these {rows} rows, and if the client below folded them as it signed, every delta in them \
+                 is exactly X·A·B of the adapter below"
+            ),
+            _ => format!(
+                "both parties signed for these {rows} rows, and every delta in them is exactly X·A·B of the adapter below"
+            ),
+        }
     }
 
     /// What a valid bundle leaves open; nothing is said of one that is not.
-    pub fn not_shown(&self) -> Option<&'static str> {
-        self.valid.then_some(NOT_SHOWN)
+    pub fn not_shown(&self) -> Option<String> {
+        let folds = match self.redacted {
+            Some(true) => {
+                "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the \
+                 client's word, which a client in league with the contributor can give for false deltas; "
+            }
+            _ => "",
+        };
+        self.valid.then(|| format!("{folds}{NOT_SHOWN}"))
     }
 
     /// Who and what the bundle is about, as far as it could be read, each with by whose word.

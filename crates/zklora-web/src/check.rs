@@ -62,7 +62,7 @@ struct Problem {
 struct Answer<'a> {
     verdict: &'static str,
     meaning: String,
-    not_shown: Option<&'static str>,
+    not_shown: Option<String>,
     facts: Vec<Fact>,
     modules: Vec<&'static str>,
     when: Option<String>,

@@ -30,6 +30,14 @@ function policy() {
     usable &&= field.checkValidity();
     if (field.value !== "") asked[name] = Number(field.value);
   }
+  if (by("redacted").checked) {
+    asked.redacted = true;
+    // Whose word it is.
+    if (!asked.clients) {
+      mark(by("clients"), true);
+      usable = false;
+    }
+  }
   return usable ? asked : null;
 }
 
@@ -47,7 +55,7 @@ function add(files) {
     const card = make("article", "", make("div", "head", make("h2", "", file.name), badge), body);
     results.append(card);
     if (asked === null) {
-      fail({ file, card, badge, body }, "not checked: a field above has something else in it than it is for; correct it and give the file again");
+      fail({ file, card, badge, body }, "not checked: a field above has something else in it than it is for, or has to be filled in; correct it and give the file again");
     } else {
       waiting.push({ file, policy: asked, card, badge, body });
     }
@@ -118,7 +126,7 @@ function show({ card, badge, body, started }, answer) {
   // A pinned adapter names its contributor. Without either, it may be a perfect proof about another one: not something to be green.
   const known = report.pinned.adapter || report.pinned.contributor;
   card.className = !report.valid ? "invalid" : known ? "valid" : "valid unpinned";
-  badge.textContent = report.valid && !known ? `${answer.verdict}, NOT PINNED` : answer.verdict;
+  badge.textContent = report.valid && !known ? `${answer.verdict}, ADAPTER NOT PINNED` : answer.verdict;
   const facts = make("dl", "");
   const fact = (what, value, word) => facts.append(make("dt", "", what), make("dd", "", value, word));
   for (const { what, value, word } of answer.facts) {

@@ -51,14 +51,15 @@ function check(path, policy = {}) {
 const verdicts = Object.entries(JSON.parse(readFileSync(join(folder, "verdicts.json"), "utf8")));
 let valid = 0, invalid = 0;
 const started = performance.now();
-for (const [name, reason] of verdicts) {
+for (const [name, { reason, redacted_by: client }] of verdicts) {
   // One of them is of the set `compact`.
-  const { report, problem, verdict, most, seconds } = check(join(folder, name), { min_security: 65 });
+  const policy = { min_security: 65, ...(client && { redacted: true, clients: [client] }) };
+  const { report, problem, verdict, most, seconds } = check(join(folder, name), policy);
   assert.equal(problem, undefined, name);
   assert.ok(most <= 1 << 20, "a file is read in pieces");
   if (reason === null) {
     assert.equal(report.valid, true, `${name}: ${report.error?.what}`);
-    assert.equal(verdict, "VALID");
+    assert.equal(verdict, client ? "VALID, REDACTED" : "VALID");
     console.log(`${name}: ${verdict}, ${seconds.toFixed(2)} s`);
     valid++;
   } else {
@@ -69,18 +70,22 @@ for (const [name, reason] of verdicts) {
     invalid++;
   }
 }
-assert.ok(valid >= 3 && invalid >= 40, `${valid} valid and ${invalid} invalid vectors`);
+assert.ok(valid >= 4 && invalid >= 50, `${valid} valid and ${invalid} invalid vectors`);
 assert.ok(announced.some((words) => words.includes("building the circuit")), "long work is announced");
 assert.deepEqual(complaints, []);
 
 // Pins reach it.
-const name = verdicts.find(([, reason]) => reason === null)[0], path = join(folder, name);
+const name = verdicts.find(([, { reason }]) => reason === null)[0], path = join(folder, name);
 const { adapter, contributor } = check(path, { min_security: 65 }).report;
 const other = "ab".repeat(32);
 assert.equal(check(path, { min_security: 65, adapters: [other, adapter], contributors: [contributor] }).report.pinned.adapter, true);
 assert.equal(check(path, { min_security: 65, adapters: [other] }).report.error.kind, "adapter-pin");
 assert.equal(check(path, { min_security: 65, clients: [adapter] }).report.error.kind, "client-pin");
 assert.equal(check(path, { min_security: 200 }).report.error.kind, "security");
+const [redacted, { redacted_by }] = verdicts.find(([, { reason, redacted_by }]) => reason === null && redacted_by);
+assert.equal(check(join(folder, redacted)).report.error.kind, "redacted");
+assert.equal(check(join(folder, redacted), { clients: [redacted_by] }).report.error.kind, "redacted");
+assert.match(check(path, { redacted: true }).problem, /expected clients/);
 assert.match(check(path, { adapter }).problem, /unknown field/);
 assert.match(check(path, { adapters: [] }).problem, /empty list/);
 

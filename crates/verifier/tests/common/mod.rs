@@ -1,12 +1,13 @@
 //! What the verifier's tests share: an honest session and the assertion that a bundle is refused for the right reason.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of this")]
 
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use zklora_proto::Call;
+pub use zklora_testing::vectors::client_of_redacted;
 use zklora_testing::{RawBundle, World, rng, shape};
 use zklora_verifier::{BundleReport, Pins, Verdict, Verifier};
 

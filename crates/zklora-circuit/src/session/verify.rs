@@ -3,14 +3,17 @@
 use std::io::{Read, Seek};
 use std::time::{Duration, Instant};
 
+use plonky2::field::extension::quadratic::QuadraticExtension;
+use plonky2::field::types::Field;
 use zklora_proto::ModuleShape;
-use zklora_proto::bundle::{Bundle, BundleError};
+use zklora_proto::bundle::{Bundle, BundleError, Element, FoldedModule, Folds};
 
 use super::circuits::Circuits;
 use super::{circuit_ids, fold, shapes};
+use crate::F;
 use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
-use crate::fold::Fold;
+use crate::fold::{Fold, canonical};
 use crate::security::{Security, Soundness, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
@@ -23,9 +26,11 @@ pub struct VerifiedSession {
     pub challenges: Challenges,
     /// The folded transcript of every module, in the manifest's order; empty for modules without rows.
     pub folds: Vec<Fold>,
+    /// Whether the bundle is redacted: the folds are not computed from a transcript, but what the receipt's client signed.
+    pub redacted: bool,
     /// Each proof.
     pub batches: Vec<VerifiedBatch>,
-    /// Reading, hashing and folding the transcript.
+    /// Reading, hashing and folding the transcript, or reading the folds.
     pub fold_time: Duration,
 }
 
@@ -68,6 +73,12 @@ pub enum VerifySessionError {
         /// In the receipt.
         signed: String,
     },
+    /// The folds of a redacted bundle were made with other challenges.
+    #[error(
+        "the client folded with other challenges than follow from this receipt, plan and these circuits: the plan was changed, or \
+         they are the folds of other proofs"
+    )]
+    Challenges,
     /// A circuit that is not built.
     #[error("proof {batch}: {error}")]
     Circuit {
@@ -89,6 +100,9 @@ pub enum VerifySessionError {
 }
 
 /// Verifies a bundle: that its transcript is the signed one and that its proofs show every delta of it.
+///
+/// Of a redacted bundle, the folds are taken from the client's word: it shows that *they* are those of a session in which every
+/// delta is right. That they are those of the receipt's transcript is what the client signed.
 ///
 /// Nothing that checks comes from the bundle: circuits are built from the shapes of the signed manifest, challenges and
 /// public inputs are computed here. Whether the manifest is the right one is for the caller to say, who knows the pinned id.
@@ -121,9 +135,16 @@ pub fn verify_session_with<R: Read + Seek>(
     let ids = circuit_ids(manifest.manifest(), &plan, security);
     let challenges = Challenges::derive(&receipt, &plan, &ids);
     let started = Instant::now();
-    let (folds, ()) = fold(manifest.manifest(), &receipt, bundle.transcript_salt(), challenges, |visit| {
-        bundle.calls(|call| visit(&call))
-    })?;
+    let signed = bundle.folds()?;
+    let redacted = signed.is_some();
+    let folds = match signed {
+        Some(signed) => signed_folds(&signed, challenges)?,
+        None => {
+            let salt = bundle.transcript_salt()?;
+            fold(manifest.manifest(), &receipt, salt, challenges, |visit| bundle.calls(|call| visit(&call)))?
+                .0
+        }
+    };
     let fold_time = started.elapsed();
 
     let mut batches = Vec::with_capacity(plan.batches.len());
@@ -151,5 +172,33 @@ pub fn verify_session_with<R: Read + Seek>(
             verify_time: started.elapsed(),
         });
     }
-    Ok(VerifiedSession { security, challenges, folds, batches, fold_time })
+    Ok(VerifiedSession { security, challenges, folds, redacted, batches, fold_time })
+}
+
+impl VerifiedSession {
+    /// What the client signs to have this session's bundle redacted.
+    pub fn signed_folds(&self) -> Folds {
+        let module = |fold: &Fold| FoldedModule {
+            a: fold.a.iter().copied().map(canonical).collect(),
+            s: canonical(fold.s),
+        };
+        Folds {
+            alpha: canonical(self.challenges.alpha),
+            beta: canonical(self.challenges.beta),
+            modules: self.folds.iter().map(module).collect(),
+        }
+    }
+}
+
+/// The folds that a client signed, if it made them with these challenges.
+fn signed_folds(signed: &Folds, challenges: Challenges) -> Result<Vec<Fold>, VerifySessionError> {
+    let element = |[x0, x1]: Element| QuadraticExtension([x0, x1].map(F::from_canonical_u64));
+    if [signed.alpha, signed.beta].map(element) != [challenges.alpha, challenges.beta] {
+        return Err(VerifySessionError::Challenges);
+    }
+    let fold = |module: &FoldedModule| Fold {
+        a: module.a.iter().copied().map(element).collect(),
+        s: element(module.s),
+    };
+    Ok(signed.modules.iter().map(fold).collect())
 }

@@ -2,15 +2,19 @@
 //!
 //! An 8-byte little-endian header length, a JSON header, then blobs at contiguous offsets, without gaps or overlaps, each
 //! with a BLAKE3 digest. In this order: the manifest and its signature, the receipt and its two signatures, the
-//! transcript's salt, the transcript, and one proof for each batch of the plan. `docs/format.md` specifies every byte.
+//! transcript's salt, the transcript, and one proof for each batch of the plan. A *redacted* bundle has the folds of the
+//! transcript and the client's signature over them in place of the transcript and its salt. `docs/format.md` specifies every
+//! byte.
 
 #[cfg(unix)]
 mod encode;
+mod folds;
 mod read;
 mod transcript;
 #[cfg(unix)]
 mod write;
 
+pub use folds::{Element, FoldedModule, Folds};
 pub use read::{BlobEntry, Bundle};
 #[cfg(unix)]
 pub use write::{BundleParts, write, write_unproved};
@@ -18,23 +22,87 @@ pub use write::{BundleParts, write, write_unproved};
 use serde::{Deserialize, Serialize};
 
 use crate::BundleDigest;
-use crate::limits::{MAX_BUNDLE_HEADER_BYTES, MAX_MODULES};
+use crate::PublicKey;
+use crate::limits::{
+    MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES, MAX_MANIFEST_BYTES, MAX_MODULES, MAX_PROOF_BYTES,
+    MAX_RECEIPT_BYTES,
+};
 use crate::manifest::ManifestError;
 use crate::receipt::ReceiptError;
 use crate::transcript::CallError;
 
-const FORMAT: &str = "zklora-pf/1";
-/// The blobs before the proofs, in their order.
-const FIXED_BLOBS: [&str; 7] = [
-    "manifest",
-    "manifest.signature",
-    "receipt",
-    "receipt.contributor",
-    "receipt.client",
-    "transcript.salt",
-    "transcript",
-];
+/// The two layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// With the transcript.
+    Full,
+    /// With its folds.
+    Redacted,
+}
+
+const FULL: &str = "zklora-pf/1";
+const REDACTED: &str = "zklora-pf-redacted/1";
+/// Blobs before the proofs.
+const FIXED_BLOBS: usize = 7;
+/// Index of the salt of the transcript's digest in a full bundle.
+const SALT: usize = 5;
+/// Index of the transcript in a full bundle.
 const TRANSCRIPT: usize = 6;
+/// Index of the folds in a redacted bundle.
+const FOLDS: usize = 5;
+/// Index of the client's signature over the folds in a redacted bundle.
+const FOLDS_SIGNATURE: usize = 6;
+
+impl Layout {
+    /// The layout of the format of this name.
+    fn of(format: &str) -> Option<Self> {
+        [Self::Full, Self::Redacted].into_iter().find(|layout| layout.format() == format)
+    }
+
+    fn format(self) -> &'static str {
+        match self {
+            Self::Full => FULL,
+            Self::Redacted => REDACTED,
+        }
+    }
+
+    /// The blobs before the proofs, in their order.
+    fn fixed_blobs(self) -> [&'static str; FIXED_BLOBS] {
+        let [evidence, its_other] = match self {
+            Self::Full => ["transcript.salt", "transcript"],
+            Self::Redacted => ["folds", "folds.client"],
+        };
+        [
+            "manifest",
+            "manifest.signature",
+            "receipt",
+            "receipt.contributor",
+            "receipt.client",
+            evidence,
+            its_other,
+        ]
+    }
+
+    /// The name of blob `index`.
+    fn blob_name(self, index: usize) -> String {
+        match self.fixed_blobs().get(index) {
+            Some(name) => (*name).into(),
+            None => format!("proof.{}", index - FIXED_BLOBS),
+        }
+    }
+
+    /// Most bytes of blob `index`.
+    fn blob_max(self, index: usize) -> u64 {
+        match (self, index) {
+            (_, 0) => MAX_MANIFEST_BYTES as u64,
+            (_, 2) => MAX_RECEIPT_BYTES as u64,
+            (_, 1 | 3 | 4) | (Self::Redacted, FOLDS_SIGNATURE) => 64,
+            (Self::Full, SALT) => 32,
+            (Self::Full, TRANSCRIPT) | (Self::Redacted, FOLDS) => MAX_BUNDLE_BYTES,
+            _ => MAX_PROOF_BYTES,
+        }
+    }
+}
 
 /// How the modules are spread over proofs, and under which parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +157,7 @@ pub enum BundleError {
     #[error("the header is not valid JSON of its format: {0}")]
     HeaderJson(String),
     /// Another format or version.
-    #[error("the bundle's format is {0:?}, expected {FORMAT:?}")]
+    #[error("the bundle's format is {0:?}, expected {FULL:?} or {REDACTED:?}")]
     Format(String),
     /// The blob table is not the one that the plan asks for.
     #[error("the blob table: {0}")]
@@ -125,6 +193,17 @@ pub enum BundleError {
         /// What is wrong.
         error: CallError,
     },
+    /// The bundle has no transcript.
+    #[error(
+        "this bundle is redacted: it has no activations and no deltas, only their folds; the full bundle has them"
+    )]
+    Redacted,
+    /// The folds of a redacted bundle are malformed, or those of something else.
+    #[error("the folds: {0}")]
+    Folds(String),
+    /// The client did not sign the folds.
+    #[error("the folds' signature is not one of the receipt's client {0} over them and the receipt")]
+    FoldsSignature(PublicKey),
     /// The transcript's bytes are malformed.
     #[error("transcript, call {call}: {what}")]
     Transcript {
@@ -150,14 +229,6 @@ struct Blob {
     offset: u64,
     length: u64,
     digest: BundleDigest,
-}
-
-/// The name of blob `index`.
-fn blob_name(index: usize) -> String {
-    match FIXED_BLOBS.get(index) {
-        Some(name) => (*name).into(),
-        None => format!("proof.{}", index - FIXED_BLOBS.len()),
-    }
 }
 
 const _: () = assert!(MAX_BUNDLE_HEADER_BYTES as usize > 512 * MAX_MODULES);

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use super::{Blob, BundleError, FIXED_BLOBS, FORMAT, Header, Plan, TRANSCRIPT, blob_name, transcript};
-use crate::limits::{
-    MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES, MAX_MANIFEST_BYTES, MAX_PROOF_BYTES, MAX_RECEIPT_BYTES,
+use super::{
+    Blob, BundleError, FIXED_BLOBS, FOLDS, FOLDS_SIGNATURE, Folds, Header, Layout, Plan, SALT, TRANSCRIPT,
+    transcript,
 };
+use crate::limits::{MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES};
 use crate::transcript::Call;
 use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
 
@@ -24,7 +25,7 @@ pub struct BlobEntry<'a> {
     pub digest: BundleDigest,
 }
 
-/// An open bundle whose header, manifest and receipt have been checked. Transcript and proofs are read when asked for.
+/// An open bundle whose header, manifest and receipt have been checked. Transcript, folds and proofs are read when asked for.
 #[derive(Debug)]
 pub struct Bundle<R> {
     pub(super) reader: R,
@@ -34,7 +35,8 @@ pub struct Bundle<R> {
     pub(super) plan: Plan,
     pub(super) manifest: SignedManifest,
     pub(super) receipt: SignedReceipt,
-    pub(super) salt: TranscriptSalt,
+    /// Of a redacted bundle, none.
+    pub(super) salt: Option<TranscriptSalt>,
 }
 
 impl Bundle<BufReader<File>> {
@@ -64,15 +66,15 @@ impl<R: Read + Seek> Bundle<R> {
         reader.read_exact(&mut bytes)?;
         let header: Header =
             serde_json::from_slice(&bytes).map_err(|e| BundleError::HeaderJson(e.to_string()))?;
-        if header.format != FORMAT {
+        let Some(layout) = Layout::of(&header.format) else {
             return Err(BundleError::Format(header.format.chars().take(80).collect()));
-        }
+        };
         // One bundle has one encoding: fields in their order, no white space, lower-case digits.
         if serde_json::to_vec(&header).ok().as_ref() != Some(&bytes) {
             return Err(BundleError::HeaderJson("it is not in its canonical form".into()));
         }
         let start = 8 + length;
-        check_table(&header, start, file_length)?;
+        check_table(layout, &header, start, file_length)?;
 
         let mut blobs = FixedBlobs { reader: &mut reader, start, blobs: &header.blobs };
         let manifest = SignedManifest::parse(blobs.read(0)?, blobs.signature(1)?)?;
@@ -80,7 +82,10 @@ impl<R: Read + Seek> Bundle<R> {
         if let Some(what) = receipt.foreign_to(&manifest) {
             return Err(BundleError::Foreign(what));
         }
-        let salt = TranscriptSalt::from_bytes(blobs.exactly(5)?);
+        let salt = match layout {
+            Layout::Full => Some(TranscriptSalt::from_bytes(blobs.exactly(SALT)?)),
+            Layout::Redacted => None,
+        };
         header.plan.check(&receipt.receipt().rows)?;
         Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, manifest, receipt, salt })
     }
@@ -95,9 +100,14 @@ impl<R: Read + Seek> Bundle<R> {
         &self.receipt
     }
 
-    /// What the transcript's digest in the receipt is salted with.
-    pub fn transcript_salt(&self) -> TranscriptSalt {
-        self.salt
+    /// Whether it has the transcript's folds in place of the transcript.
+    pub fn is_redacted(&self) -> bool {
+        self.salt.is_none()
+    }
+
+    /// What the transcript's digest in the receipt is salted with. A redacted bundle has no transcript.
+    pub fn transcript_salt(&self) -> Result<TranscriptSalt, BundleError> {
+        self.salt.ok_or(BundleError::Redacted)
     }
 
     /// How the modules are spread over proofs: every module with rows exactly once.
@@ -150,11 +160,29 @@ impl<R: Read + Seek> Bundle<R> {
     /// Bytes of the proof of batch `index`.
     pub fn proof(&mut self, index: usize) -> Result<Vec<u8>, BundleError> {
         FixedBlobs { reader: &mut self.reader, start: self.start, blobs: &self.blobs }
-            .read(FIXED_BLOBS.len() + index)
+            .read(FIXED_BLOBS + index)
+    }
+
+    /// The folds of a redacted bundle, signed by the receipt's client; `None` of one with the transcript.
+    pub fn folds(&mut self) -> Result<Option<Folds>, BundleError> {
+        if !self.is_redacted() {
+            return Ok(None);
+        }
+        let expected = Folds::length(self.manifest.manifest(), &self.receipt.receipt().rows);
+        let found = self.blobs[FOLDS].length;
+        if found != expected {
+            return Err(BundleError::Folds(format!("they have {found} bytes, expected {expected}")));
+        }
+        let mut blobs = FixedBlobs { reader: &mut self.reader, start: self.start, blobs: &self.blobs };
+        let (folds, signature) = (blobs.read(FOLDS)?, blobs.signature(FOLDS_SIGNATURE)?);
+        Folds::parse(&folds, &signature, self.manifest.manifest(), &self.receipt).map(Some)
     }
 
     /// Visits every call in order, then checks the blob's digest. What `visit` learned counts only if this returns `Ok`.
     pub fn calls<E: From<BundleError>>(&mut self, visit: impl FnMut(Call) -> Result<(), E>) -> Result<(), E> {
+        if self.is_redacted() {
+            return Err(BundleError::Redacted.into());
+        }
         let blob = &self.blobs[TRANSCRIPT];
         self.reader.seek(SeekFrom::Start(self.start + blob.offset)).map_err(BundleError::from)?;
         let mut hashed = HashingReader {
@@ -170,14 +198,14 @@ impl<R: Read + Seek> Bundle<R> {
 }
 
 /// Checks that the table has exactly the blobs that the plan asks for, back to back, up to the end of the file.
-fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), BundleError> {
-    let expected = FIXED_BLOBS.len() + header.plan.batches.len();
+fn check_table(layout: Layout, header: &Header, start: u64, file_length: u64) -> Result<(), BundleError> {
+    let expected = FIXED_BLOBS + header.plan.batches.len();
     if header.blobs.len() != expected {
         return Err(BundleError::Table(format!("{} blobs, expected {expected}", header.blobs.len())));
     }
     let mut end = 0u64;
     for (index, blob) in header.blobs.iter().enumerate() {
-        let name = blob_name(index);
+        let name = layout.blob_name(index);
         if blob.name != name {
             let found: String = blob.name.chars().take(40).collect();
             return Err(BundleError::Table(format!("blob {index} is {found:?}, expected {name:?}")));
@@ -185,14 +213,7 @@ fn check_table(header: &Header, start: u64, file_length: u64) -> Result<(), Bund
         if blob.offset != end {
             return Err(BundleError::Table(format!("{name:?} begins at {}, expected {end}", blob.offset)));
         }
-        let max = match index {
-            0 => MAX_MANIFEST_BYTES as u64,
-            2 => MAX_RECEIPT_BYTES as u64,
-            1 | 3 | 4 => 64,
-            5 => 32,
-            TRANSCRIPT => MAX_BUNDLE_BYTES,
-            _ => MAX_PROOF_BYTES,
-        };
+        let max = layout.blob_max(index);
         if blob.length > max {
             return Err(BundleError::Table(format!(
                 "{name:?} has {} bytes, expected at most {max}",

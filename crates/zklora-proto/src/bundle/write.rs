@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::encode::encode;
 use super::read::HashingReader;
-use super::{Blob, Bundle, FORMAT, Header, Plan, TRANSCRIPT, blob_name};
+use super::{Blob, Bundle, BundleError, Folds, Header, Layout, Plan, TRANSCRIPT};
 use crate::transcript::Call;
-use crate::{BundleDigest, SignedManifest, SignedReceipt, TranscriptSalt};
+use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
 
 /// What a bundle is made of.
 #[derive(Clone, Copy)]
@@ -28,13 +28,10 @@ pub struct BundleParts<'a> {
 
 /// Writes a bundle and returns its size in bytes. The file appears under its name only when it is complete.
 pub fn write(path: &Path, parts: &BundleParts<'_>) -> io::Result<u64> {
-    let bytes = encode(parts.calls)?;
-    let transcript = Transcript {
-        length: bytes.len() as u64,
-        digest: BundleDigest::of_blob(&bytes),
-        reader: &mut &bytes[..],
-    };
-    write_blobs(path, parts.manifest, parts.receipt, parts.salt, transcript, parts.plan, parts.proofs)
+    let transcript = encode(parts.calls)?;
+    let evidence = [Source::of(parts.salt.as_bytes()), Source::of(&transcript)];
+    let proofs = parts.proofs.iter().map(|proof| Source::of(proof)).collect();
+    write_blobs(path, Layout::Full, parts.manifest, parts.receipt, evidence, parts.plan, proofs)
 }
 
 /// Writes all of a bundle but its proofs, each of which is empty: what it takes to make them, in a file that no verifier takes
@@ -46,77 +43,100 @@ pub fn write_unproved(path: &Path, parts: &BundleParts<'_>) -> io::Result<u64> {
 
 impl<R: Read + Seek> Bundle<R> {
     /// Writes this bundle with other proofs, one for each batch of its plan, and returns its size in bytes. The file appears under
-    /// its name only when it is complete.
+    /// its name only when it is complete. Fails on a redacted bundle.
     pub fn write_with_proofs(&mut self, path: &Path, proofs: &[Vec<u8>]) -> io::Result<u64> {
+        let salt = self.transcript_salt().map_err(io::Error::other)?;
         let Blob { offset, length, digest, .. } = self.blobs[TRANSCRIPT];
         self.reader.seek(SeekFrom::Start(self.start + offset))?;
-        let transcript = Transcript { length, digest, reader: &mut self.reader };
-        write_blobs(path, &self.manifest, &self.receipt, self.salt, transcript, &self.plan, proofs)
+        let transcript = Source { length, digest, reader: Box::new(&mut self.reader) };
+        let evidence = [Source::of(salt.as_bytes()), transcript];
+        let proofs = proofs.iter().map(|proof| Source::of(proof)).collect();
+        write_blobs(path, Layout::Full, &self.manifest, &self.receipt, evidence, &self.plan, proofs)
+    }
+
+    /// Writes this bundle with its folds, which the client signed with [`Folds::sign`], in place of the transcript, and returns its
+    /// size in bytes. The file appears under its name only when it is complete, and never in the place of another.
+    pub fn write_redacted(
+        &mut self,
+        path: &Path,
+        folds: &Folds,
+        signature: &Signature,
+    ) -> Result<u64, BundleError> {
+        let proofs: Vec<Vec<u8>> =
+            (0..self.plan.batches.len()).map(|batch| self.proof(batch)).collect::<Result<_, _>>()?;
+        let folds = folds.to_bytes();
+        let evidence = [Source::of(&folds), Source::of(signature.as_bytes())];
+        let proofs = proofs.iter().map(|proof| Source::of(proof)).collect();
+        Ok(write_blobs(path, Layout::Redacted, &self.manifest, &self.receipt, evidence, &self.plan, proofs)?)
     }
 }
 
-/// The transcript blob, wherever it comes from.
-struct Transcript<'a> {
+/// A blob, wherever it comes from.
+struct Source<'a> {
     length: u64,
     digest: BundleDigest,
-    reader: &'a mut dyn Read,
+    reader: Box<dyn Read + 'a>,
+}
+
+impl<'a> Source<'a> {
+    fn of(blob: &'a [u8]) -> Self {
+        Self { length: blob.len() as u64, digest: BundleDigest::of_blob(blob), reader: Box::new(blob) }
+    }
 }
 
 fn write_blobs(
     path: &Path,
+    layout: Layout,
     manifest: &SignedManifest,
     receipt: &SignedReceipt,
-    salt: TranscriptSalt,
-    transcript: Transcript<'_>,
+    evidence: [Source<'_>; 2],
     plan: &Plan,
-    proofs: &[Vec<u8>],
+    proofs: Vec<Source<'_>>,
 ) -> io::Result<u64> {
-    let before: [&[u8]; TRANSCRIPT] = [
-        manifest.bytes(),
-        manifest.signature().as_bytes(),
-        receipt.bytes(),
-        receipt.contributor_signature().as_bytes(),
-        receipt.client_signature().as_bytes(),
-        salt.as_bytes(),
+    let blobs = [
+        Source::of(manifest.bytes()),
+        Source::of(manifest.signature().as_bytes()),
+        Source::of(receipt.bytes()),
+        Source::of(receipt.contributor_signature().as_bytes()),
+        Source::of(receipt.client_signature().as_bytes()),
     ];
-    let of = |blob: &[u8]| (blob.len() as u64, BundleDigest::of_blob(blob));
-    let sizes = before
-        .iter()
-        .map(|blob| of(blob))
-        .chain([(transcript.length, transcript.digest)])
-        .chain(proofs.iter().map(|proof| of(proof)));
+    let blobs: Vec<Source<'_>> = blobs.into_iter().chain(evidence).chain(proofs).collect();
     let mut offset = 0;
-    let table = sizes
+    let table = blobs
+        .iter()
         .enumerate()
-        .map(|(index, (length, digest))| {
-            let entry = Blob { name: blob_name(index), offset, length, digest };
+        .map(|(index, &Source { length, digest, .. })| {
+            let entry = Blob { name: layout.blob_name(index), offset, length, digest };
             offset += length;
             entry
         })
         .collect();
-    let header = serde_json::to_vec(&Header { format: FORMAT.into(), plan: plan.clone(), blobs: table })?;
+    let header = Header { format: layout.format().into(), plan: plan.clone(), blobs: table };
+    let header = serde_json::to_vec(&header)?;
 
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".pf-").tempfile_in(folder)?;
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
-    for blob in before {
-        file.write_all(blob)?;
-    }
-    let mut hashed =
-        HashingReader { inner: transcript.reader.take(transcript.length), hasher: BundleDigest::hasher() };
-    let copied = io::copy(&mut hashed, &mut file)?;
-    if copied != transcript.length || BundleDigest::finish(&hashed.hasher) != transcript.digest {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the transcript does not have its digest"));
-    }
-    for proof in proofs {
-        file.write_all(proof)?;
+    for (index, blob) in blobs.into_iter().enumerate() {
+        let mut hashed =
+            HashingReader { inner: blob.reader.take(blob.length), hasher: BundleDigest::hasher() };
+        let copied = io::copy(&mut hashed, &mut file)?;
+        if copied != blob.length || BundleDigest::finish(&hashed.hasher) != blob.digest {
+            let what = format!("the {} does not have its digest", layout.blob_name(index));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
     }
     // A bundle is made to be handed out, unlike the temporary file it grows in; but not to everyone: prompts can mostly be
     // read back from the activations in it.
     file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o640))?;
     file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
+    // Proving again gives the same bundle again; a redacted one is made by hand, and may be named like another file.
+    match layout {
+        Layout::Full => file.persist(path),
+        Layout::Redacted => file.persist_noclobber(path),
+    }
+    .map_err(|error| error.error)?;
     // The name, too, has to survive a loss of power.
     std::fs::File::open(folder)?.sync_all()?;
     Ok(8 + header.len() as u64 + offset)
