@@ -13,7 +13,7 @@ echo "== The verifier, where no libtorch can be found"
 empty=$(mktemp -d)
 trap 'rm -rf "$empty"' EXIT
 env -u LIBTORCH -u LIBTORCH_USE_PYTORCH -u LD_LIBRARY_PATH XDG_CACHE_HOME="$empty" \
-    cargo test --release -p zklora-verifier -p zklora-verdict
+    cargo test --release -p zklora-verifier -p zklora-verdict -p zklora-web
 
 echo "== The workspace"
 LIBTORCH=$(scripts/setup-libtorch.sh)

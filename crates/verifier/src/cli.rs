@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual};
 use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, Pins, Refusal, Report, Standing, Verifier, circuits_of,
+    BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Standing, Verifier, circuits_of,
 };
 
 use crate::explain::{ExplainArgs, explain};
@@ -19,7 +19,8 @@ use crate::html::{HtmlArgs, HtmlOutput};
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
-use crate::policy::{PinArgs, Policy};
+use crate::policy::{PinArgs, read_policy};
+use crate::sandbox;
 use crate::slow::Slow;
 
 /// Verifies ZKLoRA .pf bundles, offline.
@@ -120,8 +121,13 @@ pub struct VerifyArgs {
 
 /// Runs the command with the process's arguments.
 pub fn main() -> ExitCode {
+    // Before anything is read, and before there is another thread.
+    let confined = sandbox::enter();
     let cli = Cli::parse();
     cli.logging.init();
+    if let Err(unavailable) = confined {
+        tracing::info!("{unavailable}; going on without");
+    }
     log_panics();
     let out = &mut io::stdout().lock();
     let code = match cli.command {
@@ -157,7 +163,7 @@ pub fn main() -> ExitCode {
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
 pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     let started = Instant::now();
-    let policy = match args.policy.as_deref().map(Policy::read) {
+    let policy = match args.policy.as_deref().map(read_policy) {
         None => Policy {
             pins: Pins { redacted: args.redacted, ..Pins::from(&args.pins) },
             min_security: args.min_security,

@@ -3,13 +3,14 @@
 //! What is checked, and how the verdict is said, is in `zklora-verdict`, whose [`Verifier`] and reports are named here again.
 //!
 //! 1. [`find`]: which files are meant.
-//! 2. [`PinArgs`] and [`Policy`]: what the caller knows from elsewhere.
+//! 2. [`PinArgs`] and [`read_policy`]: what the caller knows from elsewhere.
 //! 3. [`KeyCache`]: circuits that were built in an earlier run.
 //! 4. [`opening`]: one call, shown without its bundle.
 //! 5. [`parts`]: what is in a bundle, unverified.
 //! 6. [`explain`]: what proofs are worth.
 //! 7. [`HtmlOutput`]: the report as a page.
-//! 8. [`cli`]: the commands, their exit codes and their log.
+//! 8. [`sandbox`]: what the kernel lets the program do.
+//! 9. [`cli`]: the commands, their exit codes and their log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -21,9 +22,12 @@ mod keys;
 pub mod opening;
 pub mod parts;
 mod policy;
+pub mod sandbox;
 mod slow;
 
 pub use html::{HtmlArgs, HtmlError, HtmlOutput};
 pub use keys::{KeyCache, Origin};
-pub use policy::{PinArgs, Policy, PolicyError};
-pub use zklora_verdict::{BundleReport, PinRefusal, Pinned, Pins, Refusal, Report, Verdict, Verifier};
+pub use policy::{PinArgs, PolicyError, read_policy};
+pub use zklora_verdict::{
+    BundleReport, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
+};

@@ -1,13 +1,11 @@
 //! What the caller knows from elsewhere, as options or as a policy file.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::{fs, io};
 
 use clap::Args;
-use serde::Deserialize;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, read_bounded};
-use zklora_verdict::{DEFAULT_MIN_SECURITY, Pins};
+use zklora_verdict::{Pins, Policy};
 
 /// The pins as options.
 #[derive(Debug, Clone, Default, Args)]
@@ -42,15 +40,6 @@ impl From<&PinArgs> for Pins {
     }
 }
 
-/// All that is asked of a bundle, in one file: `verify --policy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// What every bundle has to agree with.
-    pub pins: Pins,
-    /// Fewest bits of provable soundness.
-    pub min_security: u32,
-}
-
 /// Why a policy cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
@@ -78,75 +67,31 @@ pub enum PolicyError {
     },
 }
 
-impl Policy {
-    /// Reads a TOML file. Unknown settings are refused, and so are empty lists: a slip must not become a policy that asks for
-    /// nothing.
-    pub fn read(path: &Path) -> Result<Self, PolicyError> {
-        let io = |error| PolicyError::Io { path: path.into(), error };
-        let bytes = read_bounded(fs::File::open(path).map_err(io)?, MAX_POLICY_BYTES).map_err(io)?;
-        let bytes = bytes.ok_or_else(|| PolicyError::TooLarge { path: path.into() })?;
-        let text = String::from_utf8(bytes).map_err(|error| error.to_string());
-        text.and_then(|text| Self::parse(&text))
-            .map_err(|error| PolicyError::Content { path: path.into(), error })
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        let file: PolicyFile = toml::from_str(text).map_err(|error| error.to_string())?;
-        for (setting, length) in [
-            ("adapters", file.adapters.as_ref().map(Vec::len)),
-            ("contributors", file.contributors.as_ref().map(Vec::len)),
-            ("base_models", file.base_models.as_ref().map(Vec::len)),
-            ("clients", file.clients.as_ref().map(Vec::len)),
-        ] {
-            if length == Some(0) {
-                return Err(format!(
-                    "{setting} is an empty list, which no bundle agrees with: name what is accepted, or leave it out to \
-                     accept any"
-                ));
-            }
-        }
-        if file.redacted == Some(true) && file.clients.is_none() {
-            return Err(
-                "redacted = true takes the word of the clients for it: expected clients, found none".into()
-            );
-        }
-        Ok(Self {
-            pins: Pins {
-                adapters: file.adapters.unwrap_or_default(),
-                contributors: file.contributors.unwrap_or_default(),
-                base_models: file.base_models.unwrap_or_default(),
-                clients: file.clients.unwrap_or_default(),
-                redacted: file.redacted.unwrap_or(false),
-                max_age: file.max_age_days.map(|days| Duration::from_secs(u64::from(days) * SECONDS_OF_DAY)),
-            },
-            min_security: file.min_security.unwrap_or(DEFAULT_MIN_SECURITY),
-        })
-    }
+/// Reads the TOML file of `verify --policy`.
+pub fn read_policy(path: &Path) -> Result<Policy, PolicyError> {
+    let io = |error| PolicyError::Io { path: path.into(), error };
+    let bytes = read_bounded(fs::File::open(path).map_err(io)?, MAX_POLICY_BYTES).map_err(io)?;
+    let bytes = bytes.ok_or_else(|| PolicyError::TooLarge { path: path.into() })?;
+    let text = String::from_utf8(bytes).map_err(|error| error.to_string());
+    text.and_then(|text| parse(&text)).map_err(|error| PolicyError::Content { path: path.into(), error })
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyFile {
-    adapters: Option<Vec<AdapterId>>,
-    contributors: Option<Vec<PublicKey>>,
-    base_models: Option<Vec<BaseModelDigest>>,
-    clients: Option<Vec<PublicKey>>,
-    min_security: Option<u32>,
-    max_age_days: Option<u32>,
-    redacted: Option<bool>,
+fn parse(text: &str) -> Result<Policy, String> {
+    toml::from_str(text).map_err(|error| error.to_string())
 }
 
 const MAX_POLICY_BYTES: u64 = 1 << 20;
-const SECONDS_OF_DAY: u64 = 24 * 60 * 60;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn a_policy_is_read_whole_or_not_at_all() {
         let key = "ab".repeat(32);
-        let policy = Policy::parse(&format!(
+        let policy = parse(&format!(
             "adapters = [\"{key}\"]\nbase_models = [\"{key}\"]\nmin_security = 90\nmax_age_days = 30\n"
         ))
         .unwrap();
@@ -154,8 +99,7 @@ mod tests {
         assert_eq!(policy.pins.base_models, [key.parse().unwrap()]);
         assert!(policy.pins.contributors.is_empty() && policy.pins.clients.is_empty());
         assert_eq!((policy.min_security, policy.pins.max_age), (90, Some(Duration::from_secs(30 * 86_400))));
-        let nothing = Policy::parse("").unwrap();
-        assert_eq!(nothing, Policy { pins: Pins::default(), min_security: DEFAULT_MIN_SECURITY });
+        assert_eq!(parse("").unwrap(), Policy::default());
 
         for (text, words) in [
             ("adapter = []", "unknown field `adapter`"),
@@ -169,7 +113,7 @@ mod tests {
             ("min_security = \"high\"", "min_security"),
             ("adapters", "line 1"),
         ] {
-            let error = Policy::parse(text).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
         }
     }

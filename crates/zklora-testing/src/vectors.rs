@@ -6,8 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zklora_proto::{PublicKey, Receipt};
 
-use crate::RawBundle;
+use crate::{RECEIPT, REDACTED, RawBundle};
 
 /// A bundle as it is in a file, and what a verifier must say of it.
 #[derive(Debug, Clone)]
@@ -117,6 +118,12 @@ impl Patch {
             }
         }
     }
+}
+
+/// The client that a redacted bundle names, of which it is to be said that its word is taken.
+pub fn client_of_redacted(bundle: &[u8]) -> Option<PublicKey> {
+    let bundle = RawBundle::try_parse(bundle).filter(|bundle| bundle.format == REDACTED)?;
+    Some(Receipt::from_bytes(&bundle.blobs[RECEIPT]).ok()?.client)
 }
 
 /// The folder of the vectors.

@@ -7,8 +7,9 @@
 //! the [`BundleReport`] says in words which of the two were given.
 //!
 //! 1. [`Verifier::check`]: one bundle, wherever it is read from, one [`Verdict`].
-//! 2. [`BundleReport`]: the verdict in words and as JSON.
-//! 3. [`Page`]: the same as a page for people, with the losses that an [`Evaluation`] claims.
+//! 2. [`Policy`]: all that is asked of a bundle.
+//! 3. [`BundleReport`]: the verdict in words and as JSON.
+//! 4. [`Page`]: the same as a page for people, with the losses that an [`Evaluation`] claims.
 //!
 //! What is here starts no threads of its own, and needs neither a file system nor a command line, so that it runs in a browser,
 //! too. `zklora-verifier` is the program around it.
@@ -17,6 +18,7 @@ mod check;
 mod evaluation;
 mod html;
 mod pins;
+mod policy;
 mod report;
 
 pub use check::{
@@ -26,4 +28,5 @@ pub use check::{
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
+pub use policy::Policy;
 pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report, Standing};

@@ -1,13 +1,14 @@
 //! What the verifier's tests share: an honest session and the assertion that a bundle is refused for the right reason.
 
-#![allow(dead_code, reason = "each test binary uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of this")]
 
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use zklora_proto::{Call, PublicKey, Receipt};
-use zklora_testing::{RECEIPT, REDACTED, RawBundle, World, rng, shape};
+use zklora_proto::Call;
+pub use zklora_testing::vectors::client_of_redacted;
+use zklora_testing::{RawBundle, World, rng, shape};
 use zklora_verifier::{BundleReport, Pins, Verdict, Verifier};
 
 /// An honest session: three modules, three calls, two proofs.
@@ -48,12 +49,6 @@ pub fn refused(case: &str, bundle: &[u8], kind: &str, words: &[&str]) {
 /// Asserts the same of a verifier with pins.
 pub fn refused_pinned(pins: Pins, case: &str, bundle: &[u8], kind: &str, words: &[&str]) {
     refused_by(&Verifier::new(pins), case, bundle, kind, words);
-}
-
-/// The client that a redacted bundle names, of which it is to be said that its word is taken.
-pub fn client_of_redacted(bundle: &[u8]) -> Option<PublicKey> {
-    let bundle = RawBundle::try_parse(bundle).filter(|bundle| bundle.format == REDACTED)?;
-    Some(Receipt::from_bytes(&bundle.blobs[RECEIPT]).ok()?.client)
 }
 
 fn refused_by(verifier: &Verifier, case: &str, bundle: &[u8], kind: &str, words: &[&str]) {

@@ -6,6 +6,8 @@
 //! transcript and the client's signature over them in place of the transcript and its salt. `docs/format.md` specifies every
 //! byte.
 
+#[cfg(unix)]
+mod encode;
 mod folds;
 mod read;
 mod transcript;

@@ -1,60 +1,17 @@
-//! The transcript blob: calls, one after another, each tensor as compressed byte planes.
+//! The transcript blob, read: calls, one after another, each tensor as compressed byte planes. `encode.rs` writes it.
 //!
 //! A tensor's bytes are regrouped into planes (all lowest bytes, then all second bytes, ...) and compressed with zlib: high
 //! bytes of neighbouring integers resemble each other, low bytes do not.
 
-use std::io::{self, Read, Write};
+use std::io::Read;
 
-use flate2::Compression;
 use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
-use rayon::prelude::*;
 
 use super::BundleError;
 use crate::limits::{MAX_CALL_MODULES, MAX_CALLS};
 use crate::manifest::Manifest;
-use crate::packing::{activations_from_bytes, activations_to_bytes, pack_deltas, unpack_deltas};
+use crate::packing::{activations_from_bytes, unpack_deltas};
 use crate::transcript::{Call, CallShape, Delta};
-
-/// Encodes all calls of a session.
-pub(super) fn encode(calls: &[Call]) -> io::Result<Vec<u8>> {
-    let encoded: Vec<Vec<u8>> = calls.par_iter().map(encode_call).collect::<io::Result<_>>()?;
-    let mut bytes = (calls.len() as u64).to_le_bytes().to_vec();
-    for call in encoded {
-        bytes.extend_from_slice(&call);
-    }
-    Ok(bytes)
-}
-
-fn encode_call(call: &Call) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&(call.rows as u32).to_le_bytes());
-    bytes.extend_from_slice(&(call.deltas.len() as u32).to_le_bytes());
-    for delta in &call.deltas {
-        bytes.extend_from_slice(&(delta.module as u32).to_le_bytes());
-    }
-    compress(&mut bytes, &activations_to_bytes(&call.activations), 2)?;
-    for delta in &call.deltas {
-        let packed = pack_deltas(&delta.values);
-        bytes.push(packed.width);
-        compress(&mut bytes, &packed.bytes, usize::from(packed.width))?;
-    }
-    Ok(bytes)
-}
-
-fn compress(out: &mut Vec<u8>, entries: &[u8], width: usize) -> io::Result<()> {
-    let count = entries.len() / width;
-    let mut planes = Vec::with_capacity(entries.len());
-    for plane in 0..width {
-        planes.extend((0..count).map(|i| entries[i * width + plane]));
-    }
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(&planes)?;
-    let compressed = encoder.finish()?;
-    out.extend_from_slice(&(compressed.len() as u64).to_le_bytes());
-    out.extend_from_slice(&compressed);
-    Ok(())
-}
 
 /// Decodes the calls one by one and hands each to `visit`, so that memory holds one call at a time.
 pub(super) fn decode<E: From<BundleError>>(

@@ -3,8 +3,8 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
+use super::encode::encode;
 use super::read::HashingReader;
-use super::transcript::encode;
 use super::{Blob, Bundle, BundleError, Folds, Header, Layout, Plan, TRANSCRIPT};
 use crate::transcript::Call;
 use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
