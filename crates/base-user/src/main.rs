@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{eval, fetch, generate, identity, loss, open};
+use commands::{accept, eval, fetch, generate, identity, loss, open};
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
 
@@ -26,6 +26,7 @@ enum Command {
     Generate(generate::Generate),
     Fetch(fetch::Fetch),
     Open(open::Open),
+    Accept(accept::Accept),
     Identity(identity::Identity),
     #[command(flatten)]
     Documents(Documents),
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&args),
         Command::Fetch(args) => fetch::run(&args),
         Command::Open(args) => open::run(&args),
+        Command::Accept(args) => accept::run(&args),
         Command::Identity(args) => identity::run(args),
         Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
     })

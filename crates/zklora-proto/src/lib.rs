@@ -31,8 +31,8 @@ pub mod transcript;
 pub use call_opening::CallOpening;
 pub use commitments::{CommitmentSeed, SessionHasher};
 pub use digest::{
-    AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, SessionId,
-    TranscriptDigest, TranscriptSalt,
+    AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, DeliveryDigest,
+    SessionId, TranscriptDigest, TranscriptSalt,
 };
 pub use identity::{Address, PublicKey, SecretKey, Signature};
 pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
