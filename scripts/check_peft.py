@@ -45,7 +45,7 @@ def main():
     manifest = json.loads((arguments.folder / "manifest.json").read_bytes())
     base = AutoModelForCausalLM.from_pretrained(arguments.base_model, dtype=torch.float32)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model = PeftModel.from_pretrained(base, arguments.folder).eval()
 
     layers = {
