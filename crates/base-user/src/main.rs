@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{eval, fetch, generate, identity, loss, open, redact};
+use commands::{accept, eval, fetch, generate, identity, loss, open, redact};
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
 
@@ -27,6 +27,7 @@ enum Command {
     Fetch(fetch::Fetch),
     Open(open::Open),
     Redact(redact::Redact),
+    Accept(accept::Accept),
     Identity(identity::Identity),
     #[command(flatten)]
     Documents(Documents),
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Open(args) => open::run(&args),
         Command::Redact(args) => redact::run(&args),
+        Command::Accept(args) => accept::run(&args),
         Command::Identity(args) => identity::run(args),
         Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
     })

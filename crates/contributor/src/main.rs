@@ -24,6 +24,7 @@ enum Command {
     Plan(commands::plan::Plan),
     Serve(Box<commands::serve::Serve>),
     Prove(commands::prove::Prove),
+    Deliver(commands::deliver::Deliver),
     Exposure(commands::exposure::ExposureReport),
     Status(commands::status::StatusReport),
     #[command(flatten)]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let (_, matches) = matches.remove_subcommand().unwrap_or_default();
     zklora_cli::run(&cli.logging, || match cli.command {
         Command::Init(args) => commands::init::run(&args).map(done),
+        Command::Deliver(args) => commands::deliver::run(&args).map(done),
         Command::Plan(args) => commands::plan::run(&args).map(done),
         Command::Exposure(args) => commands::exposure::run(&args).map(done),
         Command::Status(args) => commands::status::run(&args, &matches),

@@ -125,6 +125,11 @@ digest_type!(
     TranscriptSalt
 );
 
+digest_type!(
+    /// The digest of a package in which an adapter is delivered, up to the signature over it.
+    DeliveryDigest
+);
+
 impl AdapterId {
     /// The id of the manifest with these exact bytes.
     pub fn of_manifest(bytes: &[u8]) -> Self {
@@ -144,6 +149,18 @@ impl BundleDigest {
     }
 
     pub(crate) fn finish(hasher: &blake3::Hasher) -> Self {
+        Self(*hasher.finalize().as_bytes())
+    }
+}
+
+impl DeliveryDigest {
+    /// A hasher of this digest, for a package that is written or read in parts.
+    pub fn hasher() -> blake3::Hasher {
+        blake3::Hasher::new_derive_key("zklora v1 delivery")
+    }
+
+    /// What the hasher has come to.
+    pub fn finish(hasher: &blake3::Hasher) -> Self {
         Self(*hasher.finalize().as_bytes())
     }
 }

@@ -24,6 +24,8 @@ pub enum Purpose {
     ReceiptClient,
     /// The base-model user signs the folds of a session's transcript, for a redacted bundle.
     Folds,
+    /// The contributor signs the package in which it delivers an adapter.
+    Delivery,
 }
 
 impl Purpose {
@@ -33,6 +35,7 @@ impl Purpose {
             Self::ReceiptContributor => "zklora v1 signature: receipt, contributor",
             Self::ReceiptClient => "zklora v1 signature: receipt, client",
             Self::Folds => "zklora v1 signature: folds, client",
+            Self::Delivery => "zklora v1 signature: delivery",
         };
         blake3::derive_key(context, message)
     }
@@ -60,6 +63,13 @@ impl PublicKey {
             key.verify_strict(&purpose.digest(message), &ed25519_dalek::Signature::from_bytes(&signature.0))
                 .is_ok()
         })
+    }
+
+    /// The X25519 public key of who holds this identity: the same point on the curve's Montgomery form. `None` if the bytes are no
+    /// point, or one of small order, to which anybody could read what is encrypted.
+    pub fn to_x25519(&self) -> Option<[u8; 32]> {
+        let key = VerifyingKey::from_bytes(&self.0).ok().filter(|key| !key.is_weak())?;
+        Some(key.to_montgomery().to_bytes())
     }
 }
 
@@ -116,6 +126,11 @@ impl SecretKey {
     /// Signs these exact bytes for this purpose.
     pub fn sign(&self, purpose: Purpose, message: &[u8]) -> Signature {
         Signature(self.0.sign(&purpose.digest(message)).to_bytes())
+    }
+
+    /// The X25519 secret that belongs to [`PublicKey::to_x25519`], for decrypting alone: the scalar that signatures are made with.
+    pub fn to_x25519(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0.to_scalar_bytes())
     }
 
     /// The key as PKCS#8 DER, for a TLS stack.
@@ -192,6 +207,17 @@ mod tests {
         assert!(!b.public().verifies(Purpose::Manifest, b"bytes", &signature));
         assert!(!a.public().verifies(Purpose::ReceiptClient, b"bytes", &signature));
         assert!(!a.public().verifies(Purpose::Manifest, b"Bytes", &signature));
+    }
+
+    #[test]
+    fn keys_to_which_anybody_could_read_have_no_x25519_key() {
+        // The neutral element, a point of order 2, one of order 4, and no point at all.
+        let (mut neutral, mut order_2, mut no_point) = ([0; 32], [0xff; 32], [0; 32]);
+        (neutral[0], order_2[0], order_2[31], no_point[0]) = (1, 0xec, 0x7f, 2);
+        for bytes in [neutral, order_2, [0; 32], no_point] {
+            assert_eq!(PublicKey::from_bytes(bytes).to_x25519(), None, "{bytes:?}");
+        }
+        assert!(SecretKey::generate().public().to_x25519().is_some());
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub use bounded::read_bounded;
 pub use call_opening::CallOpening;
 pub use commitments::{BLINDING_ROWS, CommitmentSeed, SessionHasher};
 pub use digest::{
-    AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, SessionId,
-    TranscriptDigest, TranscriptSalt,
+    AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, DeliveryDigest,
+    SessionId, TranscriptDigest, TranscriptSalt,
 };
 pub use escape::Escaped;
 pub use identity::{Address, PublicKey, SecretKey, Signature};

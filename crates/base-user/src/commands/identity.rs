@@ -30,16 +30,25 @@ pub fn run(args: Identity) -> anyhow::Result<()> {
 
 /// The identity in this file, or in the user's configuration folder; a new one if there is none yet.
 pub fn load(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
-    let path = match path {
-        Some(path) => path,
-        None => std::env::var_os("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
-            .context("neither HOME nor XDG_CONFIG_HOME is set; name a file with --identity")?
-            .join("zklora/base-user.key"),
-    };
+    let path = file(path)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     Ok(SecretKey::load_or_create(&path)?)
+}
+
+/// The same identity, which has to be there: a new one could read nothing.
+pub fn load_existing(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
+    Ok(SecretKey::load(&file(path)?)?)
+}
+
+fn file(path: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    match path {
+        Some(path) => Ok(path),
+        None => Ok(std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")))
+            .context("neither HOME nor XDG_CONFIG_HOME is set; name a file with --identity")?
+            .join("zklora/base-user.key")),
+    }
 }

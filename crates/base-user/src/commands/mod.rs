@@ -1,5 +1,6 @@
 //! One module for each subcommand, and what they share: the base model, the contributors, and what is printed of a session.
 
+pub mod accept;
 pub mod eval;
 pub mod fetch;
 pub mod generate;

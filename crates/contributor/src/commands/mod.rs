@@ -1,6 +1,7 @@
 //! The program's commands, one a file: its arguments and what it does.
 
 mod check_config;
+pub mod deliver;
 pub mod exposure;
 pub mod init;
 pub mod plan;
