@@ -3,7 +3,8 @@
 //! [`models`] are the models, with a place for a hook ([`hooks`]) on each projection; [`session`] talks to a contributor and ends
 //! with a receipt that both have signed; [`remote`] is the hook that sends a projection's input there, as int16
 //! ([`activations`]), and adds the delta that comes back. [`dataset`] and [`evaluation`] are what `eval` does with it, [`sampling`]
-//! what `generate` does. [`record`] is what is kept of a session, and [`fetch`] gets its bundle.
+//! what `generate` does. [`record`] is what is kept of a session, and [`fetch`] gets its bundle. [`replay`] runs the model again with
+//! what a bundle recorded, and [`reported`] holds against that what somebody says came of it.
 
 pub mod activations;
 pub mod dataset;
@@ -15,6 +16,9 @@ mod link;
 pub mod models;
 pub mod record;
 pub mod remote;
+pub mod replay;
+pub mod reported;
 pub mod sampling;
 pub mod session;
+mod sources;
 pub mod tokenizer;

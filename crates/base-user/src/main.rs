@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{eval, fetch, generate, identity, loss, open};
+use commands::{audit, eval, fetch, generate, identity, loss, open};
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
 
@@ -26,6 +26,7 @@ enum Command {
     Generate(generate::Generate),
     Fetch(fetch::Fetch),
     Open(open::Open),
+    Audit(audit::Audit),
     Identity(identity::Identity),
     #[command(flatten)]
     Documents(Documents),
@@ -58,13 +59,17 @@ const MANUAL: Manual = Manual {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    zklora_cli::run(&cli.logging, || match cli.command {
-        Command::Loss(args) => loss::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Fetch(args) => fetch::run(&args),
-        Command::Open(args) => open::run(&args),
-        Command::Identity(args) => identity::run(args),
-        Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
+    zklora_cli::run(&cli.logging, || {
+        match cli.command {
+            Command::Audit(args) => return Ok(audit::run(&args)),
+            Command::Loss(args) => loss::run(&args),
+            Command::Eval(args) => eval::run(&args),
+            Command::Generate(args) => generate::run(&args),
+            Command::Fetch(args) => fetch::run(&args),
+            Command::Open(args) => open::run(&args),
+            Command::Identity(args) => identity::run(args),
+            Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
+        }
+        .map(|()| ExitCode::SUCCESS)
     })
 }
