@@ -48,6 +48,26 @@ pub struct Estimate {
 }
 
 impl Windows {
+    /// One text of these tokens, whose every token but the first counts.
+    pub fn one(ids: Vec<i64>) -> Self {
+        Self { windows: vec![Window { example: 0, ids, from: 1 }], skipped: 0 }
+    }
+
+    /// Where a token is that goes through the model after so many others: its example, and its place in that, from 0.
+    pub fn find(&self, token: u64) -> Option<(usize, usize)> {
+        let (mut before, mut example, mut begins) = (0, None, 0);
+        for window in &self.windows {
+            if example.replace(window.example) != Some(window.example) {
+                begins = before;
+            }
+            before += window.ids.len() as u64;
+            if token < before {
+                return Some((window.example, (token - begins) as usize));
+            }
+        }
+        None
+    }
+
     /// Cuts examples into windows of at most `positions` tokens, one after the other without overlap. Where an example has a
     /// completion, only its tokens count, given the text before; it is not cut.
     ///
@@ -200,6 +220,14 @@ mod tests {
         assert_eq!(windows.rows(), 8);
         windows.truncate(4);
         assert_eq!(windows.rows(), 0);
+    }
+
+    #[test]
+    fn a_token_is_found_in_its_example() {
+        let windows = Windows { windows: vec![window(0, 5), window(2, 4), window(2, 3)], skipped: 1 };
+        let found = [0, 4, 5, 8, 9, 11, 12].map(|token| windows.find(token));
+        let expected = [(0, 0), (0, 4), (2, 0), (2, 3), (2, 4), (2, 6)].map(Some);
+        assert_eq!((&found[..6], found[6]), (&expected[..], None));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{accept, eval, fetch, generate, identity, loss, open, redact};
+use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact};
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
 
@@ -28,6 +28,7 @@ enum Command {
     Open(open::Open),
     Redact(redact::Redact),
     Accept(accept::Accept),
+    Audit(audit::Audit),
     Identity(identity::Identity),
     #[command(flatten)]
     Documents(Documents),
@@ -60,15 +61,19 @@ const MANUAL: Manual = Manual {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    zklora_cli::run(&cli.logging, || match cli.command {
-        Command::Loss(args) => loss::run(&args),
-        Command::Eval(args) => eval::run(&args),
-        Command::Generate(args) => generate::run(&args),
-        Command::Fetch(args) => fetch::run(&args),
-        Command::Open(args) => open::run(&args),
-        Command::Redact(args) => redact::run(&args),
-        Command::Accept(args) => accept::run(&args),
-        Command::Identity(args) => identity::run(args),
-        Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
+    zklora_cli::run(&cli.logging, || {
+        match cli.command {
+            Command::Audit(args) => return Ok(audit::run(&args)),
+            Command::Loss(args) => loss::run(&args),
+            Command::Eval(args) => eval::run(&args),
+            Command::Generate(args) => generate::run(&args),
+            Command::Fetch(args) => fetch::run(&args),
+            Command::Open(args) => open::run(&args),
+            Command::Redact(args) => redact::run(&args),
+            Command::Accept(args) => accept::run(&args),
+            Command::Identity(args) => identity::run(args),
+            Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
+        }
+        .map(|()| ExitCode::SUCCESS)
     })
 }

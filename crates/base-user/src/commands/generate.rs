@@ -75,7 +75,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     // The last token goes through no projection.
     let longest = (prompt.len() + args.max_tokens as usize - 1).min(positions);
     contributors.warn_of(longest);
-    base.adapt(&contributors)?;
+    base.adapt(contributors.hook())?;
     if !args.json {
         print!("{}", args.prompt);
     }

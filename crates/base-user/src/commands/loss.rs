@@ -1,13 +1,11 @@
 //! `zklora-base-user loss`.
 
-use std::fs;
-use std::io::{Read, stdin};
 use std::path::PathBuf;
 
-use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::inputs::read_text;
 use super::{ContributorArgs, ModelArgs};
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends each session with a receipt that
@@ -39,39 +37,14 @@ struct Text {
     file: Option<PathBuf>,
 }
 
-impl Text {
-    fn read(&self) -> anyhow::Result<String> {
-        let Some(path) = &self.file else {
-            // One of the two is there.
-            return Ok(self.text.clone().unwrap_or_default());
-        };
-        let mut text = String::new();
-        let read = match path.as_os_str() == "-" {
-            true => stdin().take(MAX_TEXT_BYTES + 1).read_to_string(&mut text),
-            false => {
-                fs::File::open(path).and_then(|file| file.take(MAX_TEXT_BYTES + 1).read_to_string(&mut text))
-            }
-        };
-        let length = read.with_context(|| format!("reading the text from {}", path.display()))?;
-        ensure!(
-            length as u64 <= MAX_TEXT_BYTES,
-            "the text is longer than {MAX_TEXT_BYTES} bytes; evaluate long texts with `eval`"
-        );
-        Ok(text)
-    }
-}
-
-/// Far longer than any text that a model takes at once.
-const MAX_TEXT_BYTES: u64 = 16 << 20;
-
 pub fn run(args: &Loss) -> anyhow::Result<()> {
-    let text = args.text.read()?;
+    let text = read_text(args.text.text.as_deref(), args.text.file.as_deref())?;
     let mut base = args.model.load()?;
     let ids = base.tokenizer.encode(&text)?;
     let base_loss = base.model.loss(&ids)?;
     let contributors = args.contributors.connect(base.digest)?;
     contributors.warn_of(ids.len());
-    let adapter_loss = match base.adapt(&contributors)? {
+    let adapter_loss = match base.adapt(contributors.hook())? {
         true => Some(base.model.loss(&ids)?),
         false => None,
     };

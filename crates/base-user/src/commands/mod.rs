@@ -1,10 +1,12 @@
 //! One module for each subcommand, and what they share: the base model, the contributors, and what is printed of a session.
 
 pub mod accept;
+pub mod audit;
 pub mod eval;
 pub mod fetch;
 pub mod generate;
 pub mod identity;
+pub mod inputs;
 pub mod loss;
 pub mod open;
 pub mod redact;
@@ -15,9 +17,10 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
+use zklora_base_user::hooks::Hook;
 use zklora_base_user::models::Model;
 use zklora_base_user::record::{Record, RecordError, Records};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
@@ -25,18 +28,18 @@ use zklora_base_user::session::Session;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
-use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, SignedReceipt};
+use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SignedReceipt};
 
 /// The model that runs here.
 #[derive(Args)]
 pub struct ModelArgs {
     /// The base model: a folder in Hugging Face layout, or a name on its hub, such as distilgpt2 or ORG/NAME@REVISION.
     #[arg(long, value_name = "DIR|NAME")]
-    base_model: Source,
+    pub base_model: Source,
     /// An adapter that you have yourself, as PEFT writes it: a folder, or a name on the hub. It is added to the base model's
     /// weights.
     #[arg(long, value_name = "DIR|NAME")]
-    lora: Option<Source>,
+    pub lora: Option<Source>,
 }
 
 /// The base model, read.
@@ -61,17 +64,15 @@ impl ModelArgs {
 }
 
 impl Loaded {
-    /// Puts the adapters on: the local one for good, those of the contributors until [`Contributors::finish`]. Gives whether
-    /// there is one.
-    pub fn adapt(&mut self, contributors: &Contributors) -> anyhow::Result<bool> {
+    /// Puts the adapters on: the local one for good, those of the hook until it is taken off. Gives whether there is one.
+    pub fn adapt(&mut self, hook: Option<Arc<dyn Hook>>) -> anyhow::Result<bool> {
         let mut adapted = false;
         if let Some(lora) = self.lora.take() {
             self.model.merge(&lora)?;
             adapted = true;
         }
-        if !contributors.sessions.is_empty() {
-            let sessions = contributors.sessions.iter().cloned();
-            self.model.patch(Arc::new(RemoteHook::new(sessions)))?;
+        if let Some(hook) = hook {
+            self.model.patch(hook)?;
             adapted = true;
         }
         Ok(adapted)
@@ -140,15 +141,7 @@ impl ContributorArgs {
             self.adapter.len(),
             self.contributor.len()
         );
-        let modes = match &self.combine_mode[..] {
-            [mode] => vec![*mode; self.contributor.len()],
-            modes if modes.len() == self.contributor.len() => modes.to_vec(),
-            modes => bail!(
-                "expected one --combine-mode, or one for each of {} contributors, found {}",
-                self.contributor.len(),
-                modes.len()
-            ),
-        };
+        let modes = combine_modes(&self.combine_mode, self.contributor.len(), "contributors")?;
         let runtime = Runtime::new().context("starting the runtime")?;
         let records = self.sessions.records()?;
         let (mut sessions, mut kept) = (Vec::with_capacity(modes.len()), Vec::with_capacity(modes.len()));
@@ -167,7 +160,24 @@ impl ContributorArgs {
     }
 }
 
+/// The modes of so many, of which there is one for all, or one for each.
+pub fn combine_modes(modes: &[CombineMode], count: usize, whose: &str) -> anyhow::Result<Vec<CombineMode>> {
+    match modes {
+        [mode] => Ok(vec![*mode; count]),
+        modes if modes.len() == count => Ok(modes.to_vec()),
+        modes => {
+            bail!("expected one --combine-mode, or one for each of {count} {whose}, found {}", modes.len())
+        }
+    }
+}
+
 impl Contributors {
+    /// What gets the deltas, if there are any.
+    pub fn hook(&self) -> Option<Arc<dyn Hook>> {
+        let hook = || Arc::new(RemoteHook::new(self.sessions.iter().cloned())) as Arc<dyn Hook>;
+        (!self.sessions.is_empty()).then(hook)
+    }
+
     /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many. The
     /// worst, if there are several.
     pub fn too_few(&self, rows: usize) -> Option<(u64, String)> {
@@ -229,6 +239,21 @@ pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     ProgressBar::new(total).with_style(style).with_message(what)
 }
 
+/// What is said of a session in JSON: what its receipt has.
+pub fn session_json(receipt: &Receipt) -> Map<String, Value> {
+    let said = [
+        ("session", json!(receipt.session)),
+        ("adapter", json!(receipt.adapter)),
+        ("contributor", json!(receipt.contributor)),
+        ("client", json!(receipt.client)),
+        ("base_model", json!(receipt.base_model)),
+        ("calls", json!(receipt.calls)),
+        ("rows", json!(receipt.rows)),
+        ("transcript", json!(receipt.transcript)),
+    ];
+    said.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+}
+
 /// A session that has ended.
 pub struct Finished {
     receipt: SignedReceipt,
@@ -238,18 +263,9 @@ pub struct Finished {
 
 impl Finished {
     pub fn json(&self) -> Value {
-        let receipt = self.receipt.receipt();
-        json!({
-            "session": receipt.session,
-            "adapter": receipt.adapter,
-            "contributor": receipt.contributor,
-            "client": receipt.client,
-            "base_model": receipt.base_model,
-            "calls": receipt.calls,
-            "rows": receipt.rows,
-            "transcript": receipt.transcript,
-            "bundle_bytes": self.bundle_bytes,
-        })
+        let mut said = session_json(self.receipt.receipt());
+        said.insert("bundle_bytes".into(), json!(self.bundle_bytes));
+        Value::Object(said)
     }
 
     pub fn print(&self) {

@@ -148,7 +148,7 @@ impl World {
 pub struct Server {
     child: Child,
     pub address: String,
-    stdout: Box<dyn Read>,
+    stdout: Box<dyn Read + Send>,
 }
 
 impl Server {
