@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole story on this machine: a contributor serves the Spanish adapter, a base-model user computes the loss of a
 # Spanish text with it, the contributor proves every delta, and a verifier that trusts neither checks the bundle.
+# Then the text is replayed, the bundle is redacted for an auditor, and the adapter is delivered and checked.
 # Gets libtorch and builds, then leaves everything in demo-out/. Needs a Rust toolchain, gcc and Python with pip.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,7 +30,9 @@ echo "$client"
 
 echo
 echo "== The contributor serves whoever has it"
+# The fixture's modules have 128 inputs: a quarter of them, the default, is less than a text and 16 random rows take.
 $bin/zklora-contributor serve --state $OUT/a-state --listen 127.0.0.1:0 --out-dir $OUT/a-out --allow "$client" \
+    --exposure-budget 0.5 \
     >$OUT/address.txt 2>$OUT/contributor.log &
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
@@ -44,7 +47,8 @@ echo "$address"
 echo
 echo "== The base-model user computes the loss of: ${TEXT:0:100}..."
 $bin/zklora-base-user loss --base-model fixtures/gpt2-tiny --contributor "$address" --adapter "$adapter" \
-    --identity $OUT/b.key --sessions $OUT/b-sessions --wait --text "$TEXT" 2>$OUT/base-user.log
+    --identity $OUT/b.key --sessions $OUT/b-sessions --wait --blind --text "$TEXT" --json 2>$OUT/base-user.log |
+    tee $OUT/loss.json
 
 echo
 echo "== It fetches the bundle, and opens the first call for somebody who is not to see the others"
@@ -61,8 +65,28 @@ grep -E 'proved|proving' $OUT/contributor.log
 
 echo
 echo "== The verifier, which trusts neither, checks the bundle"
-$bin/zklora-verifier verify --proof-dir $OUT/b-bundles --adapter "$adapter" --contributor "$contributor" --verbose
+$bin/zklora-verifier verify --proof-dir $OUT/b-bundles --adapter "$adapter" --contributor "$contributor" --verbose \
+    --html $OUT/report.html --evaluation $OUT/loss.json
+echo "(the same as a page: $OUT/report.html)"
 
 echo
 echo "== Whoever is shown the opening checks it without the bundle"
 $bin/zklora-verifier opening $OUT/first.opening.json --adapter "$adapter" --contributor "$contributor"
+
+echo
+echo "== Whoever has the base model and the text replays the session: the loss is this model's, with this adapter, on this text"
+$bin/zklora-base-user audit $OUT/b-bundles/*.pf --base-model fixtures/gpt2-tiny --text "$TEXT" --adapter "$adapter" \
+    --contributor "$contributor" --client "$client" --report $OUT/loss.json 2>>$OUT/base-user.log
+
+echo
+echo "== An auditor who shall not see the text gets a redacted bundle, and takes the base-model user's word for the folds"
+$bin/zklora-base-user redact $OUT/b-bundles/*.pf --identity $OUT/b.key --sessions $OUT/b-sessions --out $OUT/redacted.pf \
+    2>>$OUT/base-user.log
+$bin/zklora-verifier verify $OUT/redacted.pf --redacted --client "$client" --adapter "$adapter" --contributor "$contributor"
+
+echo
+echo "== Paid, the contributor delivers the adapter, and the base-model user holds it against what was proved"
+$bin/zklora-contributor deliver --state $OUT/a-state --adapter "$adapter" --to "$client" --out $OUT/adapter.zkd
+$bin/zklora-base-user accept $OUT/adapter.zkd --adapter "$adapter" --contributor "$contributor" --bundle $OUT/b-bundles/*.pf \
+    --identity $OUT/b.key --out $OUT/bought 2>>$OUT/base-user.log
+$bin/zklora-base-user loss --base-model fixtures/gpt2-tiny --lora $OUT/bought --text "$TEXT" 2>>$OUT/base-user.log

@@ -31,6 +31,8 @@ impl Proved {
         let (plain, without) = bundle(&[]);
         // The loss is that of the text alone; every module has sixteen rows more, in a call of its own.
         assert_eq!(with["adapter_loss"], without["adapter_loss"]);
+        assert_eq!(with["sessions"][0]["blinded"], true);
+        assert_eq!(without["sessions"][0]["blinded"], Value::Null);
         let rows = |said: &Value| -> Vec<u64> {
             said["sessions"][0]["rows"]
                 .as_array()
@@ -116,4 +118,19 @@ fn a_redacted_bundle_verifies_and_says_whether_it_is_blinded() {
     for none in ["again.pf", "d.pf", "s.pf"] {
         assert!(!proved.world.path(none).exists());
     }
+}
+
+/// Random rows are new to the contributor: where they are too many, the session that they were to hide goes on without them.
+#[test]
+fn a_session_is_not_lost_because_blinding_is_refused() {
+    let world = World::new();
+    // Enough for the text, not for 16 rows more.
+    let server = world.serve_more(&["--exposure-budget", "0.15"]);
+    let output = world.loss(&server.address, "Debian es libre.").arg("--blind").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["sessions"][0]["blinded"], false);
+    assert!(said["adapter_loss"].is_f64());
+    assert!(text(&output.stderr).contains("NOT BLINDED"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("beside the 16 for blinding"), "{}", text(&output.stderr));
 }

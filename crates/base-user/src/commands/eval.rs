@@ -94,8 +94,9 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
 fn fits(contributors: &Contributors, rows: usize) -> anyhow::Result<()> {
     match contributors.too_few(rows) {
         Some((left, module)) => bail!(
-            "the dataset has {rows} tokens, each a row of every module, but {module} may answer {left} more independent rows: take \
-             less with --max-tokens {left}, or, if many of these rows were answered before, try with --anyway"
+            "the dataset has {rows} tokens, each a row of every module, but {module} may answer {left} more independent rows{}: take \
+             less with --max-tokens {left}, or, if many of these rows were answered before, try with --anyway",
+            contributors.beside()
         ),
         None => Ok(()),
     }

@@ -24,10 +24,11 @@ use zklora_base_user::hooks::Hook;
 use zklora_base_user::models::Model;
 use zklora_base_user::record::{Record, RecordError, Records};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
-use zklora_base_user::session::Session;
+use zklora_base_user::session::{Session, SessionError};
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_proto::message::ErrorCode;
 use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SignedReceipt};
 
 /// The model that runs here.
@@ -178,15 +179,17 @@ impl Contributors {
         (!self.sessions.is_empty()).then(hook)
     }
 
-    /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many. The
-    /// worst, if there are several.
+    /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many, those
+    /// for blinding left aside. The worst, if there are several.
     pub fn too_few(&self, rows: usize) -> Option<(u64, String)> {
-        let rows = if self.blind { rows + BLINDING_ROWS } else { rows };
+        let blinding = if self.blind { BLINDING_ROWS } else { 0 };
         let of_session = |session: &Session| {
             let modules = session.manifest().modules().iter().zip(session.left());
             // No more can be independent than there are inputs.
-            let too_few = modules.filter(|(module, left)| **left < rows.min(module.shape().d_in()) as u64);
-            too_few.map(|(module, left)| (*left, module.name().to_owned())).min()
+            let too_few = modules
+                .filter(|(module, left)| **left < (rows + blinding).min(module.shape().d_in()) as u64)
+                .map(|(module, left)| (left.saturating_sub(blinding as u64), module.name().to_owned()));
+            too_few.min()
         };
         self.sessions.iter().filter_map(|(session, _)| of_session(session)).min()
     }
@@ -195,26 +198,43 @@ impl Contributors {
     pub fn warn_of(&self, rows: usize) {
         if let Some((left, module)) = self.too_few(rows) {
             warn!(
-                "this takes up to {rows} rows of every module, but {module} may answer {left} more independent rows: the contributor \
-                 will refuse, unless enough of them were answered before; take less text"
+                "this takes up to {rows} rows of every module, but {module} may answer {left} more independent rows{}: the contributor \
+                 will refuse, unless enough of them were answered before; take less text",
+                self.beside()
             );
         }
     }
 
-    /// Blinds the sessions if that was asked for, ends them with receipts that both sign, waits for the proofs if that was asked for, and takes the hook off.
+    /// What to add to a number of rows that are left.
+    pub fn beside(&self) -> String {
+        match self.blind {
+            true => format!(" beside the {BLINDING_ROWS} for blinding"),
+            false => String::new(),
+        }
+    }
+
+    /// Blinds the sessions if that was asked for, ends them with receipts that both sign, waits for the proofs if that was asked for,
+    /// and takes the hook off.
     pub fn finish(self, model: &mut Model) -> anyhow::Result<Vec<Finished>> {
         model.unpatch();
         let mut finished = Vec::with_capacity(self.sessions.len());
         for ((session, _), record) in self.sessions.iter().zip(self.kept) {
-            if self.blind {
-                session.blind().context("blinding the session")?;
-            }
+            let blinded = match self.blind.then(|| session.blind()) {
+                None => None,
+                Some(Ok(())) => Some(true),
+                // What was answered is not lost for it.
+                Some(Err(SessionError::Refused { code: ErrorCode::Exposure, message })) => {
+                    warn!("NOT BLINDED, so that a redacted bundle of this session hides little: {message}");
+                    Some(false)
+                }
+                Some(Err(error)) => return Err(error).context("blinding the session"),
+            };
             let keep = |receipt: &SignedReceipt| {
                 self.records.put(&Record { receipt: Some(receipt.clone()), ..record })
             };
             let receipt = session.finish_keeping(keep)?;
             info!(session = %session.id(), "receipt signed by both");
-            finished.push(Finished { receipt, bundle_bytes: None });
+            finished.push(Finished { receipt, blinded, bundle_bytes: None });
         }
         for ((session, _), finished) in self.sessions.into_iter().zip(&mut finished) {
             if self.wait {
@@ -257,6 +277,8 @@ pub fn session_json(receipt: &Receipt) -> Map<String, Value> {
 /// A session that has ended.
 pub struct Finished {
     receipt: SignedReceipt,
+    /// Whether it was blinded, if that was asked for.
+    blinded: Option<bool>,
     /// Size of its bundle, if it was waited for.
     bundle_bytes: Option<u64>,
 }
@@ -264,6 +286,7 @@ pub struct Finished {
 impl Finished {
     pub fn json(&self) -> Value {
         let mut said = session_json(self.receipt.receipt());
+        said.insert("blinded".into(), json!(self.blinded));
         said.insert("bundle_bytes".into(), json!(self.bundle_bytes));
         Value::Object(said)
     }
@@ -273,6 +296,13 @@ impl Finished {
         let rows = receipt.rows.iter().sum::<u64>();
         println!("session                  {}", receipt.session);
         println!("receipt                  signed by both: {} calls, {rows} rows", receipt.calls);
+        match self.blinded {
+            None => {}
+            Some(true) => {
+                println!("blinded                  with {BLINDING_ROWS} random rows of each module")
+            }
+            Some(false) => println!("blinded                  NO: the contributor refused the random rows"),
+        }
         match self.bundle_bytes {
             Some(bytes) => {
                 println!("bundle                   {}.pf, {bytes} bytes, at the contributor", receipt.session)
