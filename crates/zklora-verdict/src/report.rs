@@ -447,8 +447,8 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
 }
 
 /// What no bundle shows by itself.
-const NOT_SHOWN: &str = "that the client ran this base model, or that the activations came from any text; that a loss that somebody reports is \
-                         true; that the adapter is good";
+const NOT_SHOWN: &str = "that the client ran this base model, that the activations came from any text, or that a loss that somebody reports is \
+                         true, all of which replay shows (`zklora-base-user audit`); that the adapter is good";
 
 /// A time as people write it, in UTC.
 pub(crate) fn date(seconds: u64) -> String {
