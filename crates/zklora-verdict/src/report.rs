@@ -288,15 +288,11 @@ impl BundleReport {
     }
 
     /// What a valid bundle leaves open; nothing is said of one that is not.
-    pub fn not_shown(&self) -> Option<String> {
-        let folds = match self.redacted {
-            Some(true) => {
-                "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the \
-                 client's word, which a client in league with the contributor can give for false deltas; "
-            }
-            _ => "",
-        };
-        self.valid.then(|| format!("{folds}{NOT_SHOWN}"))
+    pub fn not_shown(&self) -> Option<&'static str> {
+        self.valid.then_some(match self.redacted {
+            Some(true) => NOT_SHOWN_REDACTED,
+            _ => NOT_SHOWN,
+        })
     }
 
     /// Who and what the bundle is about, as far as it could be read, each with by whose word.
@@ -448,7 +444,13 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
 
 /// What no bundle shows by itself.
 const NOT_SHOWN: &str = "that the client ran this base model, that the activations came from any text, or that a loss that somebody reports is \
-                         true, all of which replay shows (`zklora-base-user audit`); that the adapter is good";
+                         true, all of which replay shows (zklora-base-user audit); that the adapter is good";
+
+/// What a redacted one does not show.
+const NOT_SHOWN_REDACTED: &str = "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the client's \
+                                  word, which a client in league with the contributor can give for false deltas; that the client ran this base model, \
+                                  that the activations came from any text, or that a loss that somebody reports is true, all of which replay shows of \
+                                  the full bundle alone; that the adapter is good";
 
 /// A time as people write it, in UTC.
 pub(crate) fn date(seconds: u64) -> String {

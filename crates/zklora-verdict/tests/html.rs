@@ -261,6 +261,30 @@ fn many(modules: usize, batches: usize) -> BundleReport {
 }
 
 #[test]
+fn what_rests_on_a_clients_word_and_what_was_not_asked_for_is_said_first() {
+    let vector = VECTORS.iter().find(|vector| vector.name == "valid/redacted.pf").unwrap();
+    let refused = BundleReport::new(
+        Path::new("redacted.pf"),
+        VERIFIER.pins(),
+        &VERIFIER.check(Cursor::new(&vector.bytes)),
+    );
+    let client = refused.client.unwrap();
+    let said = page("refused.html", &report(vec![refused]), Vec::new());
+    contains(
+        &said,
+        &["<title>REFUSED", "The one bundle is not what was asked for.", "this bundle is redacted"],
+    );
+    let trusting = Verifier::new(Pins { clients: vec![client], redacted: true, ..Pins::default() });
+    let verdict = trusting.check(Cursor::new(&vector.bytes));
+    let shown = BundleReport::new(Path::new("redacted.pf"), trusting.pins(), &verdict);
+    let said = page("redacted.html", &report(vec![shown]), Vec::new());
+    contains(
+        &said,
+        &["<title>VALID, REDACTED", "in league with the contributor", "of the full bundle alone"],
+    );
+}
+
+#[test]
 fn a_valid_bundle_has_all_that_the_text_says() {
     let bundle = bundle(VALID);
     let mut text = Vec::new();

@@ -62,7 +62,7 @@ struct Problem {
 struct Answer<'a> {
     verdict: String,
     meaning: String,
-    not_shown: Option<String>,
+    not_shown: Option<&'static str>,
     facts: Vec<Fact>,
     modules: Vec<&'static str>,
     when: Option<String>,

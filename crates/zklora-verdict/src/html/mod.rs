@@ -138,10 +138,18 @@ impl Outcome {
             _ => format!("{all} bundles, all of them valid{missing}."),
         };
         match report.valid {
+            true if bundles_redacted(report) => {
+                Self { word: "VALID, REDACTED", sign: "\u{2713}", class: "good", counts }
+            }
             true => Self { word: "VALID", sign: "\u{2713}", class: "good", counts },
             false => Self { word: "INCOMPLETE", sign: "!", class: "bad", counts },
         }
     }
+}
+
+/// Whether one of the bundles rests on a client's word.
+fn bundles_redacted(report: &Report) -> bool {
+    report.bundles.iter().any(|bundle| bundle.redacted == Some(true))
 }
 
 fn summary(bundles: &[BundleReport]) -> Markup {
@@ -203,7 +211,7 @@ impl Render for Section<'_> {
                 dl.meaning {
                     div { dt { "Means" } dd { (capitalised(&bundle.meaning())) "." } }
                     @if let Some(not_shown) = bundle.not_shown() {
-                        div { dt { "Does not show" } dd { (capitalised(&not_shown)) "." } }
+                        div { dt { "Does not show" } dd { (capitalised(not_shown)) "." } }
                     }
                 }
                 (self.facts())
