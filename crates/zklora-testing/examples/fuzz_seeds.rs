@@ -3,12 +3,15 @@
 //!     cargo run --release -p zklora-testing --example fuzz_seeds -- fuzz/seeds
 
 use std::fs;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use zklora_delivery::seal;
+use zklora_proto::bundle::Bundle;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_to_bytes, pack_deltas};
-use zklora_proto::{Address, SessionId};
+use zklora_proto::{Address, CallOpening, SessionId};
 use zklora_testing::{PROOFS, RawBundle, World, known_key, rng, shape, vectors};
 
 fn main() {
@@ -41,6 +44,20 @@ fn main() {
         if let Some(bundle) = RawBundle::try_parse(&vector.bytes) {
             seeds.put("bundle", &name, &with_short_proofs(bundle));
         }
+    }
+    for (name, call, module) in [("first", 0, 0), ("shared", 0, 1), ("last", 1, 1)] {
+        let mut bundle = Bundle::from_reader(Cursor::new(one.to_bytes())).unwrap();
+        let opening = CallOpening::new(&mut bundle, &World::SEED, call, module).unwrap();
+        seeds.put("opening", name, &opening.to_bytes());
+    }
+    for (name, shapes) in
+        [("small", &[shape(3, 1, 4)][..]), ("two-chunks", &[shape(5, 1, 3), shape(256, 70, 256)])]
+    {
+        let world = World::with_keys(known_key(1), known_key(2), shapes, 1);
+        let (to, mut package) = (world.client().public(), Vec::new());
+        let parts = (world.contributor(), world.manifest(), world.openings());
+        seal(&mut package, parts.0, parts.1, parts.2, to, &mut rng, |_| {}).unwrap();
+        seeds.put("package", name, &package);
     }
     seeds.messages(&one);
 }
