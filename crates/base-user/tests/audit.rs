@@ -165,6 +165,15 @@ fn an_honest_evaluation_is_replayed_as_it_was_batched() {
     assert_eq!(found["predicted"], eval.said["predicted"]);
     close(&found["difference"]["value"], &eval.said["difference"]["value"]);
 
+    // On another machine.
+    let older = holds(
+        with_older_instructions(&mut audit(&["--batch-tokens", "20"])).arg("--report").arg(&eval.report),
+    );
+    println!(
+        "on an older processor, {} of {}",
+        older["bundles"][0]["differing_by_one"], older["bundles"][0]["activations"]
+    );
+
     for (more, kind) in [
         (&[][..], "rows"),
         (&["--batch-tokens", "1"], "rows"),
@@ -468,42 +477,35 @@ fn what_cannot_be_audited_has_a_code_of_its_own() {
     }
 }
 
-/// What the tolerance is for: the same text with other numbers of threads, and alone or in a batch; in a deep model, too.
+/// What the tolerance is for: the same text with another number of threads, alone or in a batch, and with the instructions of a much
+/// older processor; in a deep model, too.
 #[test]
 fn rounding_moves_an_activation_by_one_unit_at_most() {
-    let texts = fs::read_to_string(fixtures().join("text/es-heldout.txt")).unwrap();
+    if let Some(folder) = std::env::var_os(OLDER) {
+        return on_older_processor(Path::new(&folder));
+    }
     let folder = tempfile::tempdir().unwrap();
-    deep_model(folder.path(), 48);
-    // All of them have the tokens of the smallest vocabulary.
-    let ids: Vec<Vec<i64>> = texts.lines().take(8).map(|line| tokenizer().encode(line).unwrap()).collect();
-    let ids: Vec<Vec<i64>> = ids.iter().map(|ids| ids.iter().take(60).map(|id| id % 256).collect()).collect();
-    let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).filter(|ids| ids.len() > 1).collect();
-    for (name, path) in [
-        ("gpt2-tiny", gpt2()),
-        ("llama-tiny", fixtures().join("llama-tiny")),
-        ("48 random layers", folder.path().to_owned()),
-    ] {
-        let base = BaseModel::open(path).unwrap();
-        let mut model = Model::load(&base).unwrap();
-        let mut record = |threads: i32, alone: bool| {
-            tch::set_num_threads(threads);
-            let seen = Arc::new(Mutex::new(Vec::new()));
-            let names = base.projections().iter().map(|projection| projection.name.clone()).collect();
-            model.patch(Arc::new(Recorded { names, seen: seen.clone() })).unwrap();
-            match alone {
-                true => ids.iter().for_each(|ids| drop(model.token_losses(&[*ids]).unwrap())),
-                false => drop(model.token_losses(&ids).unwrap()),
-            }
-            model.unpatch();
-            std::mem::take(&mut *seen.lock().unwrap())
-        };
-        let (one, two, alone) = (record(1, false), record(2, false), record(2, true));
+    let deep = folder.path().join("deep");
+    fs::create_dir(&deep).unwrap();
+    deep_model(&deep, 48);
+    for (name, path) in
+        [("gpt2-tiny", gpt2()), ("llama-tiny", fixtures().join("llama-tiny")), ("48 random layers", deep)]
+    {
+        let one = activations(&path, 1, false);
+        let alone = activations(&path, 2, true);
         // Of each input, the rows of all texts.
         let input = |input: usize| alone.iter().skip(input).step_by(one.len()).flatten().copied().collect();
         let alone: Vec<Vec<i16>> = (0..one.len()).map(input).collect();
-        for (what, other) in [("2 threads for 1", two), ("alone for together", alone)] {
-            let pairs = one.iter().flatten().zip(other.iter().flatten());
-            let distances: Vec<u32> = pairs.map(|(a, b)| i32::from(*a).abs_diff((*b).into())).collect();
+        let older = older_processor(&path, folder.path());
+        for (what, other) in [
+            ("2 threads for 1", activations(&path, 2, false).concat()),
+            ("alone for together", alone.concat()),
+            ("instructions of an older processor", older),
+        ] {
+            let one = one.iter().flatten();
+            assert_eq!(one.clone().count(), other.len());
+            let distances: Vec<u32> =
+                one.zip(&other).map(|(a, b)| i32::from(*a).abs_diff((*b).into())).collect();
             let differing = distances.iter().filter(|distance| **distance > 0).count();
             let largest = distances.iter().max().unwrap();
             println!("{name}, {what}: {differing} of {} differ, by at most {largest}", distances.len());
@@ -511,6 +513,55 @@ fn rounding_moves_an_activation_by_one_unit_at_most() {
         }
     }
 }
+
+/// What every projection of a model reads, input by input, quantised.
+fn activations(base: &Path, threads: i32, alone: bool) -> Vec<Vec<i16>> {
+    let texts = fs::read_to_string(fixtures().join("text/es-heldout.txt")).unwrap();
+    // All of them have the tokens of the smallest vocabulary, and no more than the shortest context.
+    let ids: Vec<Vec<i64>> = texts.lines().take(8).map(|line| tokenizer().encode(line).unwrap()).collect();
+    let ids: Vec<Vec<i64>> = ids.iter().map(|ids| ids.iter().take(60).map(|id| id % 256).collect()).collect();
+    let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).filter(|ids| ids.len() > 1).collect();
+    tch::set_num_threads(threads);
+    let base = BaseModel::open(base).unwrap();
+    let mut model = Model::load(&base).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let names = base.projections().into_iter().map(|projection| projection.name).collect();
+    model.patch(Arc::new(Recorded { names, seen: seen.clone() })).unwrap();
+    match alone {
+        true => ids.iter().for_each(|ids| drop(model.token_losses(&[*ids]).unwrap())),
+        false => drop(model.token_losses(&ids).unwrap()),
+    }
+    model.unpatch();
+    std::mem::take(&mut *seen.lock().unwrap())
+}
+
+/// The same, of a process in which libtorch and its matrix library believe that they are on an older processor, and add in another
+/// order. It is this test once more.
+fn older_processor(base: &Path, folder: &Path) -> Vec<i16> {
+    fs::write(folder.join("base"), base.to_str().unwrap()).unwrap();
+    let status = with_older_instructions(&mut Command::new(std::env::current_exe().unwrap()))
+        .args(["--exact", "rounding_moves_an_activation_by_one_unit_at_most"])
+        .env(OLDER, folder)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let bytes = fs::read(folder.join("activations")).unwrap();
+    bytes.as_chunks().0.iter().map(|bytes| i16::from_le_bytes(*bytes)).collect()
+}
+
+fn on_older_processor(folder: &Path) {
+    let base = fs::read_to_string(folder.join("base")).unwrap();
+    let seen = activations(Path::new(&base), 1, false);
+    let bytes: Vec<u8> = seen.iter().flatten().flat_map(|value| value.to_le_bytes()).collect();
+    fs::write(folder.join("activations"), bytes).unwrap();
+}
+
+fn with_older_instructions(command: &mut Command) -> &mut Command {
+    command.env("ATEN_CPU_CAPABILITY", "default").env("MKL_ENABLE_INSTRUCTIONS", "SSE4_2")
+}
+
+/// Names the folder for [`on_older_processor`].
+const OLDER: &str = "ZKLORA_TEST_OLDER_PROCESSOR";
 
 /// A GPT-2 of so many layers, whose weights are random and keep the length of a row.
 fn deep_model(folder: &Path, layers: usize) {

@@ -18,11 +18,18 @@ pub fn program(name: &str) -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         // The other packages' binaries are not built for this package's tests by themselves.
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--quiet", "--bins", "--workspace"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--release", "--quiet", "--bins", "--workspace"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        // What cargo says of this package to its tests. Some build scripts look at it, and would have all that depends on them
+        // built again, here and by whoever builds next.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_"))
+        {
+            if !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name.to_string_lossy()) {
+                build.env_remove(name);
+            }
+        }
+        let status = build.status().unwrap();
         assert!(status.success());
         Path::new(env!("CARGO_BIN_EXE_zklora-base-user")).parent().unwrap().to_owned()
     });
