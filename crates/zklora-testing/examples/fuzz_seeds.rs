@@ -1,4 +1,5 @@
-//! Makes what fuzzing starts from, in a folder for each target of `fuzz/`:
+//! Makes what fuzzing starts from, in a folder for each target of `fuzz/` but `package`, for which `zklora-delivery` has its own
+//! example:
 //!
 //!     cargo run --release -p zklora-testing --example fuzz_seeds -- fuzz/seeds
 
@@ -7,7 +8,6 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use zklora_delivery::seal;
 use zklora_proto::bundle::Bundle;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_to_bytes, pack_deltas};
@@ -49,15 +49,6 @@ fn main() {
         let mut bundle = Bundle::from_reader(Cursor::new(one.to_bytes())).unwrap();
         let opening = CallOpening::new(&mut bundle, &World::SEED, call, module).unwrap();
         seeds.put("opening", name, &opening.to_bytes());
-    }
-    for (name, shapes) in
-        [("small", &[shape(3, 1, 4)][..]), ("two-chunks", &[shape(5, 1, 3), shape(256, 70, 256)])]
-    {
-        let world = World::with_keys(known_key(1), known_key(2), shapes, 1);
-        let (to, mut package) = (world.client().public(), Vec::new());
-        let parts = (world.contributor(), world.manifest(), world.openings());
-        seal(&mut package, parts.0, parts.1, parts.2, to, &mut rng, |_| {}).unwrap();
-        seeds.put("package", name, &package);
     }
     seeds.messages(&one);
 }
