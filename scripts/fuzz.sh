@@ -16,7 +16,7 @@ shift || true
 
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 cargo run --release -p zklora-testing --example fuzz_seeds -- fuzz/seeds
-cargo run --release -p zklora-delivery --example fuzz_seeds -- fuzz/seeds/package
+cargo run --release -p zklora-delivery --example package_seeds -- fuzz/seeds/package
 # Its oracle knows the valid bundles of these seeds alone, and each run makes its own.
 rm -rf fuzz/corpus/verifier
 

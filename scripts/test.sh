@@ -13,9 +13,9 @@ echo "== The verifier, where no libtorch can be found"
 empty=$(mktemp -d)
 trap 'rm -rf "$empty"' EXIT
 env -u LIBTORCH -u LIBTORCH_USE_PYTORCH -u LD_LIBRARY_PATH XDG_CACHE_HOME="$empty" \
-    cargo test --release -p zklora-verifier -p zklora-verdict -p zklora-web
+    cargo test --release --no-fail-fast -p zklora-verifier -p zklora-verdict -p zklora-web
 
 echo "== The workspace"
 LIBTORCH=$(scripts/setup-libtorch.sh)
 export LIBTORCH
-cargo test --release --workspace
+cargo test --release --workspace --no-fail-fast

@@ -110,10 +110,19 @@ fn a_redacted_bundle_verifies_and_says_whether_it_is_blinded() {
     fs::write(proved.world.path("damaged.pf"), damaged).unwrap();
     let said = failure(&mut proved.redact(&proved.world.path("damaged.pf"), "d.pf"));
     assert!(said.contains("is not this session's bundle"), "{said}");
-    let mut stranger = program("zklora-base-user");
-    stranger.arg("redact").arg(&proved.plain).arg("--identity").arg(proved.world.path("other.key"));
-    stranger.arg("--sessions").arg(proved.world.path("sessions")).arg("--out").arg(proved.world.path("s.pf"));
-    let said = failure(&mut stranger);
+    let other = proved.world.path("other.key");
+    let stranger = || {
+        let mut command = program("zklora-base-user");
+        command.arg("redact").arg(&proved.plain).arg("--identity").arg(&other);
+        command.arg("--sessions").arg(proved.world.path("sessions"));
+        command.arg("--out").arg(proved.world.path("s.pf"));
+        command
+    };
+    let said = failure(&mut stranger());
+    assert!(said.contains("No such file") && said.contains("--identity"), "{said}");
+    assert!(!other.exists(), "an identity was made that nobody knows");
+    zklora_proto::SecretKey::generate().save(&other).unwrap();
+    let said = failure(&mut stranger());
     assert!(said.contains("the session was opened with key"), "{said}");
     for none in ["again.pf", "d.pf", "s.pf"] {
         assert!(!proved.world.path(none).exists());

@@ -37,9 +37,10 @@ pub fn load(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
     Ok(SecretKey::load_or_create(&path)?)
 }
 
-/// The same identity, which has to be there: a new one could read nothing.
+/// The same identity, which has to be there: nothing was made for a new one.
 pub fn load_existing(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
-    Ok(SecretKey::load(&file(path)?)?)
+    let key = SecretKey::load(&file(path)?);
+    key.context("there has to be the identity that this was made with, or for: name its file with --identity")
 }
 
 fn file(path: Option<PathBuf>) -> anyhow::Result<PathBuf> {

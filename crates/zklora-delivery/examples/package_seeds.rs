@@ -1,6 +1,6 @@
 //! Makes the packages that fuzzing of the target `package` starts from:
 //!
-//!     cargo run --release -p zklora-delivery --example fuzz_seeds -- fuzz/seeds/package
+//!     cargo run --release -p zklora-delivery --example package_seeds -- fuzz/seeds/package
 
 use std::fs;
 use std::path::PathBuf;
