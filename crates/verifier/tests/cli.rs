@@ -106,7 +106,10 @@ fn pins_are_named_in_words() {
     let other = "ab".repeat(32);
     let (code, out, _) = verify(&folder, &["--adapter", &other]);
     assert_eq!(code, Some(1));
-    contains(&out, &["REFUSED", "is not the pinned one", &other, "NOT the one you gave"]);
+    contains(
+        &out,
+        &["REFUSED", "is not the pinned one", &other, "NOT the one you gave", "proof 1, not counted"],
+    );
     let (code, out, _) = verify(&folder, &["--contributor", &other]);
     assert_eq!(code, Some(1));
     contains(&out, &["REFUSED", "the contributor of this file is not the pinned one", &other]);

@@ -149,17 +149,6 @@ pub struct ModuleReport {
     pub s: Option<Pair>,
 }
 
-impl ModuleReport {
-    /// Whether its rows are proved, in words.
-    pub fn word(&self) -> &'static str {
-        match (self.batch, self.ok) {
-            (Some(_), true) => "ok",
-            (Some(_), false) => "NOT PROVED",
-            (None, _) => "not called",
-        }
-    }
-}
-
 /// A party or thing that a bundle names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fact {
@@ -252,6 +241,17 @@ impl BundleReport {
     /// Rows of all modules.
     pub fn rows(&self) -> u64 {
         self.modules.iter().map(|module| module.rows).sum()
+    }
+
+    /// Whether a module's rows are proved, in words.
+    pub fn word_on(&self, module: &ModuleReport) -> &'static str {
+        match (module.batch, self.verdict) {
+            (None, _) => "not called",
+            (Some(_), Standing::Valid) => "ok",
+            // Nobody looked, or the proof is worth too little.
+            (Some(_), Standing::Refused) => "not counted",
+            (Some(_), Standing::Invalid) => "NOT PROVED",
+        }
     }
 
     /// The verdict in one word.
@@ -374,7 +374,7 @@ impl BundleReport {
             writeln!(out, "  reason: {}", error.what)?;
         }
         for module in &self.modules {
-            let (name, rows, word) = (&module.name, module.rows, module.word());
+            let (name, rows, word) = (&module.name, module.rows, self.word_on(module));
             match module.batch {
                 Some(batch) => writeln!(out, "  {name}: {rows} rows, proof {batch}, {word}")?,
                 None => writeln!(out, "  {name}: 0 rows, {word}")?,

@@ -272,8 +272,14 @@ fn what_rests_on_a_clients_word_and_what_was_not_asked_for_is_said_first() {
     let said = page("refused.html", &report(vec![refused]), Vec::new());
     contains(
         &said,
-        &["<title>REFUSED", "The one bundle is not what was asked for.", "this bundle is redacted"],
+        &[
+            "<title>REFUSED",
+            "The one bundle is not what was asked for.",
+            "this bundle is redacted",
+            "not counted",
+        ],
     );
+    assert!(!said.contains("NOT PROVED"), "nobody looked");
     let trusting = Verifier::new(Pins { clients: vec![client], redacted: true, ..Pins::default() });
     let verdict = trusting.check(Cursor::new(&vector.bytes));
     let shown = BundleReport::new(Path::new("redacted.pf"), trusting.pins(), &verdict);

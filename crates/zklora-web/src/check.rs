@@ -88,7 +88,7 @@ impl<'a> Answer<'a> {
             meaning: report.meaning(),
             not_shown: report.not_shown(),
             facts: facts.map(|fact| Fact { what: fact.what, value: fact.value, word: fact.word }).collect(),
-            modules: report.modules.iter().map(zklora_verdict::ModuleReport::word).collect(),
+            modules: report.modules.iter().map(|module| report.word_on(module)).collect(),
             when: report.when(),
             worth: report.worth(),
             text: String::from_utf8_lossy(&text).into_owned(),

@@ -316,7 +316,7 @@ impl Section<'_> {
                                         td.n { (number(module.rows)) }
                                         td.n { (percent(share(module))) }
                                         td.n { @match module.batch { Some(batch) => (batch), None => "\u{2013}" } }
-                                        td.warn[!module.ok && module.batch.is_some()] { (module.word()) }
+                                        td.warn[!module.ok && module.batch.is_some()] { (self.bundle.word_on(module)) }
                                     }
                                 }
                             }
