@@ -216,12 +216,8 @@ impl Fields<'_> {
     }
 
     pub(crate) fn setting(&self, field: &str, expected: &str, found: Option<&Value>) -> Error {
-        Error::Setting {
-            path: self.path.to_owned(),
-            field: field.to_owned(),
-            expected: expected.to_owned(),
-            found: found.map_or_else(|| "left out".to_owned(), Value::to_string),
-        }
+        let found = found.map_or_else(|| "left out".to_owned(), Value::to_string);
+        Error::setting(self.path, field, expected, found)
     }
 }
 

@@ -23,7 +23,7 @@ impl BaseModel {
         let folder = folder.as_ref();
         read::folder(folder)?;
         let config = Config::open(&folder.join("config.json"))?;
-        let weights = Weights::open(folder, &config)?;
+        let (config, weights) = Weights::open(folder, config)?;
         Ok(Self { folder: folder.to_owned(), digest: base_model_digest(&config, &weights)?, config, weights })
     }
 

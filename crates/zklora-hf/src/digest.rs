@@ -15,13 +15,17 @@ use crate::{Config, Error, Setting, Weights};
 /// | `u64` | number of tensors |
 ///
 /// The settings of GPT-2 are `n_layer`, `n_head`, `n_embd`, `n_inner` (as used, so 4 · `n_embd` if left out), `n_positions`,
-/// `vocab_size` as `u64`, `layer_norm_epsilon` as `f64`, and the string `gelu_new`. Those of Llama are `num_hidden_layers`,
+/// `vocab_size` as `u64`, `layer_norm_epsilon` as `f64`, and the string `gelu_new`; whether its head is tied is seen from the tensors. Those of Llama are `num_hidden_layers`,
 /// `hidden_size`, `intermediate_size`, `num_attention_heads`, `num_key_value_heads`, `head_dim` (both as used),
-/// `max_position_embeddings`, `vocab_size`, and 1 or 0 for `tie_word_embeddings`, as `u64`; `rms_norm_eps` and `rope_theta` as `f64`;
+/// `max_position_embeddings`, `vocab_size`, and 1 or 0 for whether the head is tied, as `u64`; `rms_norm_eps` and `rope_theta` as `f64`;
 /// the string `default`, or `linear` and its factor, or `llama3` and its `factor`, `low_freq_factor`, `high_freq_factor` as `f64`
 /// and `original_max_position_embeddings` as `u64`; and the string `silu`.
 ///
-/// Then, for each tensor of [`Architecture::tensors`](crate::Architecture::tensors) and no other, in ascending order of the bytes of its name:
+/// A head is tied if `tie_word_embeddings` says so and the file has no other values for it. It is among the tensors, as
+/// `lm_head.weight`, only if it is not tied.
+///
+/// Then, for each tensor of [`Architecture::tensors`](crate::Architecture::tensors) and no other (a file with others is refused, but
+/// for buffers whose values are known), in ascending order of the bytes of its name:
 ///
 /// | bytes | content |
 /// |---|---|

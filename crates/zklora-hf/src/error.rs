@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to open or read a file.
-    #[error("cannot read {}: {source}", .path.display())]
+    #[error("cannot read {}: {reason}", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        reason: String,
     },
 
     /// The path given for a model or an adapter is not a folder.
@@ -45,12 +45,29 @@ pub enum Error {
     },
 
     /// A file is not JSON, or not of the form it should have.
-    #[error("{} is not the JSON that was expected: {source}", .path.display())]
+    #[error("{} is not the JSON that was expected: {reason}", .path.display())]
     Json {
         /// The file.
         path: PathBuf,
         /// Where it goes wrong.
-        source: serde_json::Error,
+        reason: String,
+    },
+
+    /// A file stands for one that Git LFS keeps elsewhere.
+    #[error(
+        "{} is a pointer of Git LFS, not the file itself; run `git lfs pull` where it was cloned, or download the file",
+        .path.display()
+    )]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// A text file begins with a byte order mark, as some editors write it.
+    #[error("{} begins with a byte order mark; save it as UTF-8 without one", .path.display())]
+    ByteOrderMark {
+        /// The file.
+        path: PathBuf,
     },
 
     /// A file is not in the safetensors format, is cut off, or contradicts its own header.
@@ -88,6 +105,17 @@ pub enum Error {
         found: String,
     },
 
+    /// A base model's file has a tensor that nothing is computed with.
+    #[error("{}: tensor {tensor} has no place in the model that config.json describes{}", .path.display(), because(.reason))]
+    Unused {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name there.
+        tensor: String,
+        /// What is known of such tensors; may be empty.
+        reason: String,
+    },
+
     /// An adapter is not the plain LoRA that can be served and proved, or does not fit the base model.
     #[error("{}: this adapter cannot be used: {reason}", .path.display())]
     Adapter {
@@ -99,8 +127,23 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
-        Self::Io { path: path.to_owned(), source }
+    // Texts of errors have their cause in them: they do not give it as their source, too, or it would be printed twice.
+    pub(crate) fn io(path: &Path, error: io::Error) -> Self {
+        Self::Io { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    pub(crate) fn json(path: &Path, error: &serde_json::Error) -> Self {
+        Self::Json { path: path.to_owned(), reason: error.to_string() }
+    }
+
+    /// What `found` says may be a stranger's, and long.
+    pub(crate) fn setting(path: &Path, field: &str, expected: &str, found: String) -> Self {
+        Self::Setting {
+            path: path.to_owned(),
+            field: field.to_owned(),
+            expected: expected.to_owned(),
+            found: shortened(found),
+        }
     }
 
     pub(crate) fn safetensors(path: &Path, reason: impl ToString) -> Self {
@@ -109,5 +152,20 @@ impl Error {
 
     pub(crate) fn adapter(path: &Path, reason: impl Into<String>) -> Self {
         Self::Adapter { path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+fn because(reason: &str) -> String {
+    match reason {
+        "" => "; give the configuration that belongs to these weights, or take the tensor out".to_owned(),
+        reason => format!(": {reason}"),
+    }
+}
+
+fn shortened(text: String) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
     }
 }

@@ -20,9 +20,10 @@ mod digest;
 mod error;
 pub mod hub;
 mod python_regex;
-mod read;
+pub mod read;
 mod tensor_file;
 mod weights;
+mod wrappers;
 
 pub use adapter::{LoraAdapter, LoraModule};
 pub use base::BaseModel;

@@ -28,6 +28,13 @@ impl TensorFile {
         let mut prefix = [0; 8];
         file.read_exact(&mut prefix)
             .map_err(|_| Error::safetensors(path, "it is shorter than the 8 bytes of its header length"))?;
+        if prefix == *b"version " {
+            let mut begin = prefix.to_vec();
+            (&file).take(64).read_to_end(&mut begin).map_err(|error| Error::io(path, error))?;
+            if read::is_lfs_pointer(&begin) {
+                return Err(Error::LfsPointer { path: path.to_owned() });
+            }
+        }
         let header_length = u64::from_le_bytes(prefix);
         if header_length > MAX_HEADER_BYTES {
             return Err(Error::safetensors(
@@ -42,7 +49,7 @@ impl TensorFile {
             return Err(Error::safetensors(path, "it ends within its header"));
         };
         let mut text = Vec::new();
-        (&file).take(header_length).read_to_end(&mut text).map_err(|source| Error::io(path, source))?;
+        (&file).take(header_length).read_to_end(&mut text).map_err(|error| Error::io(path, error))?;
         // Checks that the tensors lie one behind the other and that each has the bytes its shape and type ask for.
         let header: Metadata =
             serde_json::from_slice(&text).map_err(|error| Error::safetensors(path, error))?;
@@ -104,11 +111,11 @@ impl TensorFile {
 
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         file.seek(SeekFrom::Start(self.data_start + info.data_offsets.0 as u64))
-            .map_err(|source| Error::io(&self.path, source))?;
+            .map_err(|error| Error::io(&self.path, error))?;
         while left > 0 {
             // A multiple of every width: CHUNK_BYTES is one, and so is what Metadata has checked.
             let chunk = &mut bytes[..left.min(CHUNK_BYTES)];
-            file.read_exact(chunk).map_err(|source| Error::io(&self.path, source))?;
+            file.read_exact(chunk).map_err(|error| Error::io(&self.path, error))?;
             values.clear();
             values.extend(chunk.chunks_exact(width).map(widen));
             if !values.iter().all(|value| value.is_finite()) {
@@ -126,6 +133,18 @@ impl TensorFile {
         let mut values = Zeroizing::new(Vec::with_capacity(self.info(name)?.shape.iter().product()));
         self.for_each_chunk(name, |chunk| values.extend_from_slice(chunk))?;
         Ok(values)
+    }
+
+    /// A digest of a tensor's values as float32, whatever type they are stored in.
+    pub(crate) fn digest_of_values(&self, name: &str) -> Result<blake3::Hash, Error> {
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes = Vec::new();
+        self.for_each_chunk(name, |values| {
+            bytes.clear();
+            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+            hasher.update(&bytes);
+        })?;
+        Ok(hasher.finalize())
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, Error> {
@@ -208,6 +227,11 @@ mod tests {
         };
         for (bytes, why) in [
             (vec![], "shorter than the 8 bytes"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".to_vec(),
+                "is a pointer of Git LFS",
+            ),
+            (b"version 2 of something".to_vec(), "its header would have"),
             (u64::MAX.to_le_bytes().to_vec(), "its header would have"),
             (1000u64.to_le_bytes().to_vec(), "ends within its header"),
             (with_header("{", 0), "EOF"),

@@ -4,7 +4,9 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
+use crate::config::HEAD;
 use crate::tensor_file::TensorFile;
+use crate::wrappers::wrapper_in;
 use crate::{Config, Error, read};
 
 /// A base model's weights, in `model.safetensors` or in shards listed by `model.safetensors.index.json`.
@@ -27,40 +29,35 @@ pub struct HostTensor {
 }
 
 impl Weights {
-    /// Opens the weights in `folder` and checks that each tensor that `config` asks for is there, with its shape, as
-    /// float32, float16 or bfloat16. Other tensors (buffers such as `attn.bias`, the tied `lm_head`) are ignored.
-    pub fn open(folder: &Path, config: &Config) -> Result<Self, Error> {
-        let architecture = config.architecture();
+    /// Opens the weights in `folder`: each tensor that `config` asks for has to be there, with its shape, as float32,
+    /// float16 or bfloat16, and no other but [buffers](crate::Architecture::is_buffer).
+    ///
+    /// The embedding and the head of a tied model are one, under the name of either, or of both if their values are the
+    /// same. If they are not, the head is one of its own, as for transformers: the configuration that is given back says
+    /// so.
+    ///
+    /// Fails with [`Error::Tensor`] or [`Error::Unused`], naming the tensor.
+    pub fn open(folder: &Path, config: Config) -> Result<(Config, Self), Error> {
         let files = open_files(folder)?;
-        let mut found: BTreeMap<String, Location> = BTreeMap::new();
-        for (index, file) in files.iter().enumerate() {
-            for stored in file.names() {
-                let name = stored.strip_prefix(architecture.prefix()).unwrap_or(&stored).to_owned();
-                let location = Location { file: index, stored };
-                if let Some(other) = found.insert(name.clone(), location) {
-                    return Err(Error::Tensor {
-                        path: file.path().to_owned(),
-                        tensor: name,
-                        expected: "one tensor of this name".to_owned(),
-                        found: format!("another in {}", files[other.file].path().display()),
-                    });
-                }
-            }
-        }
+        let mut stored = Stored::of(&files, config.architecture().prefix())?;
+        let config = stored.tie(&files, config)?;
+        let architecture = config.architecture();
         let mut tensors = BTreeMap::new();
         for (name, shape) in architecture.tensors() {
-            let Some(location) = found.remove(&name) else {
-                return Err(Error::Tensor {
-                    path: folder.to_owned(),
-                    tensor: name,
-                    expected: format!("a tensor of shape {shape:?}"),
-                    found: "none of this name".to_owned(),
-                });
+            let Some(location) = stored.0.remove(&name) else {
+                return Err(stored.lacks(folder, name, &shape));
             };
             files[location.file].check(&location.stored, &shape)?;
             tensors.insert(name, location);
         }
-        Ok(Self { files, tensors })
+        if let Some((name, unused)) = stored.0.iter().find(|(name, _)| !architecture.is_buffer(name)) {
+            return Err(Error::Unused {
+                path: files[unused.file].path().to_owned(),
+                tensor: unused.stored.clone(),
+                reason: architecture.about_unused(name).unwrap_or_default(),
+            });
+        }
+        Ok((config, Self { files, tensors }))
     }
 
     /// Reads a tensor of [`Architecture::tensors`](crate::Architecture::tensors), widened to float32.
@@ -85,6 +82,74 @@ impl Weights {
                 found: "a name that is not one".to_owned(),
             }),
         }
+    }
+}
+
+/// The tensors of all files, by name without the architecture's prefix.
+struct Stored(BTreeMap<String, Location>);
+
+impl Stored {
+    fn of(files: &[TensorFile], prefix: &str) -> Result<Self, Error> {
+        let mut found: BTreeMap<String, Location> = BTreeMap::new();
+        for (index, file) in files.iter().enumerate() {
+            for stored in file.names() {
+                if let Some(wrapper) = wrapper_in(&stored) {
+                    return Err(Error::Unused {
+                        path: file.path().to_owned(),
+                        tensor: stored,
+                        reason: wrapper.to_owned(),
+                    });
+                }
+                let name = stored.strip_prefix(prefix).unwrap_or(&stored).to_owned();
+                let location = Location { file: index, stored };
+                if let Some(other) = found.insert(name.clone(), location) {
+                    return Err(Error::Tensor {
+                        path: file.path().to_owned(),
+                        tensor: name,
+                        expected: "one tensor of this name".to_owned(),
+                        found: format!("another in {}", files[other.file].path().display()),
+                    });
+                }
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Leaves a tied model's embedding and head under the name of the embedding alone, or unties it.
+    fn tie(&mut self, files: &[TensorFile], config: Config) -> Result<Config, Error> {
+        let embedding = config.architecture().embedding();
+        if !config.architecture().tied() {
+            return Ok(config);
+        }
+        match (self.0.get(embedding), self.0.get(HEAD)) {
+            (Some(embedding), Some(head)) => {
+                let values = |of: &Location| files[of.file].digest_of_values(&of.stored);
+                let same_shape = files[embedding.file].shape(&embedding.stored)?
+                    == files[head.file].shape(&head.stored)?;
+                if !same_shape || values(embedding)? != values(head)? {
+                    return Ok(config.untied());
+                }
+                self.0.remove(HEAD);
+            }
+            (None, Some(_)) => {
+                if let Some(head) = self.0.remove(HEAD) {
+                    self.0.insert(embedding.to_owned(), head);
+                }
+            }
+            (_, None) => {}
+        }
+        Ok(config)
+    }
+
+    fn lacks(&self, folder: &Path, name: String, shape: &[usize]) -> Error {
+        let wrapped = self.0.values().find(|other| other.stored.ends_with(&format!(".{name}")));
+        let found = match wrapped {
+            Some(other) => format!("none of this name, but {}; save the model itself", other.stored),
+            None if name == HEAD => "none of this name, and tie_word_embeddings is false".to_owned(),
+            None => "none of this name".to_owned(),
+        };
+        let expected = format!("a tensor of shape {shape:?}");
+        Error::Tensor { path: folder.to_owned(), tensor: name, expected, found }
     }
 }
 
@@ -145,14 +210,15 @@ const MAX_SHARDS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tempfile::TempDir;
 
     use super::*;
+    use crate::BaseModel;
     use crate::testing::{TestTensor, gpt2_config, gpt2_tensors, write_base, write_json, write_tensors};
 
     #[test]
-    fn names_may_have_the_prefix_and_buffers_are_ignored() {
+    fn names_may_have_the_prefix_and_buffers_are_not_read() {
         for prefix in ["", "transformer."] {
             let folder = tempfile::tempdir().unwrap();
             let mut tensors = gpt2_tensors(prefix);
@@ -162,7 +228,7 @@ mod tests {
                 &[2],
                 vec![1, 1],
             ));
-            tensors.push(TestTensor::f32("lm_head.weight", &[1], &[7.0]));
+            tensors.push(TestTensor::f32(&format!("{prefix}h.1.attn.masked_bias"), &[], &[-1e4]));
             write_base(folder.path(), &gpt2_config(), &tensors);
             let weights = open(&folder).unwrap();
             let bias = weights.tensor("ln_f.bias").unwrap();
@@ -223,6 +289,132 @@ mod tests {
     }
 
     #[test]
+    fn an_embedding_and_a_tied_head_are_one() {
+        let wte = || gpt2_tensors("")[0].clone();
+        let head = |bytes: Vec<u8>| TestTensor { name: "lm_head.weight".to_owned(), bytes, ..wte() };
+        let opened = |config: &Value, change: &dyn Fn(&mut Vec<TestTensor>)| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut tensors = gpt2_tensors("");
+            change(&mut tensors);
+            write_base(folder.path(), config, &tensors);
+            let model = BaseModel::open(folder.path())?;
+            Ok::<_, Error>((model.digest(), model.config().architecture().tied()))
+        };
+        let plain = opened(&gpt2_config(), &|_| {}).unwrap();
+        assert!(plain.1);
+        // Under the name of the head, or of both, in whatever type: it is the same model.
+        let only_head = |tensors: &mut Vec<TestTensor>| tensors[0] = head(wte().bytes);
+        assert_eq!(opened(&gpt2_config(), &only_head).unwrap(), plain);
+        let both = |tensors: &mut Vec<TestTensor>| tensors.push(head(wte().bytes));
+        assert_eq!(opened(&gpt2_config(), &both).unwrap(), plain);
+
+        // With other values the head is one of its own, as if the configuration said so.
+        let other = |tensors: &mut Vec<TestTensor>| {
+            let mut bytes = wte().bytes;
+            bytes[0] ^= 1;
+            tensors.push(head(bytes));
+        };
+        let untied = opened(&gpt2_config(), &other).unwrap();
+        assert_ne!(untied.0, plain.0);
+        assert!(!untied.1);
+        let mut config = gpt2_config();
+        config["tie_word_embeddings"] = json!(false);
+        assert_eq!(opened(&config, &other).unwrap(), untied);
+        assert_ne!(opened(&config, &both).unwrap().0, plain.0);
+
+        // One that is not tied has to be there, and neither takes the other's place.
+        let message = opened(&config, &|_| {}).unwrap_err().to_string();
+        assert!(message.contains("tensor lm_head.weight: expected a tensor of shape [16, 4]"), "{message}");
+        assert!(message.contains("tie_word_embeddings is false"), "{message}");
+        let message = opened(&config, &only_head).unwrap_err().to_string();
+        assert!(message.contains("tensor wte.weight: expected"), "{message}");
+        let misshapen = |tensors: &mut Vec<TestTensor>| {
+            tensors.push(TestTensor::f32("lm_head.weight", &[1], &[7.0]));
+        };
+        let message = opened(&gpt2_config(), &misshapen).unwrap_err().to_string();
+        assert!(message.contains("tensor lm_head.weight: expected shape [16, 4], found [1]"), "{message}");
+        let neither = |tensors: &mut Vec<TestTensor>| drop(tensors.remove(0));
+        let message = opened(&gpt2_config(), &neither).unwrap_err().to_string();
+        assert!(message.contains("tensor wte.weight: expected"), "{message}");
+    }
+
+    #[test]
+    fn a_tensor_that_nothing_is_computed_with_is_named() {
+        for (name, why) in [
+            ("h.2.ln_1.weight", "by n_layer, the model has 2 layers"),
+            ("transformer.h.7.attn.c_attn.bias", "by n_layer, the model has 2 layers"),
+            ("h.0.crossattention.c_attn.weight", "attention to an encoder"),
+            ("h.0.attn.c_attn.weight.absmax", "or take the tensor out"),
+            ("lm_head.bias", "or take the tensor out"),
+            ("score.weight", "or take the tensor out"),
+            ("attn.bias", "or take the tensor out"),
+            ("rotary_emb.inv_freq", "or take the tensor out"),
+            ("_orig_mod.transformer.wte.weight", "torch.compile"),
+            ("module.transformer.wte.weight", "DistributedDataParallel"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut tensors = gpt2_tensors("transformer.");
+            tensors.push(TestTensor::f32(name, &[1], &[0.0]));
+            write_base(folder.path(), &gpt2_config(), &tensors);
+            let message = open(&folder).unwrap_err().to_string();
+            assert!(message.contains(&format!("tensor {name} has no place in the model")), "{message}");
+            assert!(message.contains(why), "{message:?} should contain {why:?}");
+        }
+    }
+
+    #[test]
+    fn a_llama_has_no_biases_and_its_frequencies_are_not_read() {
+        let config = json!({
+            "model_type": "llama", "num_hidden_layers": 1, "hidden_size": 4, "intermediate_size": 4,
+            "num_attention_heads": 2, "vocab_size": 3
+        });
+        let opened = |more: &[&str]| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("config.json");
+            write_json(&path, &config);
+            let needed = Config::open(&path).unwrap().architecture().tensors();
+            let mut tensors: Vec<TestTensor> = needed
+                .into_iter()
+                .map(|(name, shape)| {
+                    let values = vec![0.5; shape.iter().product()];
+                    TestTensor::f32(&name, &shape, &values)
+                })
+                .collect();
+            tensors.extend(more.iter().map(|name| TestTensor::f32(name, &[2], &[0.1, 0.2])));
+            write_base(folder.path(), &config, &tensors);
+            BaseModel::open(folder.path()).map(|model| model.digest()).map_err(|error| error.to_string())
+        };
+        let plain = opened(&[]).unwrap();
+        let buffers = ["model.layers.0.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"];
+        assert_eq!(opened(&buffers).unwrap(), plain);
+        for (name, why) in [
+            ("model.layers.0.self_attn.q_proj.bias", "attention_bias and mlp_bias are false"),
+            ("model.layers.0.self_attn.o_proj.bias", "attention_bias and mlp_bias are false"),
+            ("model.layers.0.mlp.down_proj.bias", "attention_bias and mlp_bias are false"),
+            ("model.layers.0.self_attn.q_norm.weight", "or take the tensor out"),
+            ("model.layers.1.self_attn.q_proj.weight", "by num_hidden_layers, the model has 1 layers"),
+            ("model.norm.bias", "or take the tensor out"),
+            ("h.0.attn.bias", "or take the tensor out"),
+        ] {
+            let message = opened(&[name]).unwrap_err();
+            assert!(message.contains(&format!("tensor {name} has no place")), "{message}");
+            assert!(message.contains(why), "{message:?} should contain {why:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_within_another_is_said_to_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tensors = gpt2_tensors("");
+        for tensor in &mut tensors {
+            tensor.name.insert_str(0, "policy.transformer.");
+        }
+        write_base(folder.path(), &gpt2_config(), &tensors);
+        let message = open(&folder).unwrap_err().to_string();
+        assert!(message.contains("none of this name, but policy.transformer.wte.weight"), "{message}");
+    }
+
+    #[test]
     fn missing_weights_say_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         write_json(&folder.path().join("config.json"), &gpt2_config());
@@ -233,6 +425,6 @@ mod tests {
 
     fn open(folder: &TempDir) -> Result<Weights, Error> {
         let config = Config::open(&folder.path().join("config.json")).unwrap();
-        Weights::open(folder.path(), &config)
+        Ok(Weights::open(folder.path(), config)?.1)
     }
 }

@@ -8,18 +8,25 @@ use super::parts::{Linear, Pass, Projections, tensor};
 use crate::error::ModelError;
 
 pub(super) struct Gpt2 {
-    /// [vocabulary, width]; the head, too.
+    /// [vocabulary, width].
     token_embedding: Tensor,
     /// [positions, width].
     position_embedding: Tensor,
     blocks: Vec<Block>,
     final_norm: LayerNorm,
+    /// [vocabulary, width].
+    head: Tensor,
 }
 
 impl Gpt2 {
     pub(super) fn load(weights: &Weights, config: &Gpt2Config) -> Result<Self, ModelError> {
+        let token_embedding = tensor(weights, "wte.weight")?;
         Ok(Self {
-            token_embedding: tensor(weights, "wte.weight")?,
+            head: match config.tied {
+                true => token_embedding.shallow_clone(),
+                false => tensor(weights, "lm_head.weight")?,
+            },
+            token_embedding,
             position_embedding: tensor(weights, "wpe.weight")?,
             blocks: (0..config.n_layer)
                 .map(|layer| Block::load(weights, config, layer))
@@ -41,7 +48,7 @@ impl Network for Gpt2 {
     }
 
     fn head(&self) -> &Tensor {
-        &self.token_embedding
+        &self.head
     }
 
     fn projections(&mut self) -> Vec<&mut Projections> {

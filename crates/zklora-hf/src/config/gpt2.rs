@@ -1,8 +1,9 @@
 //! GPT-2 and its family: `gpt2` to `gpt2-xl`, `distilgpt2`.
 
-use serde::Deserialize;
-
-use super::{Architecture, File, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Projection, Setting};
+use super::{
+    Architecture, File, HEAD, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Projection, Setting,
+    layer_of,
+};
 use crate::Error;
 
 /// The shape of a GPT-2 model, from its `config.json`. One that exists describes a model that can be run: its dimensions
@@ -24,56 +25,42 @@ pub struct Gpt2Config {
     pub vocab_size: usize,
     /// The ε of every layer norm.
     pub layer_norm_epsilon: f64,
+    /// Whether the head has the token embedding's weights.
+    pub tied: bool,
 }
 
 impl Gpt2Config {
-    /// Checks a `config.json`. Settings that are left out have the values transformers gives them.
+    /// Checks a `config.json`. Settings that are left out have the values transformers gives them, and it sets those by the names
+    /// of other architectures last.
     pub(super) fn read(json: &File<'_>) -> Result<Self, Error> {
-        let file: ConfigFile = json.parse()?;
-        let setting = |field: &str, expected: &str, found: String| json.setting(field, expected, found);
-        if file.activation_function != "gelu_new" {
-            return Err(setting(
-                "activation_function",
-                r#""gelu_new""#,
-                format!("{:?}", file.activation_function),
-            ));
-        }
-        for (field, found, expected) in [
-            ("tie_word_embeddings", file.tie_word_embeddings, true),
-            ("scale_attn_weights", file.scale_attn_weights, true),
-            ("scale_attn_by_inverse_layer_idx", file.scale_attn_by_inverse_layer_idx, false),
-            ("reorder_and_upcast_attn", file.reorder_and_upcast_attn, false),
-            ("add_cross_attention", file.add_cross_attention, false),
-            ("is_encoder_decoder", file.is_encoder_decoder, false),
+        // Both are the tanh approximation.
+        json.only("activation_function", &["gelu_new", "gelu_pytorch_tanh"])?;
+        for (field, expected) in [
+            ("scale_attn_weights", true),
+            ("scale_attn_by_inverse_layer_idx", false),
+            ("reorder_and_upcast_attn", false),
         ] {
-            if found != expected {
-                return Err(setting(field, &expected.to_string(), found.to_string()));
+            if json.flag(field, expected)? != expected {
+                return Err(json.refuse(field, &expected.to_string()));
             }
         }
-
-        let n_embd = json.dimension("n_embd", file.n_embd, MAX_WIDTH)?;
-        let n_head = json.dimension("n_head", file.n_head, n_embd)?;
+        let n_embd = json.dimension(&["hidden_size", "n_embd"], 768, MAX_WIDTH)?;
+        let heads = ["num_attention_heads", "n_head"];
+        let n_head = json.dimension(&heads, 12, n_embd)?;
         if !n_embd.is_multiple_of(n_head) {
-            return Err(setting("n_head", &format!("a divisor of n_embd = {n_embd}"), n_head.to_string()));
+            return Err(json.refuse(json.named(&heads).0, &format!("a divisor of n_embd = {n_embd}")));
         }
-        if !(file.layer_norm_epsilon > 0.0 && file.layer_norm_epsilon < 1.0) {
-            return Err(setting(
-                "layer_norm_epsilon",
-                "above 0 and below 1",
-                file.layer_norm_epsilon.to_string(),
-            ));
-        }
+        let n_positions = json.dimension(&["max_position_embeddings", "n_positions"], 1024, MAX_POSITIONS)?;
+        json.refuse_windows(n_positions)?;
         Ok(Self {
-            n_layer: json.dimension("n_layer", file.n_layer, MAX_LAYERS)?,
+            n_layer: json.dimension(&["num_hidden_layers", "n_layer"], 12, MAX_LAYERS)?,
             n_head,
             n_embd,
-            n_inner: match file.n_inner {
-                Some(n_inner) => json.dimension("n_inner", n_inner, 4 * MAX_WIDTH)?,
-                None => 4 * n_embd,
-            },
-            n_positions: json.dimension("n_positions", file.n_positions, MAX_POSITIONS)?,
-            vocab_size: json.dimension("vocab_size", file.vocab_size, MAX_VOCABULARY)?,
-            layer_norm_epsilon: file.layer_norm_epsilon,
+            n_inner: json.optional_dimension("n_inner", 4 * MAX_WIDTH)?.unwrap_or(4 * n_embd),
+            n_positions,
+            vocab_size: json.dimension(&["vocab_size"], 50257, MAX_VOCABULARY)?,
+            layer_norm_epsilon: json.epsilon("layer_norm_epsilon", 1e-5)?,
+            tied: json.flag("tie_word_embeddings", true)?,
         })
     }
 }
@@ -95,6 +82,7 @@ impl Architecture for Gpt2Config {
         self.vocab_size
     }
 
+    /// That the head is not tied is seen from its tensor.
     fn settings(&self) -> Vec<Setting> {
         let dimensions =
             [self.n_layer, self.n_head, self.n_embd, self.n_inner, self.n_positions, self.vocab_size];
@@ -131,6 +119,9 @@ impl Architecture for Gpt2Config {
             ("ln_f.weight".to_owned(), vec![width]),
             ("ln_f.bias".to_owned(), vec![width]),
         ];
+        if !self.tied {
+            tensors.push((HEAD.to_owned(), vec![self.vocab_size, width]));
+        }
         for layer in 0..self.n_layer {
             for norm in ["ln_1", "ln_2"] {
                 tensors.push((format!("h.{layer}.{norm}.weight"), vec![width]));
@@ -144,68 +135,27 @@ impl Architecture for Gpt2Config {
         }
         tensors
     }
-}
 
-/// `config.json` as transformers writes it, with its defaults. What does not alter the inference of a causal language
-/// model (dropout, initialisation, token ids, `summary_*`) is left out.
-#[derive(Deserialize)]
-struct ConfigFile {
-    #[serde(default = "default_12")]
-    n_layer: u64,
-    #[serde(default = "default_12")]
-    n_head: u64,
-    #[serde(default = "default_768")]
-    n_embd: u64,
-    #[serde(default)]
-    n_inner: Option<u64>,
-    #[serde(default = "default_1024")]
-    n_positions: u64,
-    #[serde(default = "default_50257")]
-    vocab_size: u64,
-    #[serde(default = "default_epsilon")]
-    layer_norm_epsilon: f64,
-    #[serde(default = "default_activation")]
-    activation_function: String,
-    #[serde(default = "default_true")]
-    tie_word_embeddings: bool,
-    #[serde(default = "default_true")]
-    scale_attn_weights: bool,
-    #[serde(default)]
-    scale_attn_by_inverse_layer_idx: bool,
-    #[serde(default)]
-    reorder_and_upcast_attn: bool,
-    #[serde(default)]
-    add_cross_attention: bool,
-    #[serde(default)]
-    is_encoder_decoder: bool,
-}
+    fn tied(&self) -> bool {
+        self.tied
+    }
 
-fn default_12() -> u64 {
-    12
-}
+    fn embedding(&self) -> &'static str {
+        "wte.weight"
+    }
 
-fn default_768() -> u64 {
-    768
-}
+    /// The causal masks, and what is put in place of masked scores.
+    fn is_buffer(&self, name: &str) -> bool {
+        layer_of(name, "h").is_some() && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias"))
+    }
 
-fn default_1024() -> u64 {
-    1024
-}
-
-fn default_50257() -> u64 {
-    50257
-}
-
-fn default_epsilon() -> f64 {
-    1e-5
-}
-
-fn default_activation() -> String {
-    "gelu_new".to_owned()
-}
-
-fn default_true() -> bool {
-    true
+    fn about_unused(&self, name: &str) -> Option<String> {
+        let beyond = layer_of(name, "h").filter(|&layer| layer >= self.n_layer);
+        if beyond.is_some() {
+            return Some(format!("by n_layer, the model has {} layers", self.n_layer));
+        }
+        name.contains(".crossattention.").then(|| "attention to an encoder is not supported".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -228,6 +178,7 @@ mod tests {
             n_positions: 1024,
             vocab_size: 50257,
             layer_norm_epsilon: 1e-5,
+            tied: true,
         };
         assert_eq!(config, gpt2);
         let parameters: usize = config.tensors().iter().map(|(_, s)| s.iter().product::<usize>()).sum();
@@ -244,11 +195,35 @@ mod tests {
         );
     }
 
+    /// transformers' `attribute_map`: these names are those of other architectures, and win.
+    #[test]
+    fn settings_go_by_other_names_too() {
+        for (name, other, value) in [
+            ("n_embd", "hidden_size", json!(8)),
+            ("n_head", "num_attention_heads", json!(1)),
+            ("n_layer", "num_hidden_layers", json!(3)),
+            ("n_positions", "max_position_embeddings", json!(5)),
+        ] {
+            let mut usual = gpt2_config();
+            usual[name] = value.clone();
+            let mut both = gpt2_config();
+            both[other] = value;
+            let mut alone = both.clone();
+            alone.as_object_mut().unwrap().remove(name);
+            assert_ne!(gpt2(&usual), gpt2(&gpt2_config()), "{name}");
+            assert_eq!(gpt2(&both), gpt2(&usual), "{other}");
+            assert_eq!(gpt2(&alone), gpt2(&usual), "{other}");
+        }
+        let mut config = gpt2_config();
+        config["activation_function"] = json!("gelu_pytorch_tanh");
+        config["n_ctx"] = json!(3);
+        assert_eq!(gpt2(&config), gpt2(&gpt2_config()));
+    }
+
     #[test]
     fn unsupported_settings_are_named() {
         for (field, value, why) in [
             ("activation_function", json!("relu"), r#"activation_function is "relu", expected "gelu_new""#),
-            ("tie_word_embeddings", json!(false), "tie_word_embeddings is false, expected true"),
             ("scale_attn_weights", json!(false), "scale_attn_weights is false, expected true"),
             ("scale_attn_by_inverse_layer_idx", json!(true), "scale_attn_by_inverse_layer_idx is true"),
             ("reorder_and_upcast_attn", json!(true), "reorder_and_upcast_attn is true"),
@@ -257,7 +232,20 @@ mod tests {
             ("n_head", json!(0), "n_head is 0, expected 1 to 4"),
             ("n_layer", json!(0), "n_layer is 0, expected 1 to 512"),
             ("n_embd", json!(1u64 << 60), "n_embd is 1152921504606846976, expected 1 to 16384"),
-            ("vocab_size", json!(-1), "is not the JSON that was expected"),
+            ("vocab_size", json!(-1), "vocab_size is -1, expected 1 to 1048576"),
+            ("vocab_size", json!(null), "vocab_size is null, expected 1 to"),
+            ("n_layer", json!(2.0), "n_layer is 2.0, expected 1 to 512"),
+            ("n_layer", json!("2"), r#"n_layer is "2", expected 1 to 512"#),
+            ("n_layer", json!(true), "n_layer is true, expected 1 to 512"),
+            ("num_hidden_layers", json!(0), "num_hidden_layers is 0, expected 1 to 512"),
+            ("num_attention_heads", json!(3), "num_attention_heads is 3, expected a divisor of n_embd = 4"),
+            ("hidden_size", json!(null), "hidden_size is null, expected 1 to 16384"),
+            ("n_inner", json!(0), "n_inner is 0, expected 1 to 65536"),
+            ("tie_word_embeddings", json!(null), "tie_word_embeddings is null, expected true or false"),
+            ("scale_attn_weights", json!("no"), r#"scale_attn_weights is "no", expected true or false"#),
+            ("activation_function", json!("gelu"), r#"activation_function is "gelu", expected "gelu_new""#),
+            ("activation_function", json!(null), "activation_function is null"),
+            ("layer_norm_epsilon", json!("1e-5"), r#"layer_norm_epsilon is "1e-5""#),
             ("layer_norm_epsilon", json!(0.0), "layer_norm_epsilon is 0"),
         ] {
             let mut config = gpt2_config();

@@ -1,8 +1,13 @@
 //! Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-use serde::Deserialize;
+use std::sync::LazyLock;
 
-use super::{Architecture, File, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Projection, Setting};
+use serde_json::{Map, Value};
+
+use super::{
+    Architecture, File, HEAD, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, Projection, Setting,
+    layer_of,
+};
 use crate::Error;
 
 /// The shape of a Llama model, from its `config.json`.
@@ -61,33 +66,25 @@ pub enum RopeScaling {
 impl LlamaConfig {
     /// Checks a `config.json`. Settings that are left out have the values transformers gives them.
     pub(super) fn read(json: &File<'_>) -> Result<Self, Error> {
-        let file: ConfigFile = json.parse()?;
-        if file.hidden_act != "silu" {
-            return Err(json.setting("hidden_act", r#""silu""#, format!("{:?}", file.hidden_act)));
-        }
-        for (field, found) in [("attention_bias", file.attention_bias), ("mlp_bias", file.mlp_bias)] {
-            if found {
-                return Err(json.setting(field, "false", found.to_string()));
+        json.only("hidden_act", &["silu", "swish"])?;
+        for field in ["attention_bias", "mlp_bias"] {
+            if json.flag(field, false)? {
+                return Err(json.refuse(field, "false"));
             }
         }
-        let hidden = json.dimension("hidden_size", file.hidden_size, MAX_WIDTH)?;
-        let heads = json.dimension("num_attention_heads", file.num_attention_heads, MAX_WIDTH)?;
-        let kv_heads = match file.num_key_value_heads {
-            Some(kv_heads) => json.dimension("num_key_value_heads", kv_heads, heads)?,
-            None => heads,
-        };
+        let hidden = json.dimension(&["hidden_size"], 4096, MAX_WIDTH)?;
+        let heads = json.dimension(&["num_attention_heads"], 32, MAX_WIDTH)?;
+        let kv_heads = json.optional_dimension("num_key_value_heads", heads)?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
             let expected = format!("a divisor of num_attention_heads = {heads}");
             return Err(json.setting("num_key_value_heads", &expected, kv_heads.to_string()));
         }
-        let head_dim = match file.head_dim {
-            Some(head_dim) => json.dimension("head_dim", head_dim, MAX_WIDTH)?,
-            None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => {
-                let expected = format!("a divisor of hidden_size = {hidden}");
-                return Err(json.setting("num_attention_heads", &expected, heads.to_string()));
-            }
-        };
+        // transformers asks for that even where head_dim says the width of a head.
+        if !hidden.is_multiple_of(heads) {
+            let expected = format!("a divisor of hidden_size = {hidden}");
+            return Err(json.setting("num_attention_heads", &expected, heads.to_string()));
+        }
+        let head_dim = json.optional_dimension("head_dim", MAX_WIDTH)?.unwrap_or(hidden / heads);
         if !head_dim.is_multiple_of(2) {
             return Err(json.setting("head_dim", "an even number", head_dim.to_string()));
         }
@@ -95,34 +92,22 @@ impl LlamaConfig {
             let found = format!("{head_dim} with {heads} heads");
             return Err(json.setting("head_dim", &format!("at most {MAX_WIDTH} for all heads"), found));
         }
-        if !(file.rms_norm_eps > 0.0 && file.rms_norm_eps < 1.0) {
-            return Err(json.setting("rms_norm_eps", "above 0 and below 1", file.rms_norm_eps.to_string()));
-        }
-        let positions =
-            json.dimension("max_position_embeddings", file.max_position_embeddings, MAX_POSITIONS)?;
-        // Newer versions of transformers write rope_parameters, older ones rope_theta and rope_scaling.
-        let rope = file.rope_parameters.or(file.rope_scaling).unwrap_or_default();
-        let rope_theta = rope.rope_theta.unwrap_or(file.rope_theta);
-        if !(rope_theta > 1.0 && rope_theta <= MAX_THETA) {
-            return Err(json.setting(
-                "rope_theta",
-                &format!("above 1, at most {MAX_THETA}"),
-                rope_theta.to_string(),
-            ));
-        }
+        let positions = json.dimension(&["max_position_embeddings"], 2048, MAX_POSITIONS)?;
+        json.refuse_windows(positions)?;
+        let rope = Rope::of(json, positions)?;
         Ok(Self {
-            layers: json.dimension("num_hidden_layers", file.num_hidden_layers, MAX_LAYERS)?,
+            layers: json.dimension(&["num_hidden_layers"], 32, MAX_LAYERS)?,
             hidden,
-            intermediate: json.dimension("intermediate_size", file.intermediate_size, 4 * MAX_WIDTH)?,
+            intermediate: json.dimension(&["intermediate_size"], 11008, 4 * MAX_WIDTH)?,
             heads,
             kv_heads,
             head_dim,
             positions,
-            vocabulary: json.dimension("vocab_size", file.vocab_size, MAX_VOCABULARY)?,
-            epsilon: file.rms_norm_eps,
-            rope_theta,
-            rope_scaling: rope.scaling(json)?,
-            tied: file.tie_word_embeddings,
+            vocabulary: json.dimension(&["vocab_size"], 32000, MAX_VOCABULARY)?,
+            epsilon: json.epsilon("rms_norm_eps", 1e-6)?,
+            rope_theta: rope.theta()?,
+            rope_scaling: rope.scaling()?,
+            tied: json.flag("tie_word_embeddings", false)?,
         })
     }
 }
@@ -208,7 +193,7 @@ impl Architecture for LlamaConfig {
             ("norm.weight".to_owned(), vec![self.hidden]),
         ];
         if !self.tied {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
+            tensors.push((HEAD.to_owned(), vec![self.vocabulary, self.hidden]));
         }
         for layer in 0..self.layers {
             for norm in ["input_layernorm", "post_attention_layernorm"] {
@@ -221,109 +206,147 @@ impl Architecture for LlamaConfig {
         }
         tensors
     }
-}
 
-/// `config.json` as transformers writes it, with its defaults. What does not alter inference is left out.
-#[derive(Deserialize)]
-#[serde(default)]
-struct ConfigFile {
-    num_hidden_layers: u64,
-    hidden_size: u64,
-    intermediate_size: u64,
-    num_attention_heads: u64,
-    num_key_value_heads: Option<u64>,
-    head_dim: Option<u64>,
-    max_position_embeddings: u64,
-    vocab_size: u64,
-    rms_norm_eps: f64,
-    rope_theta: f64,
-    rope_scaling: Option<Rope>,
-    rope_parameters: Option<Rope>,
-    tie_word_embeddings: bool,
-    hidden_act: String,
-    attention_bias: bool,
-    mlp_bias: bool,
-}
+    fn tied(&self) -> bool {
+        self.tied
+    }
 
-impl Default for ConfigFile {
-    fn default() -> Self {
-        Self {
-            num_hidden_layers: 32,
-            hidden_size: 4096,
-            intermediate_size: 11008,
-            num_attention_heads: 32,
-            num_key_value_heads: None,
-            head_dim: None,
-            max_position_embeddings: 2048,
-            vocab_size: 32000,
-            rms_norm_eps: 1e-6,
-            rope_theta: 10000.0,
-            rope_scaling: None,
-            rope_parameters: None,
-            tie_word_embeddings: false,
-            hidden_act: "silu".to_owned(),
-            attention_bias: false,
-            mlp_bias: false,
+    fn embedding(&self) -> &'static str {
+        "embed_tokens.weight"
+    }
+
+    /// The frequencies of rotary positions, of the model or of each layer, which follow from the configuration.
+    fn is_buffer(&self, name: &str) -> bool {
+        const FREQUENCIES: &str = "rotary_emb.inv_freq";
+        name == FREQUENCIES
+            || layer_of(name, "layers").is_some() && name.ends_with(&format!(".self_attn.{FREQUENCIES}"))
+    }
+
+    fn about_unused(&self, name: &str) -> Option<String> {
+        let beyond = layer_of(name, "layers").filter(|&layer| layer >= self.layers);
+        if beyond.is_some() {
+            return Some(format!("by num_hidden_layers, the model has {} layers", self.layers));
         }
+        name.ends_with("_proj.bias").then(|| {
+            "attention_bias and mlp_bias are false, so that transformers would leave the bias out, too, and compute \
+             something other than what the model was trained to; a Llama with biases is not supported"
+                .to_owned()
+        })
     }
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Rope {
-    rope_theta: Option<f64>,
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<u64>,
+/// The rotary settings, as transformers 5.23 finds them (`RotaryEmbeddingConfigMixin`): newer versions write `rope_parameters`, older ones
+/// `rope_theta` and `rope_scaling`, and files that were edited have both.
+struct Rope<'a> {
+    json: &'a File<'a>,
+    /// What the object of these settings is called in the file.
+    name: &'static str,
+    fields: &'a Map<String, Value>,
+    positions: usize,
 }
 
-impl Rope {
-    fn scaling(&self, json: &File<'_>) -> Result<RopeScaling, Error> {
-        let number = |field: &str, value: Option<f64>| match value {
-            Some(value) if value > 0.0 && value <= MAX_FACTOR => Ok(value),
-            value => {
-                let found = value.map_or("left out".to_owned(), |value| value.to_string());
-                Err(json.setting(
-                    &format!("rope's {field}"),
-                    &format!("above 0, at most {MAX_FACTOR}"),
-                    found,
-                ))
-            }
+impl<'a> Rope<'a> {
+    fn of(json: &'a File<'a>, positions: usize) -> Result<Self, Error> {
+        static NONE: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+        let object = |name| match json.fields.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(fields)) => Ok(Some(fields)),
+            Some(_) => Err(json.refuse(name, "an object of rotary settings, or null")),
         };
-        match self.rope_type.as_deref() {
-            None | Some("default") => Ok(RopeScaling::Default),
-            Some("linear") => Ok(RopeScaling::Linear { factor: number("factor", self.factor)? }),
-            Some("llama3") => {
-                let low_freq_factor = number("low_freq_factor", self.low_freq_factor)?;
-                let high_freq_factor = number("high_freq_factor", self.high_freq_factor)?;
-                if high_freq_factor <= low_freq_factor {
-                    let expected = format!("above low_freq_factor = {low_freq_factor}");
-                    return Err(json.setting(
-                        "rope's high_freq_factor",
-                        &expected,
-                        high_freq_factor.to_string(),
-                    ));
-                }
-                let original = self.original_max_position_embeddings.unwrap_or_default();
-                Ok(RopeScaling::Llama3 {
-                    factor: number("factor", self.factor)?,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_positions: json.dimension(
-                        "rope's original_max_position_embeddings",
-                        original,
-                        MAX_POSITIONS,
-                    )?,
-                })
-            }
-            Some(other) => {
-                let expected = r#""default", "linear" or "llama3""#;
-                Err(json.setting("rope_type", expected, format!("{other:?}")))
+        let parameters = object("rope_parameters")?;
+        // The older name wins, unless it says nothing.
+        let rope = match object("rope_scaling")?.filter(|scaling| !scaling.is_empty()) {
+            Some(fields) => Self { json, name: "rope_scaling", fields, positions },
+            None => Self { json, name: "rope_parameters", fields: parameters.unwrap_or(&NONE), positions },
+        };
+        if let Some((layers, _)) = rope.fields.iter().find(|(_, value)| value.is_object()) {
+            return Err(rope.refuse(layers, "settings of all layers, not of some"));
+        }
+        for (field, value) in [
+            ("partial_rotary_factor".to_owned(), json.fields.get("partial_rotary_factor")),
+            (rope.field("partial_rotary_factor"), rope.fields.get("partial_rotary_factor")),
+        ] {
+            if let Some(value) = value.filter(|value| !value.is_null() && value.as_f64() != Some(1.0)) {
+                return Err(json.setting(&field, "none, or 1", value.to_string()));
             }
         }
+        Ok(rope)
+    }
+
+    /// In the object if it is there, even as null, else beside it.
+    fn theta(&self) -> Result<f64, Error> {
+        const NAME: &str = "rope_theta";
+        let (field, value) = match self.fields.get(NAME) {
+            Some(value) => (self.field(NAME), Some(value)),
+            None => (NAME.to_owned(), self.json.fields.get(NAME)),
+        };
+        match value.map_or(Some(10000.0), Value::as_f64) {
+            Some(theta) if theta > 1.0 && theta <= MAX_THETA => Ok(theta),
+            _ => {
+                let found = value.map_or_else(|| "left out".to_owned(), Value::to_string);
+                Err(self.json.setting(&field, &format!("above 1, at most {MAX_THETA}"), found))
+            }
+        }
+    }
+
+    fn scaling(&self) -> Result<RopeScaling, Error> {
+        // `type` is the oldest name.
+        let kind = ["rope_type", "type"].into_iter().find_map(|name| Some((name, self.fields.get(name)?)));
+        match kind.map_or(Some("default"), |(_, value)| value.as_str()) {
+            Some("default") => Ok(RopeScaling::Default),
+            Some("linear") => Ok(RopeScaling::Linear { factor: self.factor("factor")? }),
+            Some("llama3") => {
+                let low_freq_factor = self.factor("low_freq_factor")?;
+                let high_freq_factor = self.factor("high_freq_factor")?;
+                if high_freq_factor <= low_freq_factor {
+                    let expected = format!("above low_freq_factor = {low_freq_factor}");
+                    return Err(self.refuse("high_freq_factor", &expected));
+                }
+                Ok(RopeScaling::Llama3 {
+                    factor: self.factor("factor")?,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_positions: self.original_positions()?,
+                })
+            }
+            _ => {
+                let name = kind.map_or("rope_type", |(name, _)| name);
+                Err(self.refuse(name, r#""default", "linear" or "llama3""#))
+            }
+        }
+    }
+
+    fn factor(&self, field: &str) -> Result<f64, Error> {
+        match self.fields.get(field).and_then(Value::as_f64) {
+            Some(factor) if factor > 0.0 && factor <= MAX_FACTOR => Ok(factor),
+            _ => Err(self.refuse(field, &format!("above 0, at most {MAX_FACTOR}"))),
+        }
+    }
+
+    /// Beside the object if it is there, else in it, else all positions.
+    fn original_positions(&self) -> Result<usize, Error> {
+        const NAME: &str = "original_max_position_embeddings";
+        let (field, value) = match self.json.fields.get(NAME) {
+            Some(value) => (NAME.to_owned(), value),
+            None => match self.fields.get(NAME) {
+                Some(value) => (self.field(NAME), value),
+                None => return Ok(self.positions),
+            },
+        };
+        match value.as_u64().and_then(|found| usize::try_from(found).ok()) {
+            Some(found) if (1..=MAX_POSITIONS).contains(&found) => Ok(found),
+            _ => Err(self.json.setting(&field, &format!("1 to {MAX_POSITIONS}"), value.to_string())),
+        }
+    }
+
+    /// A setting's whole name.
+    fn field(&self, field: &str) -> String {
+        format!("{}.{field}", self.name)
+    }
+
+    fn refuse(&self, field: &str, expected: &str) -> Error {
+        let found = self.fields.get(field).map_or_else(|| "left out".to_owned(), Value::to_string);
+        self.json.setting(&self.field(field), expected, found)
     }
 }
 
@@ -385,6 +408,82 @@ mod tests {
         assert_eq!(llama(&linear).rope_scaling, RopeScaling::Linear { factor: 2.0 });
     }
 
+    /// What transformers 5.23 takes, in the order in which it looks.
+    #[test]
+    fn rope_is_found_where_transformers_finds_it() {
+        let with = |settings: Value| {
+            let mut config = json!({ "model_type": "llama", "max_position_embeddings": 64 });
+            config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+            let config = llama(&config);
+            (config.rope_theta, config.rope_scaling)
+        };
+        let linear = RopeScaling::Linear { factor: 4.0 };
+        for (settings, expected) in [
+            (
+                json!({ "rope_scaling": { "type": "linear", "rope_type": "linear", "factor": 4 } }),
+                (1e4, linear),
+            ),
+            // The newer name of the kind wins.
+            (
+                json!({ "rope_parameters": { "rope_type": "linear", "type": "llama3", "factor": 4 } }),
+                (1e4, linear),
+            ),
+            (json!({ "rope_parameters": { "factor": 4 } }), (1e4, RopeScaling::Default)),
+            // The older name of the object wins, and with it its base.
+            (
+                json!({
+                    "rope_parameters": { "rope_type": "default", "rope_theta": 700.0 }, "rope_theta": 500,
+                    "rope_scaling": { "type": "linear", "factor": 4.0 }
+                }),
+                (500.0, linear),
+            ),
+            (
+                json!({ "rope_parameters": { "rope_theta": 700.0 }, "rope_theta": 500.0, "rope_scaling": {} }),
+                (700.0, RopeScaling::Default),
+            ),
+            (
+                json!({ "rope_parameters": null, "rope_scaling": null, "rope_theta": 500.0 }),
+                (500.0, RopeScaling::Default),
+            ),
+            // What is not looked at may be null.
+            (
+                json!({ "rope_parameters": { "rope_theta": 700.0 }, "rope_theta": null }),
+                (700.0, RopeScaling::Default),
+            ),
+            (json!({ "partial_rotary_factor": 1.0 }), (1e4, RopeScaling::Default)),
+        ] {
+            assert_eq!(with(settings.clone()), expected, "{settings}");
+        }
+
+        let llama3 = |original: Option<u64>, beside: Option<u64>| {
+            let mut settings = json!({ "rope_parameters": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0
+            } });
+            if let Some(original) = original {
+                settings["rope_parameters"]["original_max_position_embeddings"] = json!(original);
+            }
+            if let Some(beside) = beside {
+                settings["original_max_position_embeddings"] = json!(beside);
+            }
+            match with(settings).1 {
+                RopeScaling::Llama3 { original_positions, .. } => original_positions,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(llama3(None, None), 64);
+        assert_eq!(llama3(Some(32), None), 32);
+        assert_eq!(llama3(Some(32), Some(16)), 16);
+        assert_eq!(llama3(None, Some(16)), 16);
+    }
+
+    #[test]
+    fn contexts_are_as_long_as_models_say() {
+        for positions in [1 << 20, 10_485_760, 1 << 30] {
+            let config = llama(&json!({ "model_type": "llama", "max_position_embeddings": positions }));
+            assert_eq!(config.positions, positions);
+        }
+    }
+
     #[test]
     fn unsupported_settings_are_named() {
         for (field, value, why) in [
@@ -392,6 +491,45 @@ mod tests {
             ("attention_bias", json!(true), "attention_bias is true, expected false"),
             ("mlp_bias", json!(true), "mlp_bias is true"),
             ("num_key_value_heads", json!(5), "num_key_value_heads is 5, expected a divisor of"),
+            ("hidden_act", json!(null), r#"hidden_act is null, expected "silu""#),
+            ("attention_bias", json!(null), "attention_bias is null, expected true or false"),
+            ("max_position_embeddings", json!(null), "max_position_embeddings is null, expected 1 to"),
+            (
+                "max_position_embeddings",
+                json!(1u64 << 31),
+                "max_position_embeddings is 2147483648, expected 1 to 2147483647",
+            ),
+            ("rope_theta", json!(null), "rope_theta is null, expected above 1"),
+            ("rope_theta", json!("500"), r#"rope_theta is "500", expected above 1"#),
+            ("partial_rotary_factor", json!(0.5), "partial_rotary_factor is 0.5, expected none, or 1"),
+            ("rope_scaling", json!("linear"), r#"rope_scaling is "linear", expected an object"#),
+            ("rope_scaling", json!({ "type": null }), "rope_scaling.type is null, expected \"default\""),
+            (
+                "rope_parameters",
+                json!({ "rope_type": null, "type": "linear" }),
+                "rope_parameters.rope_type is null",
+            ),
+            ("rope_parameters", json!({ "rope_theta": null }), "rope_parameters.rope_theta is null"),
+            ("rope_parameters", json!({ "rope_theta": 0 }), "rope_parameters.rope_theta is 0"),
+            (
+                "rope_parameters",
+                json!({ "partial_rotary_factor": 0.5 }),
+                "rope_parameters.partial_rotary_factor is 0.5",
+            ),
+            ("rope_parameters", json!({ "full_attention": {} }), "rope_parameters.full_attention is {}"),
+            (
+                "rope_parameters",
+                json!({
+                    "rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
+                    "original_max_position_embeddings": null
+                }),
+                "rope_parameters.original_max_position_embeddings is null, expected 1 to",
+            ),
+            (
+                "rope_parameters",
+                json!({ "rope_type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4 }),
+                "rope_parameters.high_freq_factor is 4, expected above low_freq_factor = 4",
+            ),
             (
                 "num_attention_heads",
                 json!(33),
@@ -402,9 +540,10 @@ mod tests {
             ("hidden_size", json!(0), "hidden_size is 0"),
             ("rms_norm_eps", json!(0.0), "rms_norm_eps is 0"),
             ("rope_theta", json!(0.5), "rope_theta is 0.5"),
-            ("rope_scaling", json!({ "type": "yarn" }), r#"rope_type is "yarn", expected "default""#),
-            ("rope_scaling", json!({ "type": "linear" }), "rope's factor is left out"),
-            ("rope_scaling", json!({ "type": "linear", "factor": -1.0 }), "rope's factor is -1"),
+            ("rope_scaling", json!({ "type": "yarn" }), r#"rope_scaling.type is "yarn", expected "default""#),
+            ("rope_scaling", json!({ "type": "linear" }), "rope_scaling.factor is left out"),
+            ("rope_scaling", json!({ "type": "linear", "factor": -1.0 }), "rope_scaling.factor is -1"),
+            ("rope_scaling", json!({ "type": "linear", "factor": "4" }), r#"rope_scaling.factor is "4""#),
         ] {
             let mut config = json!({ "model_type": "llama" });
             config[field] = value;
