@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use rand::rngs::StdRng;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use tracing::warn;
 use zeroize::Zeroizing;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
@@ -52,6 +53,7 @@ impl State {
     pub fn create(folder: &Path, base_model: &Path, adapter: &Path) -> anyhow::Result<Self> {
         let base = BaseModel::open(base_model)?;
         let adapter = LoraAdapter::open(adapter, &base.projections())?;
+        warn_of_idle_modules(&adapter);
         for file in [MANIFEST, SIGNATURE, OPENINGS] {
             let path = folder.join(file);
             if path.exists() {
@@ -215,6 +217,24 @@ fn decode(bytes: &[u8], manifest: &Manifest) -> anyhow::Result<Vec<Opening>> {
                 .with_context(|| format!("module {index}: a weight or the salt is out of range"))
         })
         .collect()
+}
+
+/// What was never trained can be committed to, served and proved, and nobody would pay for it.
+fn warn_of_idle_modules(adapter: &LoraAdapter) {
+    let idle: Vec<&str> =
+        adapter.modules.iter().filter(|module| module.does_nothing()).map(|module| &*module.name).collect();
+    match idle[..] {
+        [] => {}
+        _ if idle.len() == adapter.modules.len() => warn!(
+            "this adapter does nothing: B (or A) is zero in all of its {} modules, as before training",
+            idle.len()
+        ),
+        [first, ..] => warn!(
+            "{} of the adapter's {} modules do nothing, {first} among them: their B (or A) is zero, as before training",
+            idle.len(),
+            adapter.modules.len()
+        ),
+    }
 }
 
 fn name(index: usize, part: &str) -> String {

@@ -7,6 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::adapter_config::AdapterConfig;
 use crate::tensor_file::TensorFile;
+use crate::wrappers::wrapper_in;
 use crate::{Error, Projection, read};
 
 /// A LoRA adapter: for some projections of a base model, the two factors of what is added to their output. One that
@@ -143,6 +144,14 @@ impl LoraModule {
     }
 }
 
+impl LoraModule {
+    /// Whether A·B is zero because one of them is: B is before it was trained.
+    pub fn does_nothing(&self) -> bool {
+        let is_zero = |factor: &[f32]| factor.iter().all(|value| *value == 0.0);
+        is_zero(&self.b) || is_zero(&self.a)
+    }
+}
+
 impl fmt::Debug for LoraModule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoraModule")
@@ -221,6 +230,9 @@ impl StoredModules {
 
 /// The module and the factor that a tensor is, or why it is none.
 fn parse(tensor: &str) -> Result<(&str, &'static str), &'static str> {
+    if let Some(wrapper) = wrapper_in(tensor) {
+        return Err(wrapper);
+    }
     const NOT_A_FACTOR: &str = "not a factor of LoRA; PEFT's save_pretrained writes \
          base_model.model.<module>.lora_A.weight, and lora_B";
     if tensor.contains("lora_magnitude_vector") {
@@ -231,6 +243,16 @@ fn parse(tensor: &str) -> Result<(&str, &'static str), &'static str> {
     }
     if tensor.contains(".trainable_tokens_") {
         return Err("retrained token embeddings are not LoRA deltas");
+    }
+    if EMBEDDINGS
+        .iter()
+        .any(|embedding| tensor.strip_suffix(embedding).is_some_and(|rest| rest.ends_with('.')))
+    {
+        return Err(
+            "a whole embedding or head, which PEFT saves along when the vocabulary was changed or it cannot tell; if \
+                    it was not trained, save with save_pretrained(..., save_embedding_layers=False), and if it was, make \
+                    it part of the base model",
+        );
     }
     let Some(name) = tensor.strip_suffix(".weight") else {
         return Err(match tensor.strip_suffix(".bias") {
@@ -266,6 +288,16 @@ fn parse(tensor: &str) -> Result<(&str, &'static str), &'static str> {
 fn without_head(name: &str) -> &str {
     WITH_HEAD.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
+
+/// What embeddings and heads are called in GPT-2 and Llama, whether LoRA is on them or not.
+const EMBEDDINGS: [&str; 6] = [
+    "wte.weight",
+    "wpe.weight",
+    "embed_tokens.weight",
+    "lm_head.weight",
+    "embed_tokens.base_layer.weight",
+    "lm_head.base_layer.weight",
+];
 
 /// What PEFT puts before the base model's names.
 const PREFIX: &str = "base_model.model.";
@@ -321,6 +353,13 @@ mod tests {
             ("transformer.h.1.attn.c_attn.lora_A.weight", "what the model's head puts before its modules"),
             ("transformer.h.0.mlp.c_fc.lora_A.weight", "what the model's head puts before its modules"),
             ("wte.token_adapter.trainable_tokens_delta", "retrained token embeddings"),
+            ("wte.weight", "save_embedding_layers=False"),
+            ("transformer.wte.weight", "save_embedding_layers=False"),
+            ("model.embed_tokens.weight", "save_embedding_layers=False"),
+            ("lm_head.weight", "save_embedding_layers=False"),
+            ("model.embed_tokens.base_layer.weight", "save_embedding_layers=False"),
+            ("_orig_mod.h.0.mlp.c_fc.lora_A.weight", "torch.compile"),
+            ("h.0._fsdp_wrapped_module.mlp.c_fc.lora_A.weight", "FSDP"),
         ] {
             let mut tensors = tensors("");
             tensors.push(TestTensor::f32(&format!("{PREFIX}{tensor}"), &[1], &[0.0]));
@@ -335,6 +374,24 @@ mod tests {
                 .to_string()
                 .contains("does not begin with base_model.model.")
         );
+    }
+
+    #[test]
+    fn a_module_with_a_factor_of_zeros_does_nothing() {
+        let does_nothing = |change: &dyn Fn(&mut Vec<TestTensor>)| {
+            let mut tensors = tensors("");
+            change(&mut tensors);
+            let modules = open(&config(), &tensors).unwrap().modules;
+            modules.iter().map(LoraModule::does_nothing).collect::<Vec<_>>()
+        };
+        assert_eq!(does_nothing(&|_| {}), [false, false]);
+        // lora_B of h.1.attn.c_attn, lora_A of h.0.mlp.c_proj; a zero may be negative.
+        assert_eq!(does_nothing(&|tensors| tensors[1].bytes.fill(0)), [false, true]);
+        let negative = |tensors: &mut Vec<TestTensor>| {
+            let zeros = (-0f32).to_le_bytes().repeat(2 * 16);
+            tensors[2].bytes = zeros;
+        };
+        assert_eq!(does_nothing(&negative), [true, false]);
     }
 
     #[test]
