@@ -54,9 +54,18 @@ fn a_base_model_and_an_adapter_are_fetched_and_opened() {
     // Only what is read, each once.
     let mut there: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     there.sort();
-    assert_eq!(there, ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(
+        there,
+        [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json"
+        ]
+    );
     let asked = hub.asked();
-    assert_eq!(asked.iter().filter(|asked| asked.starts_with("HEAD")).count(), 4 + 2, "{asked:?}");
+    assert_eq!(asked.iter().filter(|asked| asked.starts_with("HEAD")).count(), 5 + 2, "{asked:?}");
     assert_eq!(cdn.asked().len(), 2);
 
     // The second time it only asks what the revision means.
@@ -485,6 +494,55 @@ fn without_a_network_it_is_told_what_works_without() {
         assert!(message.starts_with("HF_ENDPOINT: expected an address"), "{message}");
         assert!(!message.contains("secret"));
     }
+}
+
+#[test]
+fn a_proxy_is_asked_or_refused_and_never_passed_over() {
+    let (base, _) = fixtures();
+    let hub = FakeHub::start(move |request| base.answer(request));
+    let proxy = FakeHub::start(|_| Answer::new(502));
+    let mut user = User::of(&hub);
+    user.set("HTTP_PROXY", &proxy.url());
+    assert!(matches!(user.base_model(BASE), Err(Error::Unreachable { .. } | Error::Status { .. })));
+    assert!(hub.asked().is_empty());
+    assert!(!proxy.asked().is_empty());
+
+    user.set("NO_PROXY", "example.org, 127.0.0.1");
+    user.base_model(BASE).unwrap();
+    assert!(proxy.asked().is_empty());
+
+    user.set("NO_PROXY", "example.org");
+    user.set("HTTP_PROXY", "socks5://me:secret@127.0.0.1:1080");
+    hub.asked();
+    let message = user.base_model(BASE).unwrap_err().to_string();
+    assert!(message.starts_with("HTTP_PROXY: expected the address of a proxy"), "{message}");
+    assert!(!message.contains("secret") && hub.asked().is_empty());
+    // Where no network is used, it does not matter.
+    user.set("TRANSFORMERS_OFFLINE", "1");
+    user.base_model(BASE).unwrap();
+}
+
+#[test]
+fn the_cache_is_where_expanded_variables_say() {
+    let (base, _) = fixtures();
+    let hub = FakeHub::start(move |request| base.answer(request));
+    let mut user = User::of(&hub);
+    let home = user.home.path().to_str().unwrap().to_owned();
+    user.variables.remove("HF_HOME");
+    user.set("HOME", &home);
+    for (name, value, folder) in [
+        ("HF_HOME", "~/a", "a/hub"),
+        ("HF_HUB_CACHE", "$HOME/b", "b"),
+        ("HUGGINGFACE_HUB_CACHE", "${HOME}/c", "c"),
+        ("XDG_CACHE_HOME", "~/d", "d/huggingface/hub"),
+    ] {
+        user.set(name, value);
+        let found = user.base_model(BASE).unwrap();
+        assert!(found.starts_with(user.home.path().join(folder)), "{name}: {found:?}");
+        user.variables.remove(name);
+    }
+    assert!(user.base_model(BASE).unwrap().starts_with(user.home.path().join(".cache/huggingface/hub")));
+    assert!(!Path::new("~").exists() && !Path::new("$HOME").exists());
 }
 
 #[test]

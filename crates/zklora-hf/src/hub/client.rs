@@ -8,6 +8,7 @@ use ureq::http::header::{
 use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
+use super::proxies::Routes;
 use super::{Error, Options, Reference, source};
 
 /// Asks the hub.
@@ -17,6 +18,7 @@ pub(super) struct Client {
     /// Of the endpoint: the only one that gets the token.
     origin: Origin,
     authorization: Option<HeaderValue>,
+    routes: Routes,
 }
 
 /// What the hub says of a file.
@@ -39,14 +41,16 @@ impl Client {
             .http_status_as_error(false)
             // Followed here, where it is known who may see the token.
             .max_redirects(0)
-            .proxy(options.proxy())
+            // One for each address, below.
+            .proxy(None)
             .user_agent(concat!("zklora/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(CONNECT))
             .timeout_recv_response(Some(SILENCE))
             .timeout_per_read(Some(SILENCE))
             .timeout_per_write(Some(SILENCE))
             .build();
-        Ok(Self { agent: config.into(), endpoint, origin, authorization: options.authorization()? })
+        let routes = options.proxies().routes()?;
+        Ok(Self { agent: config.into(), endpoint, origin, authorization: options.authorization()?, routes })
     }
 
     /// The commit that a revision means, and the files in it.
@@ -160,12 +164,10 @@ impl Client {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let request = request.body(()).map_err(|error| self.unreachable(&origin.host, &error.into()))?;
-            let response = if from.is_some() {
-                self.agent.run(request)
-            } else {
-                let answer = self.agent.configure_request(request).timeout_global(Some(ANSWER)).build();
-                self.agent.run(answer)
-            };
+            let request = self.agent.configure_request(request).proxy(self.routes.to(&uri).cloned());
+            // A content may take longer.
+            let limit = if from.is_some() { None } else { Some(ANSWER) };
+            let response = self.agent.run(request.timeout_global(limit).build());
             let response = response.map_err(|error| self.unreachable(&origin.host, &error))?;
             let Some(location) = text(response.headers(), LOCATION.as_str()).filter(|_| {
                 response.status().is_redirection() && response.status() != StatusCode::NOT_MODIFIED

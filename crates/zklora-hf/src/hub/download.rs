@@ -205,7 +205,7 @@ fn make_parent(path: &Path) -> Result<(), Error> {
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Io { path: path.to_owned(), source }
+    move |error| Error::Io { path: path.to_owned(), reason: error.to_string() }
 }
 
 const MAX_FAILURES: u32 = 5;

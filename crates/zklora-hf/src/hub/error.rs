@@ -1,4 +1,3 @@
-use std::io;
 use std::path::PathBuf;
 
 use super::Reference;
@@ -196,12 +195,12 @@ pub enum Error {
     },
 
     /// The operating system refused something in the cache.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {reason}", .path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What the operating system said.
-        source: io::Error,
+        reason: String,
     },
 
     /// A file that was fetched cannot be read.

@@ -16,6 +16,7 @@ mod client;
 mod download;
 mod error;
 mod options;
+mod proxies;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +87,8 @@ impl Kind {
                     Some(tokenizer) => files.push(tokenizer),
                     None => files.extend(["vocab.json", "merges.txt"].into_iter().filter_map(find)),
                 }
+                // They say what else becomes a token.
+                files.extend(TOKENIZER_SETTINGS.into_iter().filter_map(find));
                 files.extend(find("generation_config.json"));
                 Ok(files)
             }
@@ -124,7 +127,8 @@ fn fetch(reference: &Reference, kind: Kind, options: &Options) -> Result<PathBuf
                     return Err(Error::NoFile { reference: reference.clone(), file: shard });
                 }
                 let path = repository.fetch(&shard, left)?;
-                let bytes = fs::metadata(&path).map_err(|source| Error::Io { path, source })?.len();
+                let bytes =
+                    fs::metadata(&path).map_err(|error| Error::Io { path, reason: error.to_string() })?.len();
                 left = left.saturating_sub(bytes);
             }
         }
@@ -209,6 +213,8 @@ fn limit(file: &str) -> u64 {
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+const TOKENIZER_SETTINGS: [&str; 3] =
+    ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 
 /// Of a base model, all shards together: a model of 16 billion float32 parameters.
 const MAX_WEIGHTS_BYTES: u64 = 64 << 30;
@@ -234,6 +240,12 @@ mod tests {
         let gpt2 =
             ["config.json", "model.safetensors", "tokenizer.json", "vocab.json", "merges.txt", "64.tflite"];
         assert_eq!(needs(Kind::BaseModel, &gpt2).unwrap(), "config.json model.safetensors tokenizer.json");
+        let with_settings =
+            [&gpt2[..], &["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"]];
+        assert_eq!(
+            needs(Kind::BaseModel, &with_settings.concat()).unwrap(),
+            "config.json model.safetensors tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json"
+        );
         let older = [&gpt2[..2], &["vocab.json", "merges.txt", "generation_config.json", INDEX]].concat();
         assert_eq!(
             needs(Kind::BaseModel, &older).unwrap(),

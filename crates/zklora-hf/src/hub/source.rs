@@ -32,6 +32,13 @@ impl FromStr for Source {
         if text.starts_with(['.', '/', '~']) || text.ends_with('/') || text.contains('\\') {
             return refusal("there is no such folder");
         }
+        // As models of an organisation do: `fixtures/gpt-tiny` where there is a folder `fixtures`.
+        let first = text.split('/').next().filter(|first| *first != text);
+        if !text.contains('@') && first.is_some_and(|first| Path::new(first).is_dir()) {
+            return refusal(
+                "there is no such folder, though where it would be there is one; if a name on the hub is meant, add @main",
+            );
+        }
         let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
         if !is_id(id) {
             return refusal(
@@ -138,6 +145,8 @@ mod tests {
                 "607a30d783dfa663caf39e06633721c8d4cfcd7e",
             ),
             ("o/n@refs/pr/1", "o/n", "refs/pr/1"),
+            // There is a folder `src`, and one can say that it is not meant.
+            ("src/n@main", "src/n", "main"),
         ] {
             let source: Source = text.parse().unwrap();
             assert_eq!(source, Source::Hub(Reference { id: id.into(), revision: revision.into() }));
@@ -159,6 +168,8 @@ mod tests {
             ("/nowhere/at/all", "there is no such folder"),
             ("~/models/gpt2", "there is no such folder"),
             ("nowhere/", "there is no such folder"),
+            ("src/nowhere", "there is no such folder, though where it would be there is one"),
+            ("src/hub/nowhere", "there is no such folder, though where it would be there is one"),
             ("Cargo.toml", "is not a folder"),
             ("", "a name on the hub looks like"),
             ("a/b/c", "a name on the hub looks like"),
