@@ -69,15 +69,53 @@ pub fn run<T: Termination>(logging: &Logging, command: impl FnOnce() -> anyhow::
         Ok(done) => done.report(),
         Err(error) => {
             let priority = if logging.format() == LogFormat::Journal { format::ERROR } else { "" };
-            eprintln!("{priority}error: {}", Escaped(&format!("{error:#}")));
+            eprintln!("{priority}error: {}", Escaped(&causes(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
+/// What an error says and what its causes say, each once: the texts of many errors have their cause's in them.
+pub fn causes(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        use anyhow::Context;
+
+        #[derive(Debug)]
+        struct Unreadable(std::io::Error);
+
+        impl std::fmt::Display for Unreadable {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "cannot read it: {}", self.0)
+            }
+        }
+
+        impl std::error::Error for Unreadable {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        let error = anyhow::Error::new(Unreadable(std::io::Error::other("the disk is gone")));
+        assert_eq!(causes(&error), "cannot read it: the disk is gone");
+        let error = Err::<(), _>(error).context("opening the state").unwrap_err();
+        assert_eq!(causes(&error), "opening the state: cannot read it: the disk is gone");
+    }
 
     #[test]
     fn the_journal_is_known_by_its_device_and_inode() {
