@@ -21,6 +21,8 @@ Steps (`--steps`, all of them by default, each reading what the earlier ones wro
                  and fixtures/goldens-llama.json: random models, adapters and outputs
     kinds        fixtures/adapters/ and fixtures/goldens-kinds.json: adapters of the GPT-2
                  model, one for each thing a configuration may say, and outputs
+    tokens       fixtures/goldens-tokenizers.json: what other settings of these models'
+                 tokenizers make of a text
 
 The text is "The Debian Administrator's Handbook" in English and Spanish, from the Debian
 package `debian-handbook`; see fixtures/README.md for its authors and licence.
@@ -53,6 +55,7 @@ from fixtures.common import (
 )
 from fixtures.kinds import make_kinds
 from fixtures.llama import make_llama
+from fixtures.tokens import make_tokens
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
@@ -62,7 +65,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-STEPS = ("text", "base", "adapter", "unsupported", "goldens", "llama", "kinds")
+STEPS = ("text", "base", "adapter", "unsupported", "goldens", "llama", "kinds", "tokens")
 
 ADAPTER_NAME = "lora-es"
 
@@ -460,6 +463,7 @@ def main() -> None:
         "goldens": make_goldens,
         "llama": make_llama,
         "kinds": make_kinds,
+        "tokens": make_tokens,
     }
     for step in STEPS:
         if step in arguments.steps:

@@ -26,12 +26,13 @@ pub enum ModelError {
     },
 
     /// A hook failed.
-    #[error("the hook on {projection} failed: {source:#}")]
+    // The text has the cause in it: it is not given as the source, too, or it would be printed twice.
+    #[error("the hook on {projection} failed: {error:#}")]
     Hook {
         /// The projection it is on.
         projection: String,
         /// What it said.
-        source: anyhow::Error,
+        error: anyhow::Error,
     },
 
     /// A hook returned something that cannot stand in for the projection's output.

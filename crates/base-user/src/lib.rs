@@ -23,3 +23,4 @@ pub mod sampling;
 pub mod session;
 mod sources;
 pub mod tokenizer;
+mod tokenizer_files;

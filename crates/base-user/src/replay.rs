@@ -169,8 +169,7 @@ pub struct Difference {
 }
 
 /// What has to be the same as in the run.
-const OTHER_RUN: &str =
-    "it was run with other options (--max-tokens, --batch-tokens, the fields of a dataset)";
+const OTHER_RUN: &str = "it was run with another tokenizer or other options (--max-tokens, --batch-tokens, the fields of a dataset)";
 
 impl ReplayHook {
     /// A hook that serves every projection that the recordings' manifests name.
@@ -388,7 +387,7 @@ impl Tape {
 impl Difference {
     fn cause(&self) -> &'static str {
         match self.call {
-            0 => "at the first call of a session it was another text, or another base model",
+            0 => "at the first call of a session it was another text, or another base model or tokenizer",
             _ => {
                 "as the calls before agree, later layers of the base model were others, activations were changed before they were \
                  sent, or deltas were combined in another way (--combine-mode, --lora)"

@@ -58,6 +58,8 @@ pub struct Truth {
     pub difference: Estimate,
     /// Tokens that went through the model.
     pub tokens: usize,
+    /// Which tokenizer they are of, as [`Tokenizer::digest`](crate::tokenizer::Tokenizer::digest) says it.
+    pub tokenizer: String,
     /// Whether it is of a dataset, and then how many texts counted, and how many tokens were predicted.
     pub dataset: Option<[usize; 2]>,
     /// Each session, as a report has it.
@@ -83,6 +85,16 @@ impl Report {
 
     /// The first thing in which it disagrees.
     pub fn check(&self, truth: &Truth) -> Result<(), Disagreement> {
+        // Before the tokens, whose number may differ because of it.
+        let tokenizer = self.0.get("tokenizer");
+        if tokenizer.and_then(Value::as_str) != Some(&truth.tokenizer) {
+            let found = tokenizer.map_or_else(|| "nothing".into(), brief);
+            return Err(Disagreement {
+                field: "/tokenizer".into(),
+                expected: truth.tokenizer.clone(),
+                found,
+            });
+        }
         // Together they tell one kind of report from the other.
         self.number("/tokens", truth.tokens as f64, 0.0)?;
         let within = |loss: f64| LOSS_TOLERANCE * loss.abs().max(1.0);
@@ -199,7 +211,7 @@ mod tests {
     fn every_number_of_a_report_is_held_against_the_replay() {
         let truth = truth(Some([3, 90]));
         let honest = json!({
-            "texts": 3, "texts_skipped": 0, "tokens": 100, "predicted": 90,
+            "texts": 3, "texts_skipped": 0, "tokens": 100, "predicted": 90, "tokenizer": "cc",
             "base": { "loss": { "value": 9.0, "interval": [8.5, 9.5] }, "tokens_per_second": 7.0,
                       "perplexity": { "value": 9f64.exp(), "interval": [8.5f64.exp(), 9.5f64.exp()] } },
             "adapter": { "loss": { "value": 6.0, "interval": [5.5, 6.5] }, "tokens_per_second": 7.0,
@@ -211,6 +223,8 @@ mod tests {
         for (pointer, value) in [
             ("/texts", json!(4)),
             ("/tokens", json!(99)),
+            ("/tokenizer", json!("cd")),
+            ("/tokenizer", json!(null)),
             ("/predicted", json!(91)),
             ("/base/loss/value", json!(9.01)),
             ("/adapter/loss/value", json!(5.99)),
@@ -234,14 +248,18 @@ mod tests {
         near["adapter"]["loss"]["value"] = json!(6.0003);
         assert_eq!(check(&near, &truth), Ok(()));
         // The other kind of report.
-        let error = check(&json!({ "tokens": 100, "base_loss": 9.0 }), &truth).unwrap_err().to_string();
+        let error = check(&json!({ "tokens": 100, "tokenizer": "cc", "base_loss": 9.0 }), &truth)
+            .unwrap_err()
+            .to_string();
         assert_eq!(error, "the report says /texts nothing, expected 3");
+        let error = check(&json!({ "tokens": 100, "base_loss": 9.0 }), &truth).unwrap_err().to_string();
+        assert_eq!(error, "the report says /tokenizer nothing, expected cc");
     }
 
     #[test]
     fn a_report_of_one_text_is_another() {
         let honest = json!({
-            "base_loss": 9.0, "adapter_loss": 6.0, "tokens": 100,
+            "base_loss": 9.0, "adapter_loss": 6.0, "tokens": 100, "tokenizer": "cc",
             "sessions": [{ "session": "aa", "calls": 5 }, { "session": "bb", "calls": 4 }],
         });
         assert_eq!(check(&honest, &truth(None)), Ok(()));
@@ -257,7 +275,7 @@ mod tests {
             assert!(matches!(Report::parse(bytes), Err(ReportError::Json(_))));
         }
         // What strangers write is not repeated at length.
-        let long = json!({ "tokens": "9".repeat(1 << 16) });
+        let long = json!({ "tokenizer": "cc", "tokens": "9".repeat(1 << 16) });
         assert!(check(&long, &truth(None)).unwrap_err().to_string().len() < 400);
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Report::read(folder.path()), Err(ReportError::Io(_))));
@@ -280,6 +298,7 @@ mod tests {
             adapter: estimate(6.0),
             difference: estimate(-3.0),
             tokens: 100,
+            tokenizer: "cc".into(),
             dataset,
             sessions: vec![session("aa", 5), session("bb", 4)],
         }

@@ -1,18 +1,19 @@
 //! From text to token ids, as transformers' fast tokenizers do it.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::Deserialize;
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use serde_json::Value;
 use tokenizers::tokenizer::DecodeStream;
 use tokenizers::{
-    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
     Tokenizer as HfTokenizer,
 };
+use zklora_hf::read;
 
 use crate::error::ModelError;
+use crate::tokenizer_files;
 
 /// The tokenizer in a base model's folder.
 pub struct Tokenizer {
@@ -21,21 +22,31 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads `tokenizer.json` from `folder` or, where there is none, GPT-2's older `vocab.json` with `merges.txt`.
+    /// Loads the tokenizer that transformers would load from `folder`: from `tokenizer.json` or, for GPT-2, from the older `vocab.json`
+    /// with `merges.txt`, and from what `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and
+    /// `config.json` say of it.
     ///
-    /// Fails with [`ModelError::Tokenizer`] if the files are missing, unsound or larger than any tokenizer.
+    /// Fails with [`ModelError::Tokenizer`] or [`ModelError::Files`] if the files are missing, unsound or larger than any tokenizer, or
+    /// ask for what is not done here.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, ModelError> {
         let folder = folder.as_ref();
-        let mut tokenizer = match folder.join("tokenizer.json") {
-            path if path.exists() => {
-                HfTokenizer::from_bytes(read(&path)?).map_err(|error| refusal(&path, error))?
-            }
-            _ => from_vocabulary(folder)?,
-        };
-        // A tokenizer.json may ask to cut or pad every text; transformers does so only when its caller asks.
-        tokenizer.with_truncation(None).map_err(|error| refusal(folder, error))?;
-        tokenizer.with_padding(None);
-        Ok(Self { tokenizer, end: end_tokens(folder)? })
+        Ok(Self { tokenizer: tokenizer_files::open(folder)?, end: end_tokens(folder)? })
+    }
+
+    /// Says which tokenizer this is: equal for two that turn every text into the same tokens for the same reasons.
+    ///
+    /// It is BLAKE3 in key-derivation mode, with the context string `zklora v1 tokenizer`, of a JSON object without white space and with
+    /// its names in the order of their bytes: `added_tokens`, `model`, `normalizer`, `post_processor` and `pre_tokenizer`
+    /// as the tokenizers library writes them to `tokenizer.json`, and `split_special_tokens`.
+    pub fn digest(&self) -> Result<blake3::Hash, ModelError> {
+        let unwritable = |error: &dyn ToString| ModelError::Encode(error.to_string());
+        let json = self.tokenizer.to_string(false).map_err(|error| unwritable(&error))?;
+        let mut json: BTreeMap<String, Value> =
+            serde_json::from_str(&json).map_err(|error| unwritable(&error))?;
+        json.retain(|name, _| !["decoder", "padding", "truncation", "version"].contains(&name.as_str()));
+        json.insert("split_special_tokens".to_owned(), self.tokenizer.get_encode_special_tokens().into());
+        let text = serde_json::to_string(&json).map_err(|error| unwritable(&error))?;
+        Ok(blake3::Hash::from_bytes(blake3::derive_key("zklora v1 tokenizer", text.as_bytes())))
     }
 
     /// The text's token ids, with those that the tokenizer's template adds (none for GPT-2, one at the beginning for Llama):
@@ -93,8 +104,7 @@ fn end_tokens(folder: &Path) -> Result<Vec<i64>, ModelError> {
     }
     for path in ["generation_config.json", "config.json"].map(|file| folder.join(file)) {
         if path.exists() {
-            let config: Config =
-                serde_json::from_slice(&read(&path)?).map_err(|error| refusal(&path, error))?;
+            let config: Config = read::parse_json(&path, &read::text(&path, MAX_BYTES, "")?)?;
             if let Some(ids) = config.eos_token_id {
                 return Ok(match ids {
                     Ids::One(id) => vec![id],
@@ -106,65 +116,30 @@ fn end_tokens(folder: &Path) -> Result<Vec<i64>, ModelError> {
     Ok(Vec::new())
 }
 
-fn from_vocabulary(folder: &Path) -> Result<HfTokenizer, ModelError> {
-    let vocabulary = folder.join("vocab.json");
-    let merges = folder.join("merges.txt");
-    for path in [&vocabulary, &merges] {
-        if !path.exists() {
-            return Err(refusal(folder, "there is neither tokenizer.json nor vocab.json with merges.txt"));
-        }
-        read(path)?;
-    }
-    let (Some(vocabulary_path), Some(merges_path)) = (vocabulary.to_str(), merges.to_str()) else {
-        return Err(refusal(folder, "its path is not UTF-8"));
-    };
-    let model =
-        BPE::from_file(vocabulary_path, merges_path).build().map_err(|error| refusal(folder, error))?;
-    let byte_level = ByteLevel::default().add_prefix_space(false);
-    let mut tokenizer = HfTokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
-    if tokenizer.token_to_id(END_OF_TEXT).is_some() {
-        tokenizer
-            .add_special_tokens([AddedToken::from(END_OF_TEXT, true)])
-            .map_err(|error| refusal(folder, error))?;
-    }
-    Ok(tokenizer)
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ModelError> {
-    let metadata = fs::metadata(path).map_err(|error| refusal(path, error))?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(refusal(path, format!("it is not a file of at most {MAX_BYTES} bytes")));
-    }
-    fs::read(path).map_err(|error| refusal(path, error))
-}
-
-fn refusal(path: &Path, reason: impl ToString) -> ModelError {
-    ModelError::Tokenizer { path: PathBuf::from(path), reason: reason.to_string() }
-}
-
-/// GPT-2's tokenizer.json has 1.4 MB, Llama 3's 9 MB.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// The token that separates documents; the one token GPT-2 recognises as a whole in a text.
-const END_OF_TEXT: &str = "<|endoftext|>";
+/// Both have a few hundred bytes.
+const MAX_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
     fn missing_and_unsound_files_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let message = || Tokenizer::open(folder.path()).err().unwrap().to_string();
+        assert!(message().contains("there is no tokenizer.json"), "{}", message());
+        fs::write(folder.path().join("config.json"), r#"{"model_type":"gpt2"}"#).unwrap();
         assert!(message().contains("neither tokenizer.json nor vocab.json"));
         fs::write(folder.path().join("tokenizer.json"), "{").unwrap();
-        assert!(message().contains("tokenizer.json: EOF"), "{}", message());
+        assert!(message().contains("tokenizer.json is not the JSON that was expected: EOF"), "{}", message());
     }
 
     #[test]
     fn the_older_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("config.json"), r#"{"model_type":"gpt2"}"#).unwrap();
         fs::write(
             folder.path().join("vocab.json"),
             r#"{"a":0,"b":1,"Ġ":2,"ab":3,"Ġab":4,"<|endoftext|>":5}"#,

@@ -246,6 +246,38 @@ fn a_report_that_was_made_better_does_not_agree() {
 }
 
 #[test]
+fn another_tokenizer_is_told_from_that_of_the_run() {
+    let proved = proved();
+    let Proved { loss, world, .. } = &*proved;
+    let with_settings = |settings: Value| {
+        let folder = tempfile::tempdir_in(world.folder.path()).unwrap().keep();
+        for entry in fs::read_dir(gpt2()).unwrap() {
+            let path = entry.unwrap().path();
+            fs::copy(&path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+        fs::write(folder.join("tokenizer_config.json"), settings.to_string()).unwrap();
+        let mut command = program("zklora-base-user");
+        command.args(["audit", "--json", "--text", TEXT, "--base-model"]).arg(&folder).arg(&loss.bundle);
+        command
+    };
+    // Of the same base model, and other tokens.
+    let (_, what) = fails(&mut with_settings(json!({ "add_prefix_space": true })));
+    assert!(what.contains("tokenizer"), "{what}");
+
+    // As many tokens of this text, and the same, but not of every text.
+    let padded = || with_settings(json!({ "pad_token": "<pad>" }));
+    let found = holds(&mut padded());
+    assert_ne!(found["tokenizer"], loss.said["tokenizer"]);
+    let found = does_not_hold(padded().arg("--report").arg(&loss.report));
+    let what = found["report"]["error"].as_str().unwrap();
+    assert!(what.contains("/tokenizer") && what.contains(loss.said["tokenizer"].as_str().unwrap()), "{what}");
+
+    // The same, from other files.
+    let same = holds(with_settings(json!({ "chat_template": "x" })).arg("--report").arg(&loss.report));
+    assert_eq!(same["tokenizer"], loss.said["tokenizer"]);
+}
+
+#[test]
 fn another_base_model_is_told_by_its_digest() {
     let proved = proved();
     let Proved { loss, world, .. } = &*proved;

@@ -42,6 +42,59 @@ fn init_says_what_is_wrong_with_its_input() {
     says(&text(&again.stderr), &["manifest.json is there already", "--state"]);
 }
 
+/// An adapter that was never trained has a B of zeros.
+#[test]
+fn init_warns_of_an_adapter_that_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let zeroed = |name: &str, is_zeroed: &dyn Fn(&str) -> bool| {
+        let lora = folder.path().join(name);
+        copy_folder(&fixtures().join("lora-es"), &lora);
+        let path = lora.join("adapter_model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensors: Vec<_> = file
+            .iter()
+            .map(|(name, view)| {
+                let data = if is_zeroed(name) { vec![0; view.data().len()] } else { view.data().to_vec() };
+                (name, view.dtype(), view.shape().to_vec(), data)
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, dtype, shape, data)| {
+            (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        safetensors::tensor::serialize_to_file(views, None, &path).unwrap();
+        let output = init(&fixtures().join("gpt2-tiny"), &lora, &folder.path().join(format!("{name}-state")));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    says(&zeroed("none", &|name| name.contains("lora_B")), &["WARN", "this adapter does nothing"]);
+    let some = zeroed("some", &|name| name.contains("h.0.attn.c_attn.lora_B"));
+    says(&some, &["1 of the adapter's 12 modules do nothing, transformer.h.0.attn.c_attn"]);
+    assert!(!zeroed("all", &|_| false).contains("nothing"));
+}
+
+/// Causes are said once, and name the file and the setting.
+#[test]
+fn causes_are_said_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    copy_folder(&fixtures().join("gpt2-tiny"), &base);
+    let said = |file: &str, content: &[u8], cause: &str| {
+        let kept = fs::read(base.join(file)).unwrap_or_default();
+        fs::write(base.join(file), content).unwrap();
+        let mut command = program("zklora-base-user");
+        let said = failure(command.args(["loss", "--text", "Debian es libre.", "--base-model"]).arg(&base));
+        fs::write(base.join(file), kept).unwrap();
+        says(&said, &[file, cause]);
+        assert_eq!(said.matches(cause).count(), 1, "{said}");
+    };
+    said("config.json", b"{", "EOF while parsing");
+    said("tokenizer.json", b"{", "EOF while parsing");
+    said("tokenizer_config.json", b"{", "EOF while parsing");
+    said("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull");
+    said("config.json", b"\xef\xbb\xbf{}", "byte order mark");
+}
+
 #[test]
 fn wrong_usage_has_a_code_of_its_own() {
     for program_name in ["zklora-contributor", "zklora-base-user", "zklora-verifier"] {

@@ -87,6 +87,8 @@ Without --adapter and --contributor it is the bundles' own word whose adapters t
 /// What came of it.
 struct Audited {
     base_model: BaseModelDigest,
+    /// Which one cut the text into tokens.
+    tokenizer: String,
     bundles: Vec<OfBundle>,
     tokens: usize,
     /// If everything was replayed.
@@ -169,8 +171,14 @@ fn audit(args: &Audit) -> anyhow::Result<Audited> {
     };
 
     let (bundles, recordings) = verify(args, &modes, &base)?;
-    let mut audited =
-        Audited { base_model: base.digest, bundles, tokens: task.windows.rows(), losses: None, report: None };
+    let mut audited = Audited {
+        base_model: base.digest,
+        tokenizer: base.tokenizer.digest()?.to_string(),
+        bundles,
+        tokens: task.windows.rows(),
+        losses: None,
+        report: None,
+    };
     if audited.bundles.iter().any(|bundle| matches!(bundle.outcome, Outcome::Failed(_))) {
         return Ok(audited);
     }
@@ -206,6 +214,7 @@ fn audit(args: &Audit) -> anyhow::Result<Audited> {
             adapter: losses.adapter,
             difference: losses.difference,
             tokens: audited.tokens,
+            tokenizer: audited.tokenizer.clone(),
             dataset: args.input.dataset.is_some().then_some([losses.texts, losses.predicted]),
             sessions: receipts.map(|receipt| session_json(receipt.receipt())).collect(),
         };
@@ -270,7 +279,7 @@ impl Audited {
 
     /// Notes why the replay stopped, unless it is this machine's fault.
     fn failed(&mut self, error: ModelError, task: &Task, args: &Audit) -> anyhow::Result<()> {
-        let ModelError::Hook { source, .. } = &error else {
+        let ModelError::Hook { error: cause, .. } = &error else {
             // A manifest may name what this model does not have.
             if matches!(error, ModelError::UnknownProjection { .. }) {
                 self.all_failed("manifest", &error.to_string());
@@ -278,7 +287,7 @@ impl Audited {
             }
             return Err(error.into());
         };
-        match source.downcast_ref::<NotReplayed>() {
+        match cause.downcast_ref::<NotReplayed>() {
             Some(found) => self.not_replayed(found, task, args),
             // Shapes that do not fit the model's.
             None => self.all_failed("manifest", &error.to_string()),
@@ -358,6 +367,7 @@ impl Audited {
             "format": "zklora-audit/1",
             "holds": self.holds(),
             "base_model": self.base_model,
+            "tokenizer": self.tokenizer,
             "tolerance": TOLERANCE,
             "bundles": self.bundles.iter().map(bundle).collect::<Value>(),
             "tokens": self.tokens,
@@ -378,6 +388,7 @@ impl Audited {
             println!("means: nothing about a loss can be relied on");
             return;
         };
+        println!("tokenizer                {}", self.tokenizer);
         println!("tokens                   {}, of which {} predicted", self.tokens, losses.predicted);
         let [base, adapter, difference] = [losses.base, losses.adapter, losses.difference]
             .map(|loss| if losses.texts > 1 { shown(loss, 4) } else { format!("{:.4}", loss.value) });

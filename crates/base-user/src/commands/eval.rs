@@ -69,6 +69,7 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
         let sessions: Vec<Value> = sessions.iter().map(|session| session.json()).collect();
         let summary = json!({
             "texts": counted, "texts_skipped": task.examples.len() - counted, "tokens": tokens, "predicted": predicted,
+            "tokenizer": base.tokenizer.digest()?.to_string(),
             "base": of(&without), "adapter": with.as_ref().map(of), "difference": change, "sessions": sessions,
         });
         println!("{summary}");

@@ -51,9 +51,11 @@ pub fn run(args: &Loss) -> anyhow::Result<()> {
     let sessions = contributors.finish(&mut base.model)?;
 
     if args.json {
+        let tokenizer = base.tokenizer.digest()?.to_string();
         let sessions: Vec<Value> = sessions.iter().map(|session| session.json()).collect();
         let summary = json!({
-            "base_loss": base_loss, "adapter_loss": adapter_loss, "tokens": ids.len(), "sessions": sessions,
+            "base_loss": base_loss, "adapter_loss": adapter_loss, "tokens": ids.len(),
+            "tokenizer": tokenizer, "sessions": sessions,
         });
         println!("{summary}");
     } else {

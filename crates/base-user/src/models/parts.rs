@@ -183,7 +183,7 @@ impl Projections {
                 let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
                 let outputs = hook
                     .apply(&names, x, &base)
-                    .map_err(|source| ModelError::Hook { projection: names.join(", "), source })?;
+                    .map_err(|error| ModelError::Hook { projection: names.join(", "), error })?;
                 self.check(x.size2()?.0, &outputs)?;
                 outputs
             }
