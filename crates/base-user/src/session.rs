@@ -2,7 +2,7 @@
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -10,7 +10,7 @@ use tracing::trace_span;
 use zklora_cli::Escaped;
 use zklora_net::{DialError, FrameError};
 use zklora_proto::identity::Purpose;
-use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_TENSOR_ENTRIES};
+use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_CLOCK_SKEW, MAX_TENSOR_ENTRIES};
 use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
@@ -84,6 +84,19 @@ pub enum SessionError {
         /// What happened.
         expected: String,
     },
+    /// A receipt whose times cannot be.
+    #[error(
+        "the contributor's receipt says that the session {what} at {found}, {expected} (seconds since 1970); it is not signed: \
+         find out which clock is wrong, this machine's or the contributor's"
+    )]
+    FalseTime {
+        /// What it says a time of.
+        what: &'static str,
+        /// That time, in seconds since 1970.
+        found: u64,
+        /// What it was expected to be.
+        expected: String,
+    },
     /// The session's record cannot be kept.
     #[error("keeping the record of the session")]
     Record(#[from] RecordError),
@@ -102,6 +115,8 @@ pub struct Session {
     manifest: SignedManifest,
     max_call_bytes: usize,
     left: Vec<u64>,
+    /// By this machine's clock, in seconds since 1970.
+    opened: u64,
     transcript: Mutex<Transcript>,
 }
 
@@ -118,7 +133,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let key_of_client = key.public();
         let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
-        let (nonce, seed) = (Nonce::random(), CommitmentSeed::random());
+        let (nonce, seed, opened) = (Nonce::random(), CommitmentSeed::random(), unix_time());
         let commitment_seed = seed.clone();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
@@ -137,7 +152,7 @@ impl Session {
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key_of_client, &address.key, &adapter);
         let transcript = Mutex::new(Transcript::new(runtime.clone(), modules, seed.clone()));
-        Ok(Self { runtime, link, id, seed, manifest, max_call_bytes, left, transcript })
+        Ok(Self { runtime, link, id, seed, manifest, max_call_bytes, left, opened, transcript })
     }
 
     /// For each module, linearly independent rows that the contributor would still answer when the session was opened, to all its
@@ -324,7 +339,27 @@ impl Session {
         same("calls", &receipt.calls, &transcript.calls())?;
         same("transcript", &receipt.transcript, &transcript.digest())?;
         same("commitments", &receipt.commitments, &transcript.commitments())?;
-        same("rows", &format!("{:?}", receipt.rows), &format!("{:?}", transcript.rows()))
+        same("rows", &format!("{:?}", receipt.rows), &format!("{:?}", transcript.rows()))?;
+        self.check_times(receipt.started, receipt.finished)
+    }
+
+    /// Whether the receipt's times are those of this machine, within what two clocks may differ.
+    fn check_times(&self, started: u64, finished: u64) -> Result<(), SessionError> {
+        let near = |what, found: u64, here: u64| {
+            if found.abs_diff(here) <= MAX_CLOCK_SKEW {
+                return Ok(());
+            }
+            let expected =
+                format!("expected at most {MAX_CLOCK_SKEW} s from {here}, by this machine's clock");
+            Err(SessionError::FalseTime { what, found, expected })
+        };
+        near("started", started, self.opened)?;
+        near("finished", finished, unix_time())?;
+        if finished < started {
+            let expected = format!("expected no time before its start at {started}");
+            return Err(SessionError::FalseTime { what: "finished", found: finished, expected });
+        }
+        Ok(())
     }
 
     fn countersign(&self, signature: Signature) -> Result<(), SessionError> {
@@ -431,6 +466,11 @@ fn granted(answer: Result<(Response, Vec<u8>), FrameError>) -> Result<(Response,
         }
         answer => Ok(answer),
     }
+}
+
+/// Seconds since 1970; 0 for a clock set before.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|time| time.as_secs()).unwrap_or(0)
 }
 
 fn pinned<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) -> Result<(), SessionError> {

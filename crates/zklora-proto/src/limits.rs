@@ -33,6 +33,10 @@ pub const MAX_SESSION_ROWS: u64 = 1 << 32;
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Largest signed receipt in bytes.
 pub const MAX_RECEIPT_BYTES: usize = 1 << 20;
+/// Most seconds by which the times in a receipt may differ from the client's clock: `started` when it asked for the session,
+/// `finished` when it got the receipt. Clocks that nobody sets drift by seconds a day; a receipt that is dated otherwise than it was
+/// made is off by more.
+pub const MAX_CLOCK_SKEW: u64 = 600;
 /// Largest JSON header of a message in bytes.
 pub const MAX_MESSAGE_HEADER_BYTES: usize = 64 << 10;
 /// Largest payload of a message in bytes: the deltas of one call.

@@ -32,7 +32,7 @@ impl Service {
         for entry in self.lock().values() {
             // A session that is locked is in use, mostly by a call.
             match entry.session.try_lock().as_deref().map(|session| &session.stage) {
-                Ok(Stage::Signed { .. }) => signed += 1,
+                Ok(Stage::Signed) => signed += 1,
                 Ok(Stage::Done) => {}
                 Ok(Stage::Open) | Err(_) => open += 1,
             }

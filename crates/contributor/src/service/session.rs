@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use zklora_proto::packing::activations_to_bytes;
-use zklora_proto::{CommitmentSeed, PublicKey, SessionHasher, Signature};
+use zklora_proto::{CommitmentSeed, PublicKey, SessionHasher};
 
 use crate::budget::Reservation;
 
@@ -35,8 +35,8 @@ pub(super) struct Question {
 pub(super) enum Stage {
     /// Forward calls may come.
     Open,
-    /// The receipt waits for the client's signature.
-    Signed { receipt: Vec<u8>, signature: Signature },
+    /// The receipt waits for the client's signature. It is in the store.
+    Signed,
     /// Handed to the prover.
     Done,
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 pub mod bare;
+pub mod client;
 pub mod liar;
 pub mod process;
 pub mod proxy;
