@@ -62,6 +62,7 @@ package() {
 
     gzip -9n "$stage/man1"/*
     cp LICENSE-MIT README.md SECURITY.md "$stage/doc/"
+    [[ $program != zklora-contributor ]] || cp -r dist/prometheus dist/grafana "$stage/doc/"
     gzip -9n <CHANGELOG.md >"$stage/doc/changelog.gz"
     local version
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n1)

@@ -13,7 +13,7 @@ use zklora_circuit::session::VerifiedSession;
 use zklora_cli::Escaped;
 use zklora_proto::limits::MAX_BUNDLE_PART_BYTES;
 use zklora_proto::message::{ProofState, Request, Response};
-use zklora_proto::{Address, SecretKey, SessionId};
+use zklora_proto::{Address, SecretKey, SessionId, secret_file};
 use zklora_verifier::Verifier;
 
 use crate::link::Link;
@@ -131,7 +131,8 @@ impl Fetcher {
         }
         let part = folder.join(format!("{}.pf.part", record.session));
         let io = |error| FetchError::Io { path: part.clone(), error };
-        fs::create_dir_all(folder).map_err(|error| FetchError::Io { path: folder.into(), error })?;
+        secret_file::create_folder(folder, 0o700)
+            .map_err(|error| FetchError::Io { path: folder.into(), error })?;
         // The activations in it tell the prompts.
         let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&part).map_err(io)?;
         match file.try_lock() {

@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +11,7 @@ use zeroize::Zeroizing;
 use zklora_proto::limits::MAX_RECEIPT_BYTES;
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::secret_file::{self, SecretFileError};
-use zklora_proto::{AdapterId, Address, CommitmentSeed, SessionId, Signature, SignedReceipt};
+use zklora_proto::{AdapterId, Address, CommitmentSeed, SessionId, Signature, SignedReceipt, partial};
 
 use crate::session::Session;
 
@@ -172,12 +171,9 @@ impl Records {
     pub fn put(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(record.session);
         let write = || {
-            if !self.folder.exists() {
-                fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-            }
+            secret_file::create_folder(&self.folder, 0o700)?;
             // Made with mode 0600.
-            let mut file = tempfile::Builder::new().prefix(".session-").tempfile_in(&self.folder)?;
-            file.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            let mut file = partial::file(&self.folder, ".session-")?;
             file.write_all(&record.to_bytes())?;
             file.as_file().sync_all()?;
             file.persist(&path).map_err(|error| error.error)?;

@@ -7,9 +7,10 @@
 //! | `manifest.json` | the adapter manifest, the exact bytes that are signed | 0644 |
 //! | `manifest.sig` | its signature, in hexadecimal | 0644 |
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -63,7 +64,7 @@ impl State {
                 );
             }
         }
-        create_private_folder(folder)?;
+        secret_file::create_folder(folder, 0o700).with_context(|| format!("making {}", folder.display()))?;
         let key = SecretKey::load_or_create(&folder.join(KEY))?;
 
         let mut rng: StdRng = rand::make_rng();
@@ -241,18 +242,15 @@ fn name(index: usize, part: &str) -> String {
     format!("{index}.{part}")
 }
 
-/// Makes the folder, and closes it to others if it is new.
-fn create_private_folder(folder: &Path) -> anyhow::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
-        .with_context(|| format!("closing {} to others", folder.display()))
-}
-
-fn write(path: &PathBuf, bytes: &[u8]) -> anyhow::Result<()> {
-    fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+/// Writes a file that everybody may read and nobody else may change, whatever the umask is.
+fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let writing = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.sync_all()
+    };
+    writing().with_context(|| format!("writing {}", path.display()))
 }
 
 fn read(path: &Path, max: u64) -> anyhow::Result<Vec<u8>> {

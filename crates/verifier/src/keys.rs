@@ -1,14 +1,14 @@
 //! A folder of verification keys, so that a circuit is built once and not once in every run.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use zklora_circuit::circuit::{BatchVerifier, CircuitError};
 use zklora_circuit::keys::{KeyError, MAX_KEY_BYTES};
 use zklora_circuit::security::{CircuitId, Security};
-use zklora_proto::ModuleShape;
+use zklora_proto::{ModuleShape, secret_file};
 
 /// Keys by circuit id, in a folder that only its owner may change.
 ///
@@ -118,10 +118,7 @@ impl KeyCache {
     /// Puts a key into the folder. It appears under its name only when it is whole.
     fn keep(&self, path: &Path, security: Security, verifier: &BatchVerifier) -> Result<(), CacheError> {
         let key = verifier.to_key(security)?;
-        if let Some(parent) = self.folder.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        secret_file::create_folder(&self.folder, 0o700)?;
         only_of_owner(&fs::metadata(&self.folder)?)?;
         // Made for its owner alone, as temporary files are; said again here, since it matters.
         let mut file = tempfile::Builder::new().prefix(".key-").tempfile_in(&self.folder)?;

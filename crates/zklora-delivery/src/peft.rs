@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use safetensors::tensor::{Dtype, View};
 use serde_json::json;
 use zklora_circuit::commitment::Opening;
-use zklora_proto::ModuleEntry;
+use zklora_proto::{ModuleEntry, partial, secret_file};
 
 use crate::Delivery;
 
@@ -90,13 +90,9 @@ impl<'a> PeftFolder<'a> {
             let path = path.to_owned();
             move |error| PeftError::Io { path, error }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(io(parent))?;
+        secret_file::create_folder(parent, 0o700).map_err(io(parent))?;
         // Removed with what is in it unless it gets its name.
-        let folder = tempfile::Builder::new()
-            .prefix(".zklora-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-            .map_err(io(parent))?;
+        let folder = partial::folder(parent, ".zklora-").map_err(io(parent))?;
         let at = |name: &str| folder.path().join(name);
         let manifest = self.delivery.manifest();
         let mut config = serde_json::to_vec_pretty(&self.config())
@@ -123,7 +119,7 @@ impl<'a> PeftFolder<'a> {
             Err(error) => return Err(io(out)(error.into())),
         }
         // Under its own name it stays.
-        let _ = folder.keep();
+        folder.keep();
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(io(parent))
     }
 

@@ -24,6 +24,8 @@ pub mod limits;
 pub mod manifest;
 pub mod message;
 pub mod packing;
+#[cfg(unix)]
+pub mod partial;
 mod random;
 pub mod receipt;
 #[cfg(unix)]

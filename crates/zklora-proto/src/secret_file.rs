@@ -1,8 +1,8 @@
-//! Files that only their owner may read.
+//! Files and folders that only their owner may read.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::read_bounded;
@@ -49,8 +49,32 @@ pub enum SecretFileError {
 pub fn create(path: &Path, content: &[u8]) -> Result<(), SecretFileError> {
     let io = |error| SecretFileError::Io { path: path.into(), error };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    // Whatever the umask takes.
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(io)?;
     file.write_all(content).map_err(io)?;
     file.sync_all().map_err(io)
+}
+
+/// Makes a folder, and those above it that are missing, with this mode whatever the umask is: 0700 for its owner alone. One that is there
+/// stays as it is.
+pub fn create_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_folder(parent, mode)?;
+    }
+    match DirBuilder::new().mode(mode).create(path) {
+        // Somebody else has made it just now.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => return Ok(()),
+        made => made?,
+    }
+    let made = fs::metadata(path)?.permissions().mode() & 0o7777;
+    if made & 0o777 != mode {
+        // What it has from the folder above, such as the group, stays.
+        fs::set_permissions(path, Permissions::from_mode(made & 0o7000 | mode))?;
+    }
+    Ok(())
 }
 
 /// Reads a file of at most `max` bytes that nobody but its owner may read.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use zklora_proto::SecretKey;
+use zklora_proto::{SecretKey, secret_file};
 
 /// Prints your public key, by which a contributor knows you; makes the identity if there is none.
 #[derive(Args)]
@@ -32,7 +32,7 @@ pub fn run(args: Identity) -> anyhow::Result<()> {
 pub fn load(path: Option<PathBuf>) -> anyhow::Result<SecretKey> {
     let path = file(path)?;
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        secret_file::create_folder(folder, 0o700).with_context(|| format!("making {}", folder.display()))?;
     }
     Ok(SecretKey::load_or_create(&path)?)
 }

@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use tracing::info;
 use zklora_delivery::seal;
-use zklora_proto::{AdapterId, PublicKey};
+use zklora_proto::{AdapterId, PublicKey, partial};
 
 use super::open_state;
 
@@ -60,9 +60,7 @@ pub fn run(args: &Deliver) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     // With mode 0600, and gone unless it gets its name.
-    let mut file = tempfile::Builder::new()
-        .prefix(".zklora-")
-        .tempfile_in(folder)
+    let mut file = partial::file(folder, ".zklora-")
         .with_context(|| format!("making a file in {}", folder.display()))?;
     let mut rng: StdRng = rand::make_rng();
     let digest = seal(

@@ -17,7 +17,7 @@ mod write;
 pub use folds::{Element, FoldedModule, Folds};
 pub use read::{BlobEntry, Bundle};
 #[cfg(unix)]
-pub use write::{BundleParts, write, write_unproved};
+pub use write::{BundleParts, PARTIAL, write, write_unproved};
 
 use serde::{Deserialize, Serialize};
 

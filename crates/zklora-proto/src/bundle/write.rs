@@ -6,8 +6,12 @@ use std::path::Path;
 use super::encode::encode;
 use super::read::HashingReader;
 use super::{Blob, Bundle, BundleError, Folds, Header, Layout, Plan, TRANSCRIPT};
+use crate::partial;
 use crate::transcript::Call;
 use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
+
+/// What the name of a bundle begins with until it is complete; see [`partial`].
+pub const PARTIAL: &str = ".pf-";
 
 /// What a bundle is made of.
 #[derive(Clone, Copy)]
@@ -115,7 +119,7 @@ fn write_blobs(
     let header = serde_json::to_vec(&header)?;
 
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".pf-").tempfile_in(folder)?;
+    let mut file = partial::file(folder, PARTIAL)?;
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(&header)?;
     for (index, blob) in blobs.into_iter().enumerate() {
