@@ -9,9 +9,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::Context;
+use humantime::format_rfc3339_seconds;
 use tracing::{error, info, warn};
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_BUNDLE_PART_BYTES, MAX_CALLS, MAX_PAYLOAD_BYTES};
@@ -98,6 +99,7 @@ impl Service {
             prover,
             abandoned: AtomicU64::new(0),
         };
+        service.store.forget_leftovers()?;
         for stage in [store::Stage::Finished, store::Stage::Proving] {
             for stored in service.store.sessions_at(stage)? {
                 info!(session = %stored.id, "taken up again: finished, to be proved");
@@ -571,8 +573,18 @@ impl Service {
         }
         let gone = |why: String| {
             warn!(session = %id, "a bundle cannot be handed over: {why}");
-            let message = "the bundle was written, and is no longer where it was; ask the contributor for it";
-            Refusal { code: ErrorCode::Gone, message: message.into() }
+            let deleted = self.store.session(id).ok().flatten().and_then(|session| session.bundle_deleted);
+            let message = match deleted {
+                Some(at) => format!(
+                    "the bundle was kept for as long as this contributor keeps bundles, and deleted at {}; ask the contributor whether \
+                     it has a copy",
+                    format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(at.min(u32::MAX.into())))
+                ),
+                None => {
+                    "the bundle was written, and is no longer where it was; ask the contributor for it".into()
+                }
+            };
+            Refusal { code: ErrorCode::Gone, message }
         };
         let path = self.prover.bundle(id);
         let failed = |error: io::Error| gone(format!("{}: {error}", path.display()));

@@ -7,6 +7,8 @@
 //! of its own, so that no call waits for the disk.
 //!
 //! The file holds clients' activations, the seeds of their commitments and the ledger's secret prime. It lies in the state folder and is closed to others.
+//! What is deleted is overwritten (`secure_delete`), and the log is cut to nothing soon after, so that neither file has it any more. What
+//! the file system and the disk keep of blocks that were freed is another matter.
 
 mod log;
 
@@ -23,7 +25,7 @@ use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 use self::log::Checkpoints;
 
 /// The layout of the tables. Another number in a file means another version of this program.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const TABLES: &str = "
 CREATE TABLE session (
@@ -35,6 +37,7 @@ CREATE TABLE session (
     by_contributor TEXT,
     by_client TEXT,
     bundle_bytes INTEGER,
+    bundle_deleted INTEGER,
     seed BLOB
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE call (
@@ -137,6 +140,8 @@ pub struct StoredSession {
     pub by_client: Option<Signature>,
     /// Size of the bundle, once it is proved.
     pub bundle_bytes: Option<u64>,
+    /// When the bundle was deleted because it had been kept for long enough, in seconds since 1970.
+    pub bundle_deleted: Option<u64>,
     /// What its commitments are salted with, as long as that is needed: until its job folder is there.
     pub seed: Option<CommitmentSeed>,
 }
@@ -193,7 +198,7 @@ impl Store {
             let db = Connection::open(path)?;
             db.execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                 PRAGMA wal_autocheckpoint = 0;",
+                 PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON;",
             )?;
             let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             match version {
@@ -207,8 +212,13 @@ impl Store {
             }
             // How many frames of the log SQLite has found to be whole, and part of a transaction that was committed.
             let whole: i64 = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
+            let torn = whole < written;
+            if !torn {
+                // A process that was killed may have left there what is to be forgotten. If somebody else is at it, they will.
+                log::cut(&db);
+            }
             let checkpoints = Checkpoints::start(path)?;
-            Ok(Self { checkpoints, db: Mutex::new(db), torn: whole < written })
+            Ok(Self { checkpoints, db: Mutex::new(db), torn })
         };
         let store = store().with_context(|| format!("opening {}", path.display()))?;
         let known = store.fact("adapter", || Ok(adapter.as_bytes().to_vec()))?;
@@ -352,6 +362,29 @@ impl Store {
         self.close(id, Stage::Proved, Some(bundle_bytes))
     }
 
+    /// The sessions that are proved, with the sizes of their bundles, but for those whose bundles were deleted.
+    pub fn bundles(&self) -> anyhow::Result<Vec<(SessionId, u64)>> {
+        let db = self.db();
+        let mut query = db.prepare_cached(
+            "SELECT id, bundle_bytes FROM session
+                WHERE state = 'proved' AND bundle_bytes IS NOT NULL AND bundle_deleted IS NULL",
+        )?;
+        let bundles = query
+            .query_map([], |row| Ok((SessionId::from_bytes(row.get(0)?), row.get::<_, i64>(1)? as u64)))?;
+        Ok(bundles.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The bundle has been kept for as long as it is to be kept.
+    pub fn bundle_deleted(&self, id: SessionId, at: u64) -> anyhow::Result<()> {
+        self.change(true, |db| {
+            db.execute(
+                "UPDATE session SET bundle_deleted = ? WHERE id = ?",
+                params![at as i64, id.as_bytes()],
+            )
+        })?;
+        Ok(())
+    }
+
     /// Proving failed, and would fail again. What it was made of is kept, for someone to look at.
     pub fn failed(&self, id: SessionId) -> anyhow::Result<()> {
         self.change(true, |db| {
@@ -370,9 +403,28 @@ impl Store {
             db.execute(
                 "UPDATE session SET state = ?, bundle_bytes = ?, seed = NULL WHERE id = ?",
                 params![stage.name(), bundle_bytes.map(|bytes| bytes as i64), id.as_bytes()],
-            )?;
-            db.execute("DELETE FROM call WHERE session = ?", [id.as_bytes()])
+            )
         })?;
+        // From the next checkpoint on, the log has nothing of it either.
+        self.checkpoints.erase();
+        self.forget_calls(id)
+    }
+
+    /// Deletes the calls of a session, a few at a time: what is deleted is overwritten, and others want to write, too.
+    fn forget_calls(&self, id: SessionId) -> anyhow::Result<()> {
+        const FEW: &str = "DELETE FROM call WHERE rowid IN (SELECT rowid FROM call WHERE session = ? ORDER BY number LIMIT 8)";
+        while self.change(false, |db| db.prepare_cached(FEW)?.execute([id.as_bytes()]))? > 0 {}
+        Ok(())
+    }
+
+    /// Deletes what a process that was killed left of the calls of sessions that need them no more.
+    pub fn forget_leftovers(&self) -> anyhow::Result<()> {
+        const LEFT: &str = "WHERE state IN ('proving', 'proved', 'abandoned')
+            AND EXISTS (SELECT 1 FROM call WHERE call.session = session.id)";
+        for session in self.sessions(LEFT, &[])? {
+            self.forget_calls(session.id)?;
+            self.checkpoints.erase();
+        }
         Ok(())
     }
 
@@ -388,7 +440,7 @@ impl Store {
 
     fn sessions(&self, which: &str, values: &[&dyn rusqlite::ToSql]) -> anyhow::Result<Vec<StoredSession>> {
         let db = self.db();
-        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, seed";
+        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, seed, bundle_deleted";
         let mut query = db.prepare_cached(&format!("SELECT {columns} FROM session {which}"))?;
         let mut rows = query.query(values)?;
         let mut sessions = Vec::new();
@@ -405,6 +457,7 @@ impl Store {
                 by_client: signature(row.get(6)?)?,
                 bundle_bytes: row.get::<_, Option<i64>>(7)?.map(|bytes| bytes as u64),
                 seed: row.get::<_, Option<_>>(8)?.map(CommitmentSeed::from_bytes),
+                bundle_deleted: row.get::<_, Option<i64>>(9)?.map(|time| time as u64),
             });
         }
         Ok(sessions)
@@ -559,6 +612,92 @@ mod tests {
         assert!(error.to_string().contains("of another adapter"), "{error}");
         std::fs::write(&path, b"no database, though it has some bytes").unwrap();
         assert!(Store::open(&path, adapter(1)).is_err());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_in_no_byte_of_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path, adapter(1)).unwrap();
+        let key = SecretKey::generate();
+        let signature = key.sign(Purpose::ReceiptContributor, b"receipt");
+        let files = || -> Vec<u8> {
+            let files = std::fs::read_dir(folder.path()).unwrap();
+            files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect()
+        };
+        // Enough for pages to be split and joined, with receipts of a few modules and of many, some of which need pages of their own.
+        let sessions: Vec<_> = (0..300)
+            .map(|_| {
+                (SessionId::from_bytes(rand::random()), CommitmentSeed::random(), rand::random::<[u8; 32]>())
+            })
+            .collect();
+        for (id, seed, _) in &sessions {
+            store.begin(*id, key.public(), 0, seed).unwrap();
+        }
+        let row = |secret: &[u8; 32]| -> Vec<i16> { secret.iter().map(|&byte| byte.into()).collect() };
+        for (id, _, secret) in &sessions {
+            store.record(*id, 0, (&[0], 40, &row(secret).repeat(40)), &[]).unwrap();
+        }
+        let found = |bytes: &[u8]| -> (usize, usize) {
+            let places: std::collections::HashSet<&[u8]> = bytes.windows(32).collect();
+            let calls: std::collections::HashSet<&[u8]> = bytes.windows(64).collect();
+            let seeds = sessions.iter().filter(|(_, seed, _)| places.contains(&seed.as_bytes()[..])).count();
+            let rows = sessions
+                .iter()
+                .filter(|(_, _, secret)| calls.contains(&activations_to_bytes(&row(secret))[..]));
+            (seeds, rows.count())
+        };
+        assert_eq!(found(&files()), (300, 300), "what is kept is found where it is looked for");
+        for (number, (id, ..)) in sessions.iter().enumerate().filter(|(number, _)| number % 5 != 0) {
+            store.sign(*id, &vec![b'r'; number * 37 % 6000], &signature).unwrap();
+        }
+        for (number, (id, ..)) in sessions.iter().enumerate() {
+            match number % 5 {
+                0 => store.abandon(*id).unwrap(),
+                _ => {
+                    store.finish(*id, &signature).unwrap();
+                    store.proving(*id).unwrap();
+                }
+            }
+        }
+        // The log is cut by a thread of its own, as soon as nobody reads it.
+        let mut left = (300, 300);
+        for _ in 0..600 {
+            left = found(&files());
+            if left == (0, 0) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        assert_eq!(left, (0, 0));
+        assert_eq!(store.sessions_at(Stage::Proving).unwrap().len(), 240);
+        drop(store);
+        assert_eq!(found(&files()), (0, 0));
+    }
+
+    #[test]
+    fn calls_that_a_killed_process_has_not_deleted_are_deleted_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store.sqlite"), adapter(1)).unwrap();
+        let (key, ids) = (SecretKey::generate(), [1, 2].map(|byte| SessionId::from_bytes([byte; 32])));
+        for id in ids {
+            store.begin(id, key.public(), 0, &CommitmentSeed::random()).unwrap();
+            for number in 0..20 {
+                store.record(id, number, (&[0], 1, &[1, 2]), &[]).unwrap();
+            }
+        }
+        store.db().execute("UPDATE session SET state = 'proving' WHERE id = ?", [ids[0].as_bytes()]).unwrap();
+        store.forget_leftovers().unwrap();
+        let calls = ids.map(|id| {
+            let mut calls = 0;
+            let visited = store.calls(id, |_| {
+                calls += 1;
+                Ok(())
+            });
+            visited.unwrap();
+            calls
+        });
+        assert_eq!(calls, [0, 20]);
     }
 
     #[test]
