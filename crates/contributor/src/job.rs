@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `unproved.pf` | the bundle, but for its proofs: manifest, receipt, transcript and plan |
 //! | `proof.N` | the proof of batch N, after its digest |
+//! | `claim.I-N` | locked by the worker that is at shard I/N |
+//!
+//! When the bundle is written, the folder goes, and a file `SESSION.proved` takes its place, by which whoever comes late knows.
 //!
 //! Batches depend on each other through the plan alone, which is fixed when the folder is made. Each file appears under its name
 //! when it is complete and on the disk, so that whoever is stopped, in order or not, loses the batches that it was at and no
 //! other. Nothing in the folder is secret from the two parties; the transcript is nobody else's business.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, BufReader, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -25,11 +28,14 @@ use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, SessionProver};
 use zklora_proto::bundle::{Bundle, BundleParts, Plan, write_unproved};
 use zklora_proto::limits::MAX_PROOF_BYTES;
-use zklora_proto::{BundleDigest, Manifest, SessionId, SignedReceipt, read_bounded};
+use zklora_proto::{BundleDigest, Manifest, SessionId, SignedReceipt, partial, read_bounded, secret_file};
 
 /// The folder of all jobs in the state folder.
 const JOBS: &str = "jobs";
 const UNPROVED: &str = "unproved.pf";
+/// What the names of a new folder and of a proof begin with until they are complete.
+const NEW: &str = ".new-";
+const PROOF: &str = ".proof-";
 const DIGEST_BYTES: usize = 32;
 
 /// An open job.
@@ -44,17 +50,29 @@ impl Job {
         state.join(JOBS).join(session.to_string())
     }
 
+    /// Removes what killed processes left in a state folder, and says how much: folders of jobs that they were making, and proofs. What
+    /// others are writing stays.
+    pub fn remove_abandoned(state: &Path) -> io::Result<usize> {
+        let jobs = state.join(JOBS);
+        let mut removed = partial::remove_abandoned(&jobs, NEW)?;
+        if jobs.is_dir() {
+            for job in fs::read_dir(&jobs)? {
+                // A job may be finished and gone by now.
+                removed += partial::remove_abandoned(&job?.path(), PROOF).unwrap_or(0);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Makes the folder of a session whose transcript and plan these are; its proofs are not looked at.
     pub fn create(folder: &Path, parts: &BundleParts<'_>) -> anyhow::Result<()> {
         let jobs = folder.parent().unwrap_or(Path::new("."));
         let make = || -> io::Result<()> {
-            fs::create_dir_all(jobs)?;
-            fs::set_permissions(jobs, Permissions::from_mode(0o700))?;
-            let new = tempfile::Builder::new().prefix(".new-").tempdir_in(jobs)?;
+            secret_file::create_folder(jobs, 0o700)?;
+            let new = partial::folder(jobs, NEW)?;
             write_unproved(&new.path().join(UNPROVED), parts)?;
             fs::rename(new.path(), folder)?;
-            // It has another name now.
-            let _ = new.keep();
+            new.keep();
             File::open(jobs)?.sync_all()
         };
         make().with_context(|| format!("writing {}", folder.display()))
@@ -65,6 +83,48 @@ impl Job {
         let path = folder.join(UNPROVED);
         let bundle = Bundle::open(&path).with_context(|| path.display().to_string())?;
         Ok(Self { folder: folder.into(), bundle })
+    }
+
+    /// The sessions that have a folder in a state folder, those that have waited longest first.
+    pub fn all(state: &Path) -> io::Result<Vec<SessionId>> {
+        let jobs = match fs::read_dir(state.join(JOBS)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            jobs => jobs?,
+        };
+        let mut all = Vec::new();
+        for job in jobs {
+            let job = job?;
+            let session: Option<SessionId> = job.file_name().to_str().and_then(|name| name.parse().ok());
+            // One that is gone by now is finished.
+            let made = fs::metadata(job.path().join(UNPROVED)).and_then(|unproved| unproved.modified());
+            all.extend(session.zip(made.ok()).map(|(session, made)| (made, session)));
+        }
+        all.sort_unstable_by_key(|(made, session)| (*made, *session.as_bytes()));
+        Ok(all.into_iter().map(|(_, session)| session).collect())
+    }
+
+    /// Size of the bundle of a session whose job is done with; `None` if nothing here says that it is.
+    pub fn proved(state: &Path, session: SessionId) -> Option<u64> {
+        fs::read_to_string(proved_file(&Self::folder(state, session))).ok()?.trim_end().parse().ok()
+    }
+
+    /// Forgets that a session is proved.
+    pub fn forget(state: &Path, session: SessionId) -> io::Result<()> {
+        match fs::remove_file(proved_file(&Self::folder(state, session))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes others who ask for the same shard go elsewhere, for as long as the file is open; `None` if somebody is at it. Where there
+    /// are no locks, everybody gets it.
+    pub fn claim(&self, shard: Shard) -> io::Result<Option<File>> {
+        let path = self.folder.join(format!("claim.{}-{}", shard.index, shard.count));
+        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(_)) | Ok(()) => Ok(Some(file)),
+        }
     }
 
     /// The session's receipt.
@@ -153,8 +213,14 @@ impl Job {
         written.map(Some).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Removes the folder: the bundle is in its place.
-    pub fn remove(self) -> io::Result<()> {
+    /// Removes the folder: a bundle of this size is in its place.
+    pub fn remove(self, bytes: u64) -> io::Result<()> {
+        let jobs = self.folder.parent().unwrap_or(Path::new("."));
+        let mut file = partial::file(jobs, NEW)?;
+        writeln!(file, "{bytes}")?;
+        file.as_file().sync_all()?;
+        file.persist(proved_file(&self.folder)).map_err(|error| error.error)?;
+        // From now on nobody looks for it.
         fs::remove_dir_all(&self.folder)
     }
 
@@ -163,7 +229,7 @@ impl Job {
     }
 
     fn keep(&self, batch: usize, proof: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".proof-").tempfile_in(&self.folder)?;
+        let mut file = partial::file(&self.folder, PROOF)?;
         file.write_all(BundleDigest::of_blob(proof).as_bytes())?;
         file.write_all(proof)?;
         file.as_file().sync_all()?;
@@ -191,6 +257,11 @@ impl Job {
             }
         }
     }
+}
+
+/// What takes the place of a job's folder.
+fn proved_file(folder: &Path) -> PathBuf {
+    folder.with_extension("proved")
 }
 
 /// One of several processes that prove a session together.

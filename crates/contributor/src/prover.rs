@@ -13,14 +13,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use prometheus_client::metrics::histogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tracing::{Span, error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
 use zklora_circuit::session::Circuits;
-use zklora_proto::bundle::{Bundle, BundleParts};
+use zklora_proto::bundle::{Bundle, BundleParts, PARTIAL};
 use zklora_proto::message::ProofState;
-use zklora_proto::{PublicKey, SessionId, SignedReceipt};
+use zklora_proto::{PublicKey, SessionId, SignedReceipt, partial, secret_file};
 
 use crate::budget::Reservation;
 use crate::delta::Engines;
@@ -31,11 +32,17 @@ use crate::store::{Stage, Store};
 /// Sessions that are over and whose outcome is still told from memory.
 const REMEMBERED: usize = 4096;
 /// How often the folders of jobs that are proved elsewhere are looked into.
-const POLL: Duration = Duration::from_secs(2);
+pub const POLL: Duration = Duration::from_secs(2);
 /// A session that failed is tried again after this pause, twice as long each time up to [`LONGEST_PAUSE`]: a disk that was full may have
 /// room again.
-const FIRST_PAUSE: Duration = Duration::from_secs(15);
-const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+pub const FIRST_PAUSE: Duration = Duration::from_secs(15);
+/// See [`FIRST_PAUSE`].
+pub const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// Of a folder for bundles that is made: open to the group, as the bundles in it are.
+pub const OUT_DIR_MODE: u32 = 0o750;
+/// Upper ends of the histogram's buckets, in seconds: from a few modules of a small model to a large adapter on one core.
+const PROVING_TIMES: [f64; 13] =
+    [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0];
 /// What the proving threads add to their nice value: whoever answers goes first.
 const NICE: i32 = 10;
 
@@ -120,6 +127,16 @@ struct Queue {
     /// Those that are over, oldest first.
     over: VecDeque<SessionId>,
     totals: Totals,
+    time: ProvingTime,
+}
+
+/// From the first batch of a session to its bundle, in seconds.
+struct ProvingTime(Histogram);
+
+impl Default for ProvingTime {
+    fn default() -> Self {
+        Self(Histogram::new(PROVING_TIMES))
+    }
 }
 
 /// A session that both have signed, and the disk space that it takes.
@@ -127,6 +144,8 @@ struct Waiting {
     id: SessionId,
     client: PublicKey,
     _journal: Reservation,
+    /// When its proving began, in this process.
+    began: Option<Instant>,
     /// How long to wait if it fails.
     pause: Duration,
 }
@@ -152,9 +171,11 @@ impl Prover {
         planner
             .plan(state.manifest.manifest(), &vec![1; modules])
             .context("this adapter cannot be proved")?;
-        std::fs::create_dir_all(out_dir).with_context(|| format!("making {}", out_dir.display()))?;
+        secret_file::create_folder(out_dir, OUT_DIR_MODE)
+            .with_context(|| format!("making {}", out_dir.display()))?;
         // Whether a bundle can be written there is better known before a session than after it.
         tempfile::tempfile_in(out_dir).with_context(|| format!("writing into {}", out_dir.display()))?;
+        remove_abandoned(&config.folder, Some(out_dir));
         let pool = proving_threads(planner.threads)?;
         let (shared, out_dir) = (Arc::new(Shared::default()), out_dir.clone());
         let worker = Worker { state, engines, store, config, circuits: Circuits::default(), shared, pool };
@@ -170,7 +191,7 @@ impl Prover {
     pub fn submit(&self, id: SessionId, client: PublicKey, journal: Reservation) {
         let mut queue = self.shared.lock();
         queue.states.insert(id, (client, ProofState::Queued));
-        queue.waiting.push_back(Waiting { id, client, _journal: journal, pause: FIRST_PAUSE });
+        queue.waiting.push_back(Waiting { id, client, _journal: journal, began: None, pause: FIRST_PAUSE });
         self.shared.changed.notify_all();
     }
 
@@ -188,6 +209,12 @@ impl Prover {
     pub fn waiting(&self) -> usize {
         let queue = self.shared.lock();
         queue.waiting.len() + queue.paused.len() + queue.working
+    }
+
+    /// How long sessions took from their first batch to their bundle, in seconds, those that this process saw begin: pauses after failures and,
+    /// if others prove, waiting for them included.
+    pub fn time(&self) -> Histogram {
+        self.shared.lock().time.0.clone()
     }
 
     /// What it is doing now.
@@ -214,6 +241,20 @@ impl Prover {
         if worker.is_some_and(|worker| worker.join().is_err()) {
             error!("the proving thread panicked; this is a bug");
         }
+    }
+}
+
+/// Removes what killed processes left half written in a state folder and in one for bundles. What others are writing stays.
+pub fn remove_abandoned(state: &Path, out_dir: Option<&Path>) {
+    let bundles = || out_dir.map_or(Ok(0), |out_dir| partial::remove_abandoned(out_dir, PARTIAL));
+    let removed = Job::remove_abandoned(state).and_then(|jobs| Ok(jobs + bundles()?));
+    match removed {
+        Ok(0) => {}
+        Ok(removed) => {
+            info!("removed {removed} files or folders that killed processes had left half written")
+        }
+        // Nobody is in want of them.
+        Err(error) => warn!("looking for what killed processes have left half written: {error}"),
     }
 }
 
@@ -293,8 +334,9 @@ impl Worker {
     fn run(&self) {
         // How many in a row could not be finished.
         let mut pending = 0;
-        while let Some(waiting) = self.shared.next(pending) {
+        while let Some(mut waiting) = self.shared.next(pending) {
             let (id, started) = (waiting.id, Instant::now());
+            waiting.began.get_or_insert(started);
             let _span = info_span!("session", %id).entered();
             // A panic in one session, of plonky2 for example, must not end the proving of all others.
             let outcome = catch_unwind(AssertUnwindSafe(|| self.prove(&waiting)));
@@ -365,14 +407,15 @@ impl Worker {
         };
         let proving = started.elapsed().as_secs_f64();
         info!(proofs = total, bytes, seconds = proving, "proved: {}", path.display());
-        if let Err(error) = job.remove() {
+        if let Err(error) = job.remove(bytes) {
             warn!("the job folder, which is done with, could not be removed: {error}");
         }
         Ok(Outcome::Proved(bytes))
     }
 }
 
-fn bundle_in(out_dir: &Path, session: SessionId) -> PathBuf {
+/// Where the bundle of a session is.
+pub(crate) fn bundle_in(out_dir: &Path, session: SessionId) -> PathBuf {
     out_dir.join(format!("{session}.pf"))
 }
 
@@ -437,7 +480,12 @@ impl Shared {
         let mut queue = self.lock();
         match state {
             ProofState::Failed => queue.totals.failed += 1,
-            _ => queue.totals.proved += 1,
+            _ => {
+                queue.totals.proved += 1;
+                if let Some(began) = waiting.began {
+                    queue.time.0.observe(began.elapsed().as_secs_f64());
+                }
+            }
         }
         queue.totals.seconds += seconds;
         queue.over.push_back(waiting.id);

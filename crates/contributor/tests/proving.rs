@@ -207,3 +207,128 @@ fn a_job_that_is_gone_is_not_made_again_of_nothing() {
     assert!(said.contains("which is begun"), "{said}");
     assert!(!world.job(session).exists());
 }
+
+/// What a `prove` that fails says.
+fn complaint(process: Child) -> String {
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn an_array_that_is_run_again_when_all_is_proved_has_nothing_to_do() {
+    let world = World::new();
+    let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let session = world.finished_session(&daemon);
+    wait_for("the job folder", || world.job(session).exists().then_some(()));
+    // Twice at once, and once more when the bundle is there.
+    let shards = ["0/2", "1/2", "0/2", "1/2"]
+        .map(|shard| world.prove(session, &["--shard", shard, "--memory", "1GiB"]));
+    shards.into_iter().for_each(|shard| drop(said(shard)));
+    let bundle = bundle_at(&world.bundle(session));
+    assert_eq!(proofs(bundle.clone()).len(), 2);
+    wait_for("the job folder's end", || (!world.job(session).exists()).then_some(()));
+    let check = |state: &str| {
+        for shard in ["0/2", "1/2", "0/1"] {
+            let said = said(world.prove(session, &["--shard", shard]));
+            assert_eq!(
+                (&said["already_proved"], &said["proved"], &said["left"]),
+                (&true.into(), &0.into(), &0.into()),
+                "{state}"
+            );
+            assert_eq!(said["bundle_bytes"], bundle.len());
+        }
+    };
+    check("beside serve");
+    // A machine that has neither the database nor `serve`.
+    let state = world.path().join("state");
+    let away = world.path().join("away.sqlite");
+    daemon.stop();
+    fs::rename(state.join(STORE), &away).unwrap();
+    check("on another machine");
+    fs::rename(&away, state.join(STORE)).unwrap();
+    // By the database alone.
+    fs::remove_file(state.join(format!("jobs/{session}.proved"))).unwrap();
+    let said = said(world.prove(session, &[]));
+    assert_eq!(said["already_proved"], true);
+}
+
+#[test]
+fn what_is_not_to_be_proved_is_told_from_what_is() {
+    let world = World::new();
+    let daemon = world.serve(&[]);
+    let unknown = SessionId::from_bytes([7; 32]);
+    let said = complaint(world.prove(unknown, &[]));
+    assert!(said.contains(&format!("there is no session {unknown}")), "{said}");
+    assert!(!said.contains("stop that one"), "{said}");
+    let open = Session::open(
+        world.runtime.handle().clone(),
+        SecretKey::generate(),
+        &daemon.address(),
+        world.state.manifest.adapter_id(),
+        *world.state.manifest.manifest().base_model(),
+    )
+    .unwrap();
+    let said = complaint(world.prove(open.id(), &[]));
+    assert!(said.contains("is open, expected one that both parties have signed"), "{said}");
+    // A queue of two, of which the daemon has not come to the second.
+    let sessions = [(); 3].map(|()| world.finished_session(&daemon));
+    if !world.job(sessions[2]).exists() && !world.bundle(sessions[2]).exists() {
+        let output = world.prove(sessions[2], &[]).wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Or the daemon has come to it meanwhile.
+        assert!(
+            output.status.success() || said.contains("which is running, has not come to session"),
+            "{said}"
+        );
+    }
+    let state = world.path().join("state");
+    daemon.kill();
+    fs::rename(state.join(STORE), world.path().join("away.sqlite")).unwrap();
+    let said = complaint(world.prove(unknown, &[]));
+    assert!(said.contains("expected the folder of a session that both parties have signed"), "{said}");
+}
+
+#[test]
+fn watchers_take_sessions_as_they_come_until_they_are_told_to_stop() {
+    let world = World::new();
+    let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
+    let watch = || {
+        Command::new(env!("CARGO_BIN_EXE_zklora-contributor"))
+            .args(["prove", "--watch", "--json", "--memory", "1GiB", "--state"])
+            .arg(world.path().join("state"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    // Before there is anything to do.
+    let watchers = [(); 2].map(|()| watch());
+    let sessions = [(); 3].map(|()| world.finished_session(&daemon));
+    for session in sessions {
+        assert_eq!(proofs(bundle_at(&world.bundle(session))).len(), 2);
+    }
+    // One that cannot be proved holds up no other.
+    let broken = world.path().join("state/jobs").join(SessionId::from_bytes([7; 32]).to_string());
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("unproved.pf"), b"no bundle").unwrap();
+    let last = world.finished_session(&daemon);
+    assert_eq!(proofs(bundle_at(&world.bundle(last))).len(), 2);
+
+    let mut worked: Vec<Value> = Vec::new();
+    for watcher in watchers {
+        kill_process(Pid::from_child(&watcher), Signal::TERM).unwrap();
+        let output = watcher.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let lines = String::from_utf8(output.stdout).unwrap();
+        worked.extend(lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    }
+    // Every session once, by one of them.
+    let mut done: Vec<&str> = worked.iter().map(|line| line["session"].as_str().unwrap()).collect();
+    done.sort_unstable();
+    let mut expected = [&sessions[..], &[last]].concat().iter().map(SessionId::to_string).collect::<Vec<_>>();
+    expected.sort_unstable();
+    assert_eq!(done, expected);
+    assert!(worked.iter().all(|line| line["proved"] == 2 && line["left"] == 0), "{worked:?}");
+    drop(daemon);
+}

@@ -1,21 +1,28 @@
+use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::json;
-use tracing::info;
+use serde_json::{Value, json};
+use tracing::{error, info};
+use zklora_circuit::circuit::BatchCircuit;
+use zklora_circuit::commitment::Opening;
+use zklora_circuit::plan::Planner;
 use zklora_circuit::session::Circuits;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::job::{Job, Shard};
-use zklora_contributor::prover::{prepare, proving_threads};
+use zklora_contributor::prover::{
+    FIRST_PAUSE, LONGEST_PAUSE, OUT_DIR_MODE, POLL, prepare, proving_threads, remove_abandoned,
+};
 use zklora_contributor::state::State;
-use zklora_contributor::store::{self, STORE, Store};
-use zklora_proto::SessionId;
+use zklora_contributor::store::{self, STORE, Stage, Store};
+use zklora_proto::{SessionId, SignedManifest, secret_file};
 
 use super::{Proving, StopSignals};
 
@@ -25,23 +32,28 @@ const STOPPED: u8 = 3;
 /// Proves a finished session, or a part of it, beside or without `serve`, on this machine or on others.
 ///
 /// Works on the session's folder in the state's `jobs`, which `serve` makes when both parties have signed. Batches that have a proof
-/// there are passed over, so that whoever is stopped goes on where they were. The private key is not needed.
+/// there are passed over, so that whoever is stopped goes on where they were, and whoever comes when all is proved has nothing to do. With
+/// --watch it stays, and takes one session after another as they come, those that no other watcher is at. The private key is not needed.
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 everything of this shard is proved, 1 failure, 2 wrong usage, 3 stopped by SIGTERM or Ctrl-C: \
-run it again to go on.
+    after_help = "Exit codes: 0 everything of this shard is proved, or was before, or --watch was told to stop; 1 failure; 2 wrong usage; \
+3 stopped by SIGTERM or Ctrl-C: run it again to go on.
 
 Examples:
   zklora-contributor prove --state a-state --session ID --out-dir a-out
-  zklora-contributor prove --state /shared/a-state --session ID --shard \"$SLURM_ARRAY_TASK_ID/8\""
+  zklora-contributor prove --state /shared/a-state --session ID --shard \"$SLURM_ARRAY_TASK_ID/8\"
+  zklora-contributor prove --state /shared/a-state --watch"
 )]
 pub struct Prove {
     /// Folder that `init` made, with its `jobs`.
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
     /// The session.
-    #[arg(long, value_name = "ID")]
-    session: SessionId,
+    #[arg(long, value_name = "ID", required_unless_present = "watch")]
+    session: Option<SessionId>,
+    /// Prove sessions as they come, until SIGTERM or Ctrl-C.
+    #[arg(long, conflicts_with = "session")]
+    watch: bool,
     /// Prove only this part of the batches: I/N, with I from 0 to N - 1.
     #[arg(long, value_name = "I/N", default_value_t = Shard::WHOLE)]
     shard: Shard,
@@ -50,7 +62,7 @@ pub struct Prove {
     out_dir: Option<PathBuf>,
     #[command(flatten)]
     proving: Proving,
-    /// Print the result as JSON.
+    /// Print the result as JSON; with --watch, a line for each session.
     #[arg(long)]
     json: bool,
 }
@@ -59,70 +71,260 @@ pub struct Prove {
 pub fn run(args: &Prove) -> anyhow::Result<ExitCode> {
     let planner = args.proving.planner()?;
     let (manifest, openings) = State::adapter_of(&args.state)?;
-    let folder = Job::folder(&args.state, args.session);
-    let mut job = match folder.exists() {
-        true => Job::open(&folder)?,
-        false => {
-            let _lock = store::lock(&args.state).with_context(|| {
-                format!("{} is not there, and `serve`, which is running, has not made it", folder.display())
-            })?;
-            anyhow::ensure!(
-                args.state.join(STORE).exists(),
+    remove_abandoned(&args.state, args.out_dir.as_deref());
+    let worker = Worker {
+        args,
+        pool: proving_threads(planner.threads)?,
+        planner,
+        manifest,
+        openings,
+        circuits: Circuits::default(),
+        stopped: stop_flag()?,
+    };
+    match args.session {
+        Some(session) => worker.one(session),
+        None => worker.watch(),
+    }
+}
+
+/// What it takes to prove.
+struct Worker<'a> {
+    args: &'a Prove,
+    planner: Planner,
+    manifest: SignedManifest,
+    openings: Vec<Opening>,
+    circuits: Circuits<BatchCircuit>,
+    pool: rayon::ThreadPool,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Worker<'_> {
+    fn one(&self, session: SessionId) -> anyhow::Result<ExitCode> {
+        let work = || match self.job(session)? {
+            Some(mut job) => self.work(session, &mut job).map(Some),
+            None => Ok(None),
+        };
+        // Others may have proved it meanwhile, the last of whom took the folder away.
+        let is_proved = |error| match Job::proved(&self.args.state, session) {
+            Some(_) => Ok(None),
+            None => Err(error),
+        };
+        let done = work().or_else(is_proved)?;
+        match done {
+            Some(done) => {
+                self.tell(&done);
+                Ok(if done.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
+            }
+            None => {
+                self.tell_proved(session);
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+
+    /// Proves what comes until it is told to stop.
+    fn watch(&self) -> anyhow::Result<ExitCode> {
+        info!("waiting for sessions to prove in {}", self.args.state.join("jobs").display());
+        // Those that failed, until when they are left alone, and for how long the next time.
+        let mut failed: HashMap<SessionId, (Instant, Duration)> = HashMap::new();
+        while !self.is_stopped() {
+            let mut proved = 0;
+            let sessions = Job::all(&self.args.state).context("looking for jobs")?;
+            failed.retain(|session, _| sessions.contains(session));
+            for session in sessions {
+                if self.is_stopped() || failed.get(&session).is_some_and(|(until, _)| *until > Instant::now())
+                {
+                    continue;
+                }
+                // A panic in one session, of plonky2 for example, must not end the proving of all others.
+                let taken = catch_unwind(AssertUnwindSafe(|| self.take(session)))
+                    .unwrap_or_else(|_| Err(anyhow::anyhow!("proving panicked; this is a bug")));
+                match taken {
+                    Ok(batches) => {
+                        proved += batches;
+                        failed.remove(&session);
+                    }
+                    // It is done with.
+                    Err(_) if !Job::folder(&self.args.state, session).exists() => {}
+                    Err(error) => {
+                        let pause = failed.get(&session).map_or(FIRST_PAUSE, |(_, pause)| *pause);
+                        error!(%session, "proving failed, and is tried again in {pause:?}: {error:#}");
+                        failed.insert(session, (Instant::now() + pause, LONGEST_PAUSE.min(2 * pause)));
+                    }
+                }
+            }
+            let until = Instant::now() + if proved == 0 { POLL } else { Duration::ZERO };
+            while !self.is_stopped() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Proves this shard of a session, unless another watcher is at it. Gives the number of batches.
+    fn take(&self, session: SessionId) -> anyhow::Result<usize> {
+        let mut job = Job::open(&Job::folder(&self.args.state, session))?;
+        let Some(_claim) = job.claim(self.args.shard).context("claiming the job")? else { return Ok(0) };
+        let done = self.work(session, &mut job)?;
+        if done.proved > 0 || done.bundle.is_some() {
+            self.tell(&done);
+        }
+        Ok(done.proved)
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// The job of a session; `None` if the session is proved.
+    fn job(&self, session: SessionId) -> anyhow::Result<Option<Job>> {
+        let state = &self.args.state;
+        let folder = Job::folder(state, session);
+        if folder.exists() {
+            return Job::open(&folder).map(Some);
+        }
+        if Job::proved(state, session).is_some() {
+            return Ok(None);
+        }
+        let path = state.join(STORE);
+        if !path.exists() {
+            bail!(
                 "{} is not there, expected the folder of a session that both parties have signed",
                 folder.display()
             );
-            let store = Store::open(&args.state.join(STORE), manifest.adapter_id())?;
-            prepare(&args.state, args.session, &Engines::new(manifest.clone(), &openings)?, &store, &planner)?
         }
-    };
-    job.discard_damaged()?;
-    let mine = job.batches_of(args.shard)?;
-    let missing: Vec<usize> = job.missing().into_iter().filter(|batch| mine.contains(batch)).collect();
-    let (started, stopped, done) = (Instant::now(), stop_flag()?, AtomicUsize::new(0));
-    let pool = proving_threads(planner.threads)?;
-    info!("shard {}: {} of {} batches are to be proved", args.shard, missing.len(), mine.len());
-    let proved = || {
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        info!("proved {done} of {} batches, {:.1} s", missing.len(), started.elapsed().as_secs_f64());
-        match stopped.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        // A running `serve` does not mind being read beside.
+        let store = Store::open(&path, self.manifest.adapter_id())?;
+        let stage =
+            store.session(session)?.with_context(|| format!("there is no session {session} here"))?.stage;
+        match (stage, store::lock(state)) {
+            (Stage::Proved, _) => Ok(None),
+            (Stage::Finished, Err(_)) => bail!(
+                "`serve`, which is running, has not come to session {session} yet: it makes {} when it does, and unless it has \
+                 --prove-elsewhere it proves it, too; run this again later, or have `prove --watch` wait for it",
+                folder.display()
+            ),
+            (Stage::Proving, Err(_)) => bail!(
+                "session {session} is being proved, but {} is not there, and not with `serve`, which is running, either: was it moved?",
+                folder.display()
+            ),
+            (_, _lock) => {
+                let engines = Engines::new(self.manifest.clone(), &self.openings)?;
+                prepare(state, session, &engines, &store, &self.planner).map(Some)
+            }
         }
-    };
-    if !missing.is_empty() {
-        let circuits = Circuits::default();
-        let _ = pool.install(|| job.prove(&missing, &openings, &planner, &circuits, &proved))?;
     }
-    let (total, done) = (job.plan().batches.len(), done.into_inner());
-    let left = job.missing().len();
-    let bundle = match &args.out_dir {
-        Some(out_dir) => {
-            std::fs::create_dir_all(out_dir).with_context(|| format!("making {}", out_dir.display()))?;
-            let path = out_dir.join(format!("{}.pf", args.session));
-            job.finish(&path)?.map(|bytes| (path, bytes))
+
+    /// Proves what is missing of this shard, and writes the bundle if that is all.
+    fn work(&self, session: SessionId, job: &mut Job) -> anyhow::Result<Done> {
+        let Self { args, planner, openings, circuits, pool, .. } = self;
+        job.discard_damaged()?;
+        let mine = job.batches_of(args.shard)?;
+        let missing: Vec<usize> = job.missing().into_iter().filter(|batch| mine.contains(batch)).collect();
+        let (started, done) = (Instant::now(), AtomicUsize::new(0));
+        if !args.watch || !missing.is_empty() {
+            info!(%session, "shard {}: {} of {} batches are to be proved", args.shard, missing.len(), mine.len());
         }
-        None => None,
-    };
-    if args.json {
-        let summary = json!({
-            "session": args.session,
-            "shard": args.shard.to_string(),
-            "proved": done,
-            "shard_batches": mine.len(),
-            "left": left,
-            "batches": total,
-            "bundle": bundle.as_ref().map(|(path, _)| path),
-            "bundle_bytes": bundle.as_ref().map(|(_, bytes)| bytes),
-        });
-        println!("{summary}");
-    } else {
-        println!("proved   {done} of {} batches of shard {}", mine.len(), args.shard);
+        let proved = || {
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            let seconds = started.elapsed().as_secs_f64();
+            info!(%session, "proved {done} of {} batches, {seconds:.1} s", missing.len());
+            if self.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        if !missing.is_empty() {
+            let _ = pool.install(|| job.prove(&missing, openings, planner, circuits, &proved))?;
+        }
+        let bundle = match &args.out_dir {
+            Some(out_dir) => {
+                secret_file::create_folder(out_dir, OUT_DIR_MODE)
+                    .with_context(|| format!("making {}", out_dir.display()))?;
+                let path = out_dir.join(format!("{session}.pf"));
+                // Who watches comes back to a job that nobody takes away.
+                let there = args.watch && missing.is_empty() && path.exists();
+                if there { None } else { job.finish(&path)?.map(|bytes| (path, bytes)) }
+            }
+            None => None,
+        };
+        Ok(Done {
+            session,
+            missing: missing.len(),
+            proved: done.into_inner(),
+            mine: mine.len(),
+            left: job.missing().len(),
+            total: job.plan().batches.len(),
+            bundle,
+        })
+    }
+
+    fn tell(&self, done: &Done) {
+        let Done { session, proved, mine, left, total, bundle, .. } = done;
+        if self.args.json {
+            let summary = json!({
+                "session": session,
+                "shard": self.args.shard.to_string(),
+                "already_proved": false,
+                "proved": proved,
+                "shard_batches": mine,
+                "left": left,
+                "batches": total,
+                "bundle": bundle.as_ref().map(|(path, _)| path),
+                "bundle_bytes": bundle.as_ref().map(|(_, bytes)| bytes),
+            });
+            println!("{summary}");
+            return;
+        }
+        println!("session  {session}");
+        println!("proved   {proved} of {mine} batches of shard {}", self.args.shard);
         println!("left     {left} of {total} batches of the session");
         if let Some((path, bytes)) = bundle {
             println!("bundle   {}, {bytes} bytes", path.display());
         }
     }
-    Ok(if done < missing.len() { ExitCode::from(STOPPED) } else { ExitCode::SUCCESS })
+
+    /// Says that there was nothing to do.
+    fn tell_proved(&self, session: SessionId) {
+        if self.args.json {
+            let summary = json!({
+                "session": session,
+                "shard": self.args.shard.to_string(),
+                "already_proved": true,
+                "proved": 0,
+                "shard_batches": Value::Null,
+                "left": 0,
+                "batches": Value::Null,
+                "bundle": Value::Null,
+                "bundle_bytes": Job::proved(&self.args.state, session),
+            });
+            println!("{summary}");
+            return;
+        }
+        println!("session  {session}");
+        println!(
+            "proved   before: nothing is left to do, and `serve` has the bundle in its folder for bundles"
+        );
+    }
+}
+
+/// What was done for a session.
+struct Done {
+    session: SessionId,
+    /// Batches of this shard that had no proof.
+    missing: usize,
+    /// Those of them that have one now.
+    proved: usize,
+    /// Batches of this shard.
+    mine: usize,
+    /// Batches of the session without a proof.
+    left: usize,
+    /// Batches of the session.
+    total: usize,
+    bundle: Option<(PathBuf, u64)>,
+}
+
+impl Done {
+    fn is_complete(&self) -> bool {
+        self.proved == self.missing
+    }
 }
 
 /// A flag that SIGTERM and Ctrl-C raise. The second time, the program ends at once.
