@@ -25,6 +25,7 @@ pub struct Daemon {
     metrics: Arc<Metrics>,
     address: Address,
     state: PathBuf,
+    out_dir: PathBuf,
     began: Instant,
     /// Seconds since 1970.
     started: u64,
@@ -34,12 +35,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// The process that serves this state folder at this address, and began then: before sessions were restored.
+    /// The process that serves this state folder at this address, with its bundles in the second folder, and began then: before sessions
+    /// were restored.
     pub fn new(
         service: Arc<Service>,
         metrics: Arc<Metrics>,
         address: Address,
-        state: &Path,
+        [state, out_dir]: [&Path; 2],
         began: Instant,
     ) -> Self {
         Self {
@@ -47,6 +49,7 @@ impl Daemon {
             metrics,
             address,
             state: state.into(),
+            out_dir: out_dir.into(),
             began,
             started: unix_time().saturating_sub(began.elapsed().as_secs()),
             stopping: AtomicBool::new(false),
@@ -72,6 +75,11 @@ impl Daemon {
     /// Whether it has been told to stop.
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The folders that it writes to, with what they are called in the configuration.
+    pub fn folders(&self) -> [(&'static str, &Path); 2] {
+        [("state", &self.state), ("out_dir", &self.out_dir)]
     }
 
     /// Bytes of the store's files.

@@ -40,7 +40,11 @@ fn main() -> ExitCode {
     }
     // There is one: clap asks for it.
     let (_, matches) = matches.remove_subcommand().unwrap_or_default();
-    zklora_cli::run(&cli.logging, || match cli.command {
+    let mut logging = cli.logging.clone();
+    if let (None, Command::Serve(args)) = (logging.log_format, &cli.command) {
+        logging.log_format = commands::serve::log_format(args, &matches);
+    }
+    zklora_cli::run(&logging, || match cli.command {
         Command::Init(args) => commands::init::run(&args).map(done),
         Command::Deliver(args) => commands::deliver::run(&args).map(done),
         Command::Plan(args) => commands::plan::run(&args).map(done),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -19,8 +19,10 @@ use zklora_proto::message::{ErrorCode, Request};
 
 use crate::daemon::Daemon;
 use crate::memory;
+use crate::process;
 use crate::prover::Progress;
 use crate::service::Overview;
+use crate::state::unix_time;
 
 /// Upper ends of the histogram's buckets, in seconds: from a cached row of one module to a long text on a busy machine.
 const LATENCIES: [f64; 15] =
@@ -30,7 +32,8 @@ const LATENCIES: [f64; 15] =
 #[derive(Debug)]
 pub struct Metrics {
     connections: Gauge,
-    connections_refused: Counter,
+    connections_refused: Family<RefusedFor, Counter>,
+    reload: Reload,
     requests: Family<Answered, Counter>,
     rows: Counter,
     forward: Histogram,
@@ -43,6 +46,31 @@ pub struct Metrics {
 struct Answered {
     kind: Cow<'static, str>,
     outcome: Cow<'static, str>,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(non_camel_case_types, reason = "they are the names of labels")]
+pub enum Refused {
+    /// As many are open as may be, of all clients.
+    connections,
+    /// As many are open as may be, of this client.
+    client_connections,
+    /// The client is not on the list.
+    not_listed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusedFor {
+    reason: Refused,
+}
+
+/// How the configuration was read the last time.
+#[derive(Debug, Default)]
+struct Reload {
+    successful: Gauge,
+    /// In seconds since 1970.
+    succeeded: Gauge,
 }
 
 /// A connection that is open until this is dropped.
@@ -87,6 +115,15 @@ impl Asked {
     }
 }
 
+impl Reload {
+    fn record(&self, successful: bool) {
+        self.successful.set(successful.into());
+        if successful {
+            self.succeeded.set(i64::try_from(unix_time()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let requests = Family::default();
@@ -94,9 +131,16 @@ impl Default for Metrics {
             // Prometheus sees a rate only from the second value on: the first is 0, before anything happens.
             drop(requests.get_or_create(&Answered { kind: kind.into(), outcome: "ok".into() }));
         }
+        let connections_refused = Family::default();
+        for reason in [Refused::connections, Refused::client_connections, Refused::not_listed] {
+            drop(connections_refused.get_or_create(&RefusedFor { reason }));
+        }
+        let reload = Reload::default();
+        reload.record(true);
         Self {
             connections: Gauge::default(),
-            connections_refused: Counter::default(),
+            connections_refused,
+            reload,
             requests,
             rows: Counter::default(),
             forward: Histogram::new(LATENCIES),
@@ -118,9 +162,14 @@ impl Metrics {
         self.connections.get()
     }
 
-    /// A connection was refused, because too many are open.
-    pub fn refused_connection(&self) {
-        self.connections_refused.inc();
+    /// A connection was refused.
+    pub fn refused_connection(&self, reason: Refused) {
+        self.connections_refused.get_or_create(&RefusedFor { reason }).inc();
+    }
+
+    /// The configuration was read again, or could not be.
+    pub fn reloaded(&self, successful: bool) {
+        self.reload.record(successful);
     }
 
     /// A payload has arrived.
@@ -165,8 +214,25 @@ impl Metrics {
         own.register("connections", "Open connections of clients", self.connections.clone());
         own.register(
             "connections_refused",
-            "Connections refused because too many were open",
+            "Connections refused, by reason",
             self.connections_refused.clone(),
+        );
+        own.register(
+            "config_last_reload_successful",
+            "Whether the configuration could be read the last time",
+            self.reload.successful.clone(),
+        );
+        own.register_with_unit(
+            "config_last_reload_success_timestamp",
+            "When the configuration was read with success the last time, since 1970",
+            Unit::Seconds,
+            self.reload.succeeded.clone(),
+        );
+        own.register_with_unit(
+            "proving",
+            "Time from the first batch of a session to its bundle, of sessions that were proved",
+            Unit::Seconds,
+            daemon.service().proving_time(),
         );
         own.register("requests", "Requests, by kind and outcome", self.requests.clone());
         own.register("rows_answered", "Rows answered, once for each module", self.rows.clone());
@@ -223,11 +289,6 @@ impl Collector for AtScrape {
             "state",
             [("done", batches(|p| p.done)), ("left", batches(|p| p.total.saturating_sub(p.done)))],
         )?;
-        encoder.seconds(
-            "zklora_proving",
-            "Time of proving, in sessions that ended.",
-            prover.totals.seconds,
-        )?;
         let modules = || exposures.iter().map(|exposure| (&exposure.module[..], exposure));
         encoder.family(
             ConstGauge::new,
@@ -249,6 +310,14 @@ impl Collector for AtScrape {
             Unit::Bytes,
             self.0.store_bytes(),
         )?;
+        let folders = self.0.folders().map(|(name, path)| (name, process::free_bytes(path)));
+        encoder.family(
+            ConstGauge::new,
+            "zklora_free_bytes",
+            "Space that the daemon may still take where a folder is.",
+            "folder",
+            folders.into_iter().filter_map(|(name, bytes)| Some((name, bytes?))),
+        )?;
         encoder.gauge(
             "process_start_time",
             "Start of the process since 1970.",
@@ -263,6 +332,20 @@ impl Collector for AtScrape {
                 bytes as u64,
             )?;
         }
+        encoder.seconds(
+            "process_cpu",
+            "Time that processors spent on the process.",
+            process::cpu_seconds(),
+        )?;
+        let files = [
+            ("process_open_fds", "Open files.", process::open_files()),
+            ("process_max_fds", "Most files that may be open at once.", process::max_files()),
+        ];
+        for (name, help, count) in files {
+            if let Some(count) = count {
+                encoder.count(name, help, count)?;
+            }
+        }
         Ok(())
     }
 }
@@ -274,6 +357,11 @@ impl Families<'_> {
     fn gauge(&mut self, name: &str, help: &str, unit: Unit, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(value);
         gauge.encode(self.0.encode_descriptor(name, help, Some(&unit), gauge.metric_type())?)
+    }
+
+    fn count(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
     }
 
     fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {

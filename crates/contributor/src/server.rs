@@ -16,7 +16,7 @@ use zklora_proto::message::{ErrorCode, Request, Response};
 
 use crate::access::Access;
 use crate::clients::{Clients, Held, Seat};
-use crate::metrics::{Asked, Metrics};
+use crate::metrics::{self, Asked, Metrics};
 use crate::service::{Refusal, Service};
 
 /// A handshake must be over within this time, and a request's header must have arrived.
@@ -63,7 +63,7 @@ impl Server {
             while connections.try_join_next().is_some() {}
             let most = server.service.limits().connections;
             if connections.len() >= most {
-                server.metrics.refused_connection();
+                server.metrics.refused_connection(metrics::Refused::connections);
                 warn!("refusing a connection: {most} are open");
                 incoming.refuse();
                 continue;
@@ -105,12 +105,12 @@ impl Server {
     ) -> Over {
         let client = *connection.peer();
         if !self.access.allows(&client) {
-            self.metrics.refused_connection();
+            self.metrics.refused_connection(metrics::Refused::not_listed);
             info!("refused: not on the list of clients");
             return Over::refused(format!("key {client} is not on this contributor's list of clients"));
         }
         let Some(seat) = self.clients.seat(client).map(Arc::new) else {
-            self.metrics.refused_connection();
+            self.metrics.refused_connection(metrics::Refused::client_connections);
             info!("refused: too many connections");
             return Over::refused("you have too many connections here".into());
         };

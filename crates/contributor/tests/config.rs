@@ -2,12 +2,17 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use common::fixtures;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 use zklora_contributor::state::State;
+use zklora_net::Connection;
+use zklora_proto::{Address, SecretKey};
 
 /// A folder with a state and a configuration file in it.
 fn world(config: &str) -> tempfile::TempDir {
@@ -111,4 +116,82 @@ fn what_the_machine_lacks_is_found_before_serving() {
     let output = check(folder.path(), &[], &["--config", "/no/such/file"]);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && said.contains("/no/such/file"), "{said}");
+}
+
+#[test]
+fn the_form_of_the_log_can_be_said_in_the_file() {
+    let folder = world(
+        "state = \"state\"\nout_dir = \"out\"\nopen = true\nlisten = \"127.0.0.1:0\"\nlog_format = \"json\"\n",
+    );
+    let run = |variables: &[(&str, &str)], flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"));
+        command.args(["serve", "--config"]).arg(folder.path().join("contributor.toml")).args(flags);
+        command
+            .envs(variables.iter().copied())
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut daemon = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(daemon.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        line
+    };
+    let is_json = |line: &str| serde_json::from_str::<Value>(line).is_ok();
+    let line = run(&[], &[]);
+    assert!(is_json(&line), "{line}");
+    // What is stronger, is.
+    let line = run(&[("ZKLORA_LOG_FORMAT", "journal")], &[]);
+    assert!(line.starts_with("<6>"), "{line}");
+    let line = run(&[("ZKLORA_LOG_FORMAT", "journal")], &["--log-format", "text"]);
+    assert!(!is_json(&line) && !line.starts_with('<'), "{line}");
+    let said = json(&check(folder.path(), &[], &["--json"]));
+    let settings = said["settings"].as_array().unwrap();
+    let setting = settings.iter().find(|setting| setting["name"] == "log_format").unwrap();
+    assert_eq!((&setting["value"], &setting["source"]), (&"json".into(), &"file".into()));
+
+    std::fs::write(folder.path().join("contributor.toml"), "log_format = \"yaml\"\n").unwrap();
+    let errors = json(&check(folder.path(), &[], &["--json"]))["errors"].to_string();
+    assert!(
+        errors.contains("contributor.toml:1: log_format") && errors.contains("text, json, journal"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn clients_are_told_an_address_that_they_can_dial() {
+    let folder = world("state = \"state\"\nout_dir = \"out\"\nopen = true\n");
+    let said = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_zklora-contributor"));
+        command.args(["serve", "--json", "--config"]).arg(folder.path().join("contributor.toml")).args(flags);
+        let mut daemon = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let said: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let address: Address = said["address"].as_str().unwrap().parse().unwrap();
+        // Whoever has only this dials it.
+        let dialled = flags.contains(&"--advertise").then_some(()).or_else(|| {
+            let key = SecretKey::generate();
+            Runtime::new().unwrap().block_on(Connection::dial(&key, &address)).map(drop).ok()
+        });
+        kill_process(Pid::from_child(&daemon), Signal::TERM).unwrap();
+        let mut log = String::new();
+        daemon.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(daemon.wait().unwrap().success());
+        assert!(dialled.is_some(), "{address}");
+        assert_eq!(said["addresses"][0], said["address"]);
+        assert!(log.contains(&format!("clients dial {address}")), "{log}");
+        (address, log)
+    };
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let (address, log) = said(&["--listen", listen]);
+        assert!(address.host != "0.0.0.0" && address.host != "[::]" && address.port > 0, "{address}");
+        assert!(log.contains("--advertise"), "{log}");
+    }
+    let (address, log) = said(&["--listen", "0.0.0.0:0", "--advertise", "proofs.example:4433"]);
+    assert_eq!((&address.host[..], address.port), ("proofs.example", 4433));
+    assert!(!log.contains("--advertise"), "{log}");
+    let output = check(folder.path(), &[], &["--advertise", "0.0.0.0", "--json"]);
+    assert!(json(&output)["errors"].to_string().contains("expected a host"), "{}", json(&output));
 }

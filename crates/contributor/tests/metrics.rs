@@ -2,13 +2,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use common::process::{Process, command};
+use common::process::{Process, command, wait_for};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use zklora_base_user::session::Session;
 use zklora_contributor::state::State;
@@ -109,10 +110,84 @@ fn what_happens_is_counted() {
     let ended = scrape(&daemon);
     assert_eq!(ended["zklora_sessions{stage=\"open\"}"], 0.0);
     assert_eq!(ended["zklora_sessions_ended_total{outcome=\"proved\"}"], 1.0);
-    assert!(ended["zklora_proving_seconds_total"] > 0.0);
+    assert_eq!(ended["zklora_proving_seconds_count"], 1.0);
+    assert!(ended["zklora_proving_seconds_sum"] > 0.0);
+    assert!(ended["process_cpu_seconds_total"] > open["process_cpu_seconds_total"]);
+    assert!(ended["process_open_fds"] > 3.0 && ended["process_max_fds"] >= ended["process_open_fds"]);
+    for folder in ["state", "out_dir"] {
+        assert!(ended[&format!("zklora_free_bytes{{folder=\"{folder}\"}}")] > 0.0);
+    }
     assert!(ended["zklora_store_bytes"] > 0.0 && ended["process_resident_memory_bytes"] > 0.0);
     let (_, body) = get(&daemon, "/metrics");
     assert!(!body.contains(&client), "clients are not named");
+    daemon.stop();
+}
+
+#[test]
+fn connections_are_refused_for_a_reason_and_reloads_succeed_or_do_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let clients = folder.path().join("clients");
+    let [anna, berta] = [(); 2].map(|()| SecretKey::generate());
+    std::fs::write(&clients, anna.public().to_string()).unwrap();
+    let serve = |limits: [&str; 2]| {
+        let mut command = command(folder.path());
+        let arguments: Vec<_> = command.get_args().filter(|a| *a != "--open").map(Into::into).collect();
+        let arguments: Vec<std::ffi::OsString> = arguments;
+        command = std::process::Command::new(command.get_program());
+        command
+            .args(arguments)
+            .arg("--allow-file")
+            .arg(&clients)
+            .args(["--metrics", "127.0.0.1:0"])
+            .args(limits);
+        Process::run(command.stderr(std::process::Stdio::null()))
+    };
+    let daemon = serve(["--client-connections", "1"]);
+    let runtime = Runtime::new().unwrap();
+    // A connection that is refused is closed once its key is known, and so after it was made.
+    let request = Request::Status { session: SessionId::from_bytes([7; 32]) };
+    let refused = |daemon: &Process, key: &SecretKey| {
+        let asked = async {
+            let connection = Connection::dial(key, &daemon.address()).await?;
+            Ok::<_, zklora_net::DialError>(connection.request(&request, &[]).await)
+        };
+        !matches!(runtime.block_on(asked), Ok(Ok(_)))
+    };
+    let reasons = |daemon: &Process| {
+        let values = scrape(daemon);
+        ["connections", "client_connections", "not_listed"]
+            .map(|reason| values[&format!("zklora_connections_refused_total{{reason=\"{reason}\"}}")])
+    };
+    assert_eq!(reasons(&daemon), [0.0, 0.0, 0.0]);
+    assert!(refused(&daemon, &berta));
+    assert_eq!(reasons(&daemon), [0.0, 0.0, 1.0]);
+    let first = runtime.block_on(Connection::dial(&anna, &daemon.address())).unwrap();
+    runtime.block_on(first.request(&request, &[])).unwrap();
+    assert!(refused(&daemon, &anna));
+    assert_eq!(reasons(&daemon), [0.0, 1.0, 1.0]);
+
+    let reload = |daemon: &Process, successful: f64| {
+        daemon.signal(Signal::HUP);
+        wait_for("the reload", || {
+            let values = scrape(daemon);
+            let time = values["zklora_config_last_reload_success_timestamp_seconds"];
+            (values["zklora_config_last_reload_successful"] == successful).then_some(time)
+        })
+    };
+    let before = scrape(&daemon)["zklora_config_last_reload_success_timestamp_seconds"];
+    assert_eq!(scrape(&daemon)["zklora_config_last_reload_successful"], 1.0);
+    assert!(before > 1.7e9);
+    std::fs::remove_file(&clients).unwrap();
+    assert_eq!(reload(&daemon, 0.0), before);
+    std::fs::write(&clients, anna.public().to_string()).unwrap();
+    assert!(reload(&daemon, 1.0) >= before);
+    daemon.stop();
+
+    let daemon = serve(["--connections", "1"]);
+    let first = runtime.block_on(Connection::dial(&anna, &daemon.address())).unwrap();
+    runtime.block_on(first.request(&request, &[])).unwrap();
+    assert!(refused(&daemon, &berta));
+    assert_eq!(reasons(&daemon), [1.0, 0.0, 0.0]);
     daemon.stop();
 }
 
@@ -142,6 +217,28 @@ fn every_metric_is_documented_and_every_documented_one_is_there() {
     let mut told: Vec<String> = body.lines().filter_map(family).collect();
     told.sort();
     assert_eq!(told, documented);
+}
+
+#[test]
+fn alert_rules_and_dashboard_name_no_metric_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = start(folder.path());
+    let values = scrape(&daemon);
+    let told: BTreeSet<&str> = values.keys().filter_map(|name| name.split('{').next()).collect();
+    for file in ["prometheus/zklora-contributor.rules.yml", "grafana/zklora-contributor.json"] {
+        let text = std::fs::read_to_string(common::fixtures().join("../dist").join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let named: BTreeSet<&str> =
+            words.filter(|word| word.starts_with("zklora_") || word.starts_with("process_")).collect();
+        assert!(named.len() >= 8, "{file}: {named:?}");
+        let unknown: Vec<_> = named.difference(&told).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+    let dashboard = common::fixtures().join("../dist/grafana/zklora-contributor.json");
+    let dashboard: serde_json::Value = serde_json::from_slice(&std::fs::read(dashboard).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<_> = panels.iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len());
 }
 
 #[test]

@@ -1,15 +1,15 @@
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 use zklora_circuit::security::Security;
 use zklora_cli::Escaped;
@@ -23,6 +23,8 @@ use zklora_contributor::limits::Limits;
 use zklora_contributor::memory::{MemoryLimit, Size};
 use zklora_contributor::metrics::Metrics;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
+use zklora_contributor::reach;
+use zklora_contributor::retention::Retention;
 use zklora_contributor::server::Server;
 use zklora_contributor::service::Service;
 use zklora_contributor::store::{self, STORE, Store};
@@ -30,10 +32,14 @@ use zklora_contributor::systemd;
 use zklora_net::Listener;
 use zklora_proto::Address;
 
+pub use super::settings::log_format;
 use super::settings::{Period, Settings};
 use super::{StopSignals, check_config, open_state, planner};
 
 const DEFAULT: Limits = Limits::DEFAULT;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How often bundles are looked through for those to be deleted.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Serves the adapter of a state folder until it is told to stop (Ctrl-C or SIGTERM). What is not proved by then is proved after the
 /// next start.
@@ -57,9 +63,16 @@ pub struct Serve {
     /// UDP address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "HOST:PORT", env = "ZKLORA_LISTEN", default_value = "127.0.0.1:30000")]
     pub listen: String,
+    /// Where clients reach it: a host, and a port if it is another; unless told, the address that is listened on, or if that is every address,
+    /// those by which this machine reaches others.
+    #[arg(long, value_name = "HOST[:PORT]", env = "ZKLORA_ADVERTISE")]
+    pub advertise: Option<String>,
     /// Folder for the bundles.
     #[arg(long, value_name = "DIR", env = "ZKLORA_OUT_DIR")]
     pub out_dir: Option<OsString>,
+    /// Days for which a bundle is kept after it was written, and handed to its client; 0 keeps it for ever.
+    #[arg(long, value_name = "N", env = "ZKLORA_BUNDLE_DAYS", default_value = "0")]
+    pub bundle_days: String,
     /// Parameter set of the proofs.
     #[arg(long, env = "ZKLORA_SECURITY", default_value_t = Security::default().name().to_string())]
     pub security: String,
@@ -192,31 +205,47 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     };
     let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config)?;
     let (limits, share) = (settings.limits.clone(), settings.exposure_budget.0);
-    let service = Arc::new(Service::new(state.clone(), engines, limits, store, share, prover)?);
-    let address = Address { key: state.key.public(), host: host_of(local), port: local.port() };
+    let service = Arc::new(Service::new(state.clone(), engines, limits, store.clone(), share, prover)?);
+    let addresses = reach::addresses(state.key.public(), local, settings.advertise.as_ref());
+    let address = &addresses[0];
     let metrics = Arc::new(Metrics::default());
-    let daemon =
-        Arc::new(Daemon::new(service.clone(), metrics.clone(), address.clone(), &settings.state, began));
+    let daemon = Arc::new(Daemon::new(
+        service.clone(),
+        metrics.clone(),
+        address.clone(),
+        [&settings.state, &settings.out_dir],
+        began,
+    ));
 
     // Dropped with their sockets at the end.
     let mut tasks = JoinSet::new();
     tasks.spawn(control.serve(daemon.clone()));
-    let mut said = json!({ "address": address.to_string(), "adapter": state.manifest.adapter_id() });
+    let adapter = state.manifest.adapter_id();
+    let shown: Vec<String> = addresses.iter().map(Address::to_string).collect();
+    let mut said = json!({ "address": shown[0], "addresses": shown, "adapter": adapter });
     if let Some(http) = http {
         let local = http.local_address().context("asking for the metrics' address")?;
         info!("metrics at http://{local}/metrics");
         said["metrics"] = local.to_string().into();
         tasks.spawn(http.serve(metrics.registry(daemon.clone()), daemon.clone()));
     }
-    tasks.spawn(reload_at(hangups, access.clone()));
+    tasks.spawn(reload_at(hangups, access.clone(), metrics.clone()));
     // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
     let mut stop = StopSignals::listen()?;
     if json {
         println!("{said}");
     } else {
-        println!("{address}");
+        shown.iter().for_each(|address| println!("{address}"));
     }
-    info!(adapter = %state.manifest.adapter_id(), "serving at {local}");
+    info!(%adapter, "serving at {local}; clients dial {}", shown.join(" or "));
+    if settings.listen.ip().is_unspecified() && settings.advertise.is_none() {
+        info!("from elsewhere clients may have to dial another host or port: name it with --advertise");
+    }
+    if settings.bundle_days > 0 {
+        let keep = DAY.saturating_mul(u32::try_from(settings.bundle_days).unwrap_or(u32::MAX));
+        let retention = Retention::new(store, adapter, &settings.state, &settings.out_dir, keep);
+        tasks.spawn(delete_old_bundles(retention));
+    }
     drop(starting);
     let _notifying = systemd::ready(&daemon);
 
@@ -226,7 +255,7 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     info!("stopping: the proofs under way are finished; those not begun are made after the next start");
     service.close()?;
     let stopped = tokio::select! {
-        stopped = tokio::task::spawn_blocking(move || service.stop_proving()) => stopped.context("stopping the prover"),
+        stopped = spawn_blocking(move || service.stop_proving()) => stopped.context("stopping the prover"),
         () = stop.next() => {
             Err(anyhow::anyhow!("stopped again before the proofs under way were finished; they are made anew"))
         }
@@ -236,23 +265,34 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     stopped
 }
 
-/// Reads again, at each SIGHUP, what can be changed while it serves.
-async fn reload_at(mut hangups: Signal, access: Arc<Access>) {
-    while hangups.recv().await.is_some() {
-        systemd::reloading(|| match access.reload() {
-            Ok(Some(clients)) => info!("told to reload: {clients} clients are on the list"),
-            Ok(None) => {
-                info!("told to reload: everybody is served, and nothing else changes without a restart")
-            }
-            Err(error) => error!("told to reload: the list of clients stays as it was: {error:#}"),
-        });
+/// Looks for bundles that are to be deleted, now and then.
+async fn delete_old_bundles(retention: Retention) {
+    let (retention, mut interval) = (Arc::new(retention), interval(RETENTION_INTERVAL));
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let retention = retention.clone();
+        match spawn_blocking(move || retention.sweep()).await {
+            Ok(Err(error)) => error!("deleting old bundles: {error:#}"),
+            Ok(Ok(_)) => {}
+            Err(_) => return error!("deleting old bundles panicked; this is a bug"),
+        }
     }
 }
 
-/// The host part of an address: an IPv6 address in brackets.
-fn host_of(address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(v4) => v4.ip().to_string(),
-        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+/// Reads again, at each SIGHUP, what can be changed while it serves.
+async fn reload_at(mut hangups: Signal, access: Arc<Access>, metrics: Arc<Metrics>) {
+    while hangups.recv().await.is_some() {
+        systemd::reloading(|| {
+            let reloaded = access.reload();
+            metrics.reloaded(reloaded.is_ok());
+            match reloaded {
+                Ok(Some(clients)) => info!("told to reload: {clients} clients are on the list"),
+                Ok(None) => {
+                    info!("told to reload: everybody is served, and nothing else changes without a restart")
+                }
+                Err(error) => error!("told to reload: the list of clients stays as it was: {error:#}"),
+            }
+        });
     }
 }

@@ -5,7 +5,7 @@
 //! `dist/config/contributor.toml`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -14,17 +14,19 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::ArgMatches;
 use clap::parser::ValueSource;
+use clap::{ArgMatches, ValueEnum};
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zklora_circuit::security::Security;
+use zklora_cli::LogFormat;
 use zklora_contributor::access::Access;
 use zklora_contributor::control::CONTROL;
 use zklora_contributor::http::LoopbackAddress;
 use zklora_contributor::limits::Limits;
 use zklora_contributor::memory::{MemoryLimit, Size};
+use zklora_contributor::reach::Advertised;
 use zklora_proto::PublicKey;
 
 use super::Share;
@@ -41,7 +43,11 @@ pub struct Settings {
     /// The identity key, if it is neither in the state folder nor a credential.
     pub identity: Option<PathBuf>,
     pub listen: SocketAddr,
+    /// Where clients reach it, if that is not where it listens.
+    pub advertise: Option<Advertised>,
     pub out_dir: PathBuf,
+    /// Days for which bundles are kept; 0 is for ever.
+    pub bundle_days: usize,
     pub security: Security,
     pub proving_threads: usize,
     pub memory: MemoryLimit,
@@ -88,7 +94,9 @@ impl Settings {
         let state = sources.required("state", args.state.as_ref());
         let identity = sources.optional("identity", args.identity.as_ref());
         let listen = sources.required("listen", Some(&args.listen));
+        let advertise = sources.optional("advertise", args.advertise.as_ref());
         let out_dir = sources.required("out_dir", args.out_dir.as_ref());
+        let bundle_days = sources.required("bundle_days", Some(&args.bundle_days));
         let security = sources.required("security", Some(&args.security));
         let proving_threads = sources.required("proving_threads", Some(&args.proving_threads));
         let memory = sources.required("memory", Some(&args.memory));
@@ -101,6 +109,8 @@ impl Settings {
         let limits = sources.limits(&args.limits);
         let control = sources.optional("control", args.control.as_ref());
         let metrics = sources.optional("metrics", args.metrics.as_ref());
+        // In force before anything else is read.
+        let _: Option<LogFormat> = sources.optional("log_format", raw(matches, "log_format").as_ref());
         let (effective, errors) = sources.finish();
         let settings = || {
             Some(Self {
@@ -112,7 +122,9 @@ impl Settings {
                 state: state?,
                 identity,
                 listen: listen?,
+                advertise,
                 out_dir: out_dir?,
+                bundle_days: bundle_days?,
                 security: security?,
                 proving_threads: proving_threads?,
                 memory: memory?,
@@ -141,6 +153,18 @@ impl Settings {
     pub fn control_path(&self) -> PathBuf {
         self.control.clone().unwrap_or_else(|| self.state.join(CONTROL))
     }
+}
+
+/// The form of the log that the file says, unless a flag or a variable is stronger. What is wrong with the file is told once it is read for good.
+pub fn log_format(args: &Serve, matches: &ArgMatches) -> Option<LogFormat> {
+    let text = read_given(args.config.as_deref()).ok()?;
+    Sources::new(args.config.as_deref(), &text, matches)
+        .optional("log_format", raw(matches, "log_format").as_ref())
+}
+
+/// A value as it was given on the command line or in the environment.
+fn raw(matches: &ArgMatches, name: &str) -> Option<OsString> {
+    matches.try_get_raw(name).ok().flatten().and_then(|mut values| values.next()).map(OsStr::to_os_string)
 }
 
 /// Where the daemon listens for `status`, by the arguments of that command and the file that they name.
@@ -276,6 +300,19 @@ plain_values! {
     MemoryLimit: None;
     Share: None;
     LoopbackAddress: None;
+    Advertised: None;
+}
+
+impl Value for LogFormat {
+    fn parse(text: &OsStr) -> Result<Self, String> {
+        let known = || Self::value_variants().iter().map(Value::show).collect::<Vec<_>>().join(", ");
+        Self::from_str(&text.to_string_lossy(), false).map_err(|_| format!("expected one of {}", known()))
+    }
+
+    fn show(&self) -> String {
+        // None of them is hidden.
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 impl Value for Security {
@@ -452,6 +489,7 @@ fn spellings(name: &str) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use clap::{Args, Command, FromArgMatches};
+    use zklora_cli::Logging;
 
     use super::*;
 
@@ -463,15 +501,20 @@ mod tests {
         let path = folder.path().join("contributor.toml");
         std::fs::write(&path, file).unwrap();
         let given = [&["serve", "--config", path.to_str().unwrap()], flags].concat();
-        let matches = Serve::augment_args(Command::new("serve")).get_matches_from(given);
+        let matches = command().get_matches_from(given);
         let folder = format!("{}/", folder.path().display());
         Settings::read(&Serve::from_arg_matches(&matches).unwrap(), &matches)
             .map_err(|errors| errors.iter().map(|error| error.replace(&folder, "")).collect())
     }
 
+    /// `serve` with what all commands have.
+    fn command() -> Command {
+        Logging::augment_args(Serve::augment_args(Command::new("serve")))
+    }
+
     /// The settings that the command line knows, with their defaults.
     fn known() -> Vec<(String, Option<String>)> {
-        let command = Serve::augment_args(Command::new("serve"));
+        let command = command();
         let settings = command
             .get_arguments()
             .filter(|argument| argument.get_env().is_some() && argument.get_id() != "config");

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use prometheus_client::metrics::histogram::Histogram;
 use serde::Serialize;
 use zklora_proto::{AdapterId, SessionId};
 
@@ -44,6 +45,11 @@ impl Service {
             prover: self.prover.snapshot(),
             exposures: self.ledger.exposures(),
         }
+    }
+
+    /// How long sessions took to be proved.
+    pub fn proving_time(&self) -> Histogram {
+        self.prover.time()
     }
 
     /// The adapter that is served.
@@ -94,7 +100,7 @@ mod tests {
         let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config).unwrap();
         let service = Arc::new(Service::new(state, engines, Limits::default(), store, 1.0, prover).unwrap());
         let address = Address { key: SecretKey::generate().public(), host: "h".into(), port: 1 };
-        let daemon = Daemon::new(service.clone(), Arc::default(), address, path, Instant::now());
+        let daemon = Daemon::new(service.clone(), Arc::default(), address, [path, path], Instant::now());
 
         let (short, long) = (Duration::from_millis(10), Duration::from_secs(60));
         let runtime = tokio::runtime::Runtime::new().unwrap();
