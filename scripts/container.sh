@@ -25,6 +25,11 @@ main() {
     local test='' tool
     [[ ${1:-} != --test ]] || { test=yes; shift; }
     (($# <= 1)) || die "expected one package at most"
+    if [[ $test ]]; then
+        ((EUID == 0)) || die "--test needs root, for chroot"
+        # In a mount namespace of its own, so that no mount outlives this.
+        [[ ${ZKLORA_UNSHARED:-} ]] || ZKLORA_UNSHARED=yes exec unshare --mount "$0" --test "$@"
+    fi
     for tool in mmdebstrap jq; do command -v "$tool" >/dev/null || die "needs $tool: install Debian's package of that name"; done
     local deb=${1:-}
     [[ $deb ]] || deb=$(scripts/package.sh "$NAME" | tail -n1)
@@ -62,12 +67,12 @@ make_root() {
     mmdebstrap --variant=minbase --quiet --format=tar \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --customize-hook="upload $work/package.deb /tmp/package.deb" \
-        --customize-hook='chroot "$1" apt-get install -y --no-install-recommends /tmp/package.deb >&2' \
+        --customize-hook='chroot "$1" apt-get install -qq -y --no-install-recommends -o Dpkg::Use-Pty=0 /tmp/package.deb >/dev/null' \
         --customize-hook='rm -r "$1/tmp/package.deb" "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/* "$1/etc/hostname" "$1/etc/resolv.conf"' \
         --customize-hook="chroot \"\$1\" groupadd --gid $USER_ID zklora" \
-        --customize-hook="chroot \"\$1\" useradd --uid $USER_ID --gid $USER_ID --home-dir /var/lib/zklora --no-create-home --shell /usr/sbin/nologin zklora" \
-        --customize-hook="install -d -m 700 -o $USER_ID -g $USER_ID \"\$1/var/lib/zklora\" \"\$1/run/zklora\"" \
-        --customize-hook='sed -i "s/^#listen = .*/listen = \"0.0.0.0:30000\"/" "$1/etc/zklora/contributor.toml"' \
+        --customize-hook="chroot \"\$1\" useradd --uid $USER_ID --gid $USER_ID --home-dir /var/lib/zklora --no-create-home --shell /usr/sbin/nologin -K UID_MAX=$USER_ID zklora" \
+        --customize-hook="install -d -m 700 -o $USER_ID -g $USER_ID \"\$1/var/lib/zklora\"" \
+        --customize-hook='sed -i "s/^#listen = .*/listen = \"0.0.0.0:30000\"/; s/^control = /#control = /" "$1/etc/zklora/contributor.toml"' \
         "$release" "$work/layer" "$(mirror "$release")" >&2 || die "the root could not be made"
 }
 
@@ -161,16 +166,14 @@ check_layout() {
 
 # Runs the program in the image's files, as the image's user, as far as that can be done without a container runtime.
 run_image() {
-    ((EUID == 0)) || die "--test needs root, for chroot"
-    [[ ! $(find "$work/unpacked" -name '*.key') ]] || die "there is a key in the image"
     root=$work/root
     mkdir "$root"
     gzip -dc "$work/layer.gz" | tar -x --numeric-owner -C "$root"
-    # --make-rprivate and an own namespace are the caller's: /proc is bound for as long as this runs.
+    [[ ! $(find "$root" -name identity.key -o -name sessions.sqlite -o -name openings.safetensors) ]] || die "there is a secret in the image"
     mount -t proc proc "$root/proc"
     trap 'umount "$root/proc"; rm -rf "$work"' EXIT
     cp -r fixtures/gpt2-tiny fixtures/lora-es "$root/tmp/"
-    inside --version
+    inside --version >&2
     inside init --base-model /tmp/gpt2-tiny --lora /tmp/lora-es --state /var/lib/zklora/state >/dev/null
     inside serve --config /etc/zklora/contributor.toml --open --check-config >"$work/checked" || { cat "$work/checked" >&2; die "the image's configuration is wrong"; }
     grep -qE '^listen +file +0\.0\.0\.0:30000$' "$work/checked" || die "it does not listen where clients can reach it"
@@ -187,6 +190,6 @@ run_image() {
     wait "$pid" || { cat "$work/log" >&2; die "serve does not stop when it is told to"; }
 }
 
-inside() { chroot --userspec="$USER_ID:$USER_ID" "$root" /usr/bin/zklora-contributor "$@" >&2; }
+inside() { chroot --userspec="$USER_ID:$USER_ID" "$root" /usr/bin/zklora-contributor "$@"; }
 
 main "$@"

@@ -54,11 +54,11 @@ impl Job {
     /// others are writing stays.
     pub fn remove_abandoned(state: &Path) -> io::Result<usize> {
         let jobs = state.join(JOBS);
-        let mut removed = partial::remove_abandoned(&jobs, NEW)?;
+        let mut removed = partial::remove_abandoned_folders(&jobs, NEW)?;
         if jobs.is_dir() {
             for job in fs::read_dir(&jobs)? {
                 // A job may be finished and gone by now.
-                removed += partial::remove_abandoned(&job?.path(), PROOF).unwrap_or(0);
+                removed += partial::remove_abandoned_files(&job?.path(), PROOF).unwrap_or(0);
             }
         }
         Ok(removed)

@@ -246,7 +246,7 @@ impl Prover {
 
 /// Removes what killed processes left half written in a state folder and in one for bundles. What others are writing stays.
 pub fn remove_abandoned(state: &Path, out_dir: Option<&Path>) {
-    let bundles = || out_dir.map_or(Ok(0), |out_dir| partial::remove_abandoned(out_dir, PARTIAL));
+    let bundles = || out_dir.map_or(Ok(0), |out_dir| partial::remove_abandoned_files(out_dir, PARTIAL));
     let removed = Job::remove_abandoned(state).and_then(|jobs| Ok(jobs + bundles()?));
     match removed {
         Ok(0) => {}

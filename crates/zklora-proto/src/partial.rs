@@ -3,7 +3,7 @@
 //! As long as a process writes one, it holds a lock on it (flock(2)), which the kernel drops with the process. So whoever comes next can tell
 //! what is abandoned from what somebody else is still at. On a file system without locks nothing is taken for abandoned.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -14,9 +14,9 @@ use tempfile::{Builder, NamedTempFile, TempDir};
 const RANDOM: usize = 6;
 
 /// A new file in a folder, of mode 0600, whose name begins with `prefix`. It goes when it is dropped, unless it is given its own name.
-/// Files and folders with that prefix that killed processes left there are removed first.
+/// Files with that prefix that killed processes left there are removed first.
 pub fn file(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
-    tidy(folder, prefix);
+    tidy(folder, prefix, FileType::is_file);
     loop {
         let file = Builder::new()
             .prefix(prefix)
@@ -40,7 +40,7 @@ pub struct PartialFolder {
 
 /// A new folder in another one, of mode 0700, as [`file`] makes a file.
 pub fn folder(parent: &Path, prefix: &str) -> io::Result<PartialFolder> {
-    tidy(parent, prefix);
+    tidy(parent, prefix, FileType::is_dir);
     loop {
         let folder = Builder::new()
             .prefix(prefix)
@@ -67,9 +67,33 @@ impl PartialFolder {
     }
 }
 
-/// Removes what killed processes left of files and folders with this prefix, and says how many there were. None if there is no such
-/// folder.
-pub fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<usize> {
+/// Removes the files with this prefix that killed processes left in a folder of this program's own, and says how many there were. None if
+/// there is no such folder.
+pub fn remove_abandoned_files(folder: &Path, prefix: &str) -> io::Result<usize> {
+    remove_abandoned(folder, |name, kind| kind.is_file() && is_partial(name, prefix, None))
+}
+
+/// The same with folders, and all that is in them.
+pub fn remove_abandoned_folders(folder: &Path, prefix: &str) -> io::Result<usize> {
+    remove_abandoned(folder, |name, kind| kind.is_dir() && is_partial(name, prefix, None))
+}
+
+/// Removes what was left in a folder that may be anybody's, and so only what is named exactly as here.
+fn tidy(folder: &Path, prefix: &str, is_kind: fn(&FileType) -> bool) {
+    // If it fails, what is to be written can be written all the same.
+    let _ = remove_abandoned(folder, |name, kind| is_kind(&kind) && is_partial(name, prefix, Some(RANDOM)));
+}
+
+/// Whether a name is a prefix with random characters behind it, of which it has so many.
+fn is_partial(name: &str, prefix: &str, length: Option<usize>) -> bool {
+    let is_random = |random: &str| {
+        length.map_or(!random.is_empty(), |length| random.len() == length)
+            && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    name.strip_prefix(prefix).is_some_and(is_random)
+}
+
+fn remove_abandoned(folder: &Path, is_partial: impl Fn(&str, FileType) -> bool) -> io::Result<usize> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         entries => entries?,
@@ -77,16 +101,13 @@ pub fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<usize> {
     let mut removed = 0;
     for entry in entries {
         let entry = entry?;
-        if !is_partial(&entry.file_name().to_string_lossy(), prefix) {
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        // Neither a link nor a device is one of ours.
+        if !(kind.is_file() || kind.is_dir()) || !is_partial(&entry.file_name().to_string_lossy(), kind) {
             continue;
         }
-        let (path, kind) = (entry.path(), entry.file_type()?);
-        let open = match (kind.is_file(), kind.is_dir()) {
-            // On a network file system, who locks must be able to write.
-            (true, _) => OpenOptions::new().write(true).open(&path),
-            (_, true) => File::open(&path),
-            _ => continue,
-        };
+        // On a network file system, who locks a file must be able to write it.
+        let open = if kind.is_dir() { File::open(&path) } else { OpenOptions::new().write(true).open(&path) };
         // Another user's, or gone by now.
         let Ok(open) = open else { continue };
         if open.try_lock().is_err() {
@@ -100,19 +121,6 @@ pub fn remove_abandoned(folder: &Path, prefix: &str) -> io::Result<usize> {
         }
     }
     Ok(removed)
-}
-
-fn tidy(folder: &Path, prefix: &str) {
-    // If it fails, what is to be written can be written all the same.
-    let _ = remove_abandoned(folder, prefix);
-}
-
-/// Whether a name is one that [`file`] or [`folder`] gives.
-fn is_partial(name: &str, prefix: &str) -> bool {
-    let random = name.strip_prefix(prefix);
-    random.is_some_and(|random| {
-        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
-    })
 }
 
 /// Locks what has just been made. `false` if somebody has taken it for abandoned just then.
@@ -154,17 +162,18 @@ mod tests {
         fs::create_dir(parent.join(".new-xyz789")).unwrap();
         fs::write(parent.join(".new-xyz789/unproved.pf"), b"left").unwrap();
         // What looks alike, and is somebody's.
-        let theirs = [".pf-notes", ".pf-", ".pf-Abc1234", ".pf-Ab-123", "a.pf", "x.pf-Abc123"];
+        let theirs = [".pf-my-notes", ".pf-", ".pf-notes.txt", "a.pf", "x.pf-Abc123"];
         theirs.iter().for_each(|name| fs::write(parent.join(name), b"mine").unwrap());
+        fs::create_dir(parent.join(".pf-Folder")).unwrap();
         std::os::unix::fs::symlink(parent.join("a.pf"), parent.join(".pf-Link01")).unwrap();
         let before = names(parent);
 
-        assert_eq!(remove_abandoned(parent, ".pf-").unwrap(), 1);
-        assert_eq!(remove_abandoned(parent, ".new-").unwrap(), 1);
+        assert_eq!(remove_abandoned_files(parent, ".pf-").unwrap(), 1);
+        assert_eq!(remove_abandoned_folders(parent, ".new-").unwrap(), 1);
         let gone = [".new-xyz789", ".pf-Abc123"];
         let left: Vec<String> = before.into_iter().filter(|name| !gone.contains(&&name[..])).collect();
         assert_eq!(names(parent), left);
-        assert_eq!(remove_abandoned(&parent.join("none"), ".pf-").unwrap(), 0);
+        assert_eq!(remove_abandoned_files(&parent.join("none"), ".pf-").unwrap(), 0);
 
         // Those that were left alone are given their names.
         open.persist(parent.join("whole.pf")).unwrap();
@@ -172,10 +181,12 @@ mod tests {
         filling.keep();
         assert_eq!(fs::read(parent.join("whole.pf")).unwrap(), b"half");
         assert_eq!(fs::read(parent.join("whole/a")).unwrap(), b"half");
-        // And who makes another one removes what was left before.
+        // And who makes another one, in whatever folder, removes what was left before, and was named as here.
         fs::write(parent.join(".pf-Abc123"), b"left").unwrap();
+        fs::write(parent.join(".pf-Abc1234"), b"mine").unwrap();
         drop(file(parent, ".pf-").unwrap());
         assert!(!parent.join(".pf-Abc123").exists());
+        assert!(parent.join(".pf-Abc1234").exists() && parent.join(".pf-Folder").exists());
     }
 
     #[test]

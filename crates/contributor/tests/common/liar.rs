@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use zklora_base_user::session::Session;
+use zklora_contributor::service::Refusal;
 use zklora_net::{Listener, deliver, read_frame, write_frame};
 use zklora_proto::identity::Purpose;
-use zklora_proto::message::{Request, Response};
+use zklora_proto::message::{ErrorCode, Request, Response};
 use zklora_proto::{Address, Receipt, SecretKey};
 
 use super::World;
@@ -31,15 +32,17 @@ impl Liar {
                     let (request, payload): (Request, _) = read_frame(&mut receive, 1 << 30).await.unwrap();
                     let client = *connection.peer();
                     let (service, state, change) = (service.clone(), state.clone(), change.clone());
-                    let answer = move || match service.answer(client, request, payload).unwrap() {
-                        (Response::Receipt { .. }, bytes) => {
+                    let answer = move || match service.answer(client, request, payload) {
+                        Ok((Response::Receipt { .. }, bytes)) => {
                             let mut receipt = Receipt::from_bytes(&bytes).unwrap();
                             change(&mut receipt);
                             let bytes = receipt.to_bytes();
                             let signature = state.key.sign(Purpose::ReceiptContributor, &bytes);
                             (Response::Receipt { signature }, bytes)
                         }
-                        answer => answer,
+                        // The signature is one of the changed receipt, which is all that it wanted.
+                        Err(Refusal { code: ErrorCode::Signature, .. }) => (Response::Accepted, vec![]),
+                        answer => answer.unwrap(),
                     };
                     let (response, payload) = tokio::task::spawn_blocking(answer).await.unwrap();
                     write_frame(&mut send, &response, &payload).await.unwrap();
