@@ -31,7 +31,6 @@ from numpy.typing import NDArray
 
 from pf_format import (
     Call,
-    Header,
     Manifest,
     Module,
     P,
@@ -69,17 +68,11 @@ def powers(x: E, count: int, start: E = (1, 0)) -> list[E]:
     return found
 
 
-def challenges(header: Header, manifest: Manifest, receipt: Receipt) -> tuple[E, E]:
+def challenges(receipt: Receipt) -> tuple[E, E]:
     """α and β."""
-    data = struct.pack("<IQ", 1, len(receipt.bytes)) + receipt.bytes + struct.pack("<Q", len(header.batches))
-    for batch in header.batches:
-        name = header.security.encode()
-        circuit = struct.pack("<Q", len(name)) + name + struct.pack("<Q", len(batch))
-        for module in (manifest.modules[index] for index in batch):
-            circuit += struct.pack("<3Q", module.d_in, module.rank, module.d_out)
-        data += h("zklora v2 circuit", circuit) + struct.pack(f"<{1 + len(batch)}Q", len(batch), *batch)
+    data = struct.pack("<IQ", 2, len(receipt.bytes)) + receipt.bytes + receipt.client_signature
     # The first of these 64 words are enough but once in 2^1900 times.
-    words = struct.unpack("<64Q", h("zklora v1 fold challenge", data, 512))
+    words = struct.unpack("<64Q", h("zklora v2 fold challenge", data, 512))
     a0, a1, b0, b1 = [word for word in words if word < P][:4]
     return (a0, a1), (b0, b1)
 
@@ -178,7 +171,7 @@ def check(path: Path, seed: bytes | None) -> dict[str, Any]:
     receipt = read_receipt(manifest, blobs[2], blobs[3], blobs[4])
     check_plan(header.batches, receipt.rows)
     need(len(header.batches) > 0, "the session has no rows, so that nothing is proved")
-    alpha, beta = challenges(header, manifest, receipt)
+    alpha, beta = challenges(receipt)
     if header.redacted:
         need(seed is None, "a redacted bundle has no calls to hold the commitments against")
         folds = read_folds(blobs[5], blobs[6], manifest, receipt)

@@ -23,7 +23,7 @@ SECURITY = ("standard", "compact")
 SIGNED = ("manifest", "manifest.signature", "receipt", "receipt.contributor", "receipt.client")
 MIB = 2**20
 SIGNED_MAX = (4 * MIB, 64, 1 * MIB, 64, 64)
-FULL, REDACTED = "zklora-pf/1", "zklora-pf-redacted/1"
+FULL, REDACTED = "zklora-pf/2", "zklora-pf-redacted/2"
 FIXED = {FULL: (*SIGNED, "transcript.salt", "transcript"), REDACTED: (*SIGNED, "folds", "folds.client")}
 FIXED_MAX = {FULL: (*SIGNED_MAX, 32, 2**40), REDACTED: (*SIGNED_MAX, 2**40, 64)}
 EXACT = (64, 32)
@@ -159,6 +159,7 @@ class Receipt:
     """The signed receipt."""
 
     bytes: memoryview
+    client_signature: memoryview
     session: str
     client: str
     calls: int
@@ -263,7 +264,7 @@ def read_receipt(manifest: Manifest, data: memoryview, contributor: memoryview, 
     for name in ("adapter", "contributor", "base_model"):
         need(ids[name] == getattr(manifest, name), f"the receipt names another {name} than the manifest")
     need(len(rows) == len(manifest.modules), f"the receipt has rows of {len(rows)} modules")
-    return Receipt(data, ids["session"], ids["client"], calls, rows, ids["transcript"], ids["commitments"])
+    return Receipt(data, client, ids["session"], ids["client"], calls, rows, ids["transcript"], ids["commitments"])
 
 
 def check_plan(batches: list[list[int]], rows: list[int]) -> None:

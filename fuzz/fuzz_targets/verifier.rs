@@ -11,7 +11,7 @@ use libfuzzer_sys::{Corpus, fuzz_mutator, fuzz_target};
 use zklora_fuzz::{Parties, attack, calls};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{Call, ModuleShape, PublicKey, Receipt};
-use zklora_testing::{RECEIPT, REDACTED, RawBundle, TRANSCRIPT};
+use zklora_testing::{PROOFS, RECEIPT, REDACTED, RawBundle, TRANSCRIPT};
 use zklora_verifier::{BundleReport, Pins, Verifier};
 
 static PARTIES: LazyLock<Parties> = LazyLock::new(Parties::default);
@@ -63,10 +63,11 @@ fuzz_target!(|file: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// What a bundle says, all of it. Two files of one session may differ in how the transcript is compressed.
+/// What a bundle says, all of it. Two files of one session may differ in how the transcript is compressed, and in the order of the
+/// batches with their proofs.
 #[derive(PartialEq)]
 struct Session {
-    /// With nothing in the place of the transcript, if it has one.
+    /// With batches in order, and nothing in the place of the transcript, if it has one.
     rest: Vec<u8>,
     client: PublicKey,
     calls: Vec<Call>,
@@ -75,11 +76,16 @@ struct Session {
 
 impl Session {
     fn of(file: &[u8]) -> Self {
-        let raw = RawBundle::parse(file);
+        let mut raw = RawBundle::parse(file);
         assert_eq!(raw.to_bytes(), file);
         let redacted = raw.format == REDACTED;
+        let mut proofs: Vec<_> = raw.plan.batches.drain(..).zip(raw.blobs.split_off(PROOFS)).collect();
+        proofs.sort();
+        let (batches, proofs): (Vec<_>, Vec<_>) = proofs.into_iter().unzip();
+        raw.plan.batches = batches;
+        raw.blobs.extend(proofs);
         Self {
-            rest: if redacted { file.to_vec() } else { raw.with_blob(TRANSCRIPT, Vec::new()).to_bytes() },
+            rest: if redacted { raw.to_bytes() } else { raw.with_blob(TRANSCRIPT, Vec::new()).to_bytes() },
             client: Receipt::from_bytes(&raw.blobs[RECEIPT]).unwrap().client,
             calls: if redacted { Vec::new() } else { calls(file).unwrap().expect("seeds are small") },
             shapes: shapes(file).unwrap(),

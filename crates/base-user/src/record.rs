@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
+use zklora_proto::bundle::Element;
 use zklora_proto::limits::MAX_RECEIPT_BYTES;
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::secret_file::{self, SecretFileError};
@@ -68,6 +69,8 @@ pub struct Record {
     pub seed: CommitmentSeed,
     /// What both signed, once the client has.
     pub receipt: Option<SignedReceipt>,
+    /// The challenge α of the folds that were signed, once some were: the session is redacted under no other.
+    pub alpha: Option<Element>,
 }
 
 /// The file, field by field.
@@ -80,6 +83,8 @@ struct Fields {
     adapter: AdapterId,
     seed: CommitmentSeed,
     receipt: Option<Signed>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    alpha: Option<Element>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -99,6 +104,7 @@ impl Record {
             adapter: session.adapter(),
             seed: session.commitment_seed().clone(),
             receipt: None,
+            alpha: None,
         }
     }
 
@@ -115,6 +121,7 @@ impl Record {
                 contributor: *receipt.contributor_signature(),
                 client: *receipt.client_signature(),
             }),
+            alpha: self.alpha,
         };
         // A plain struct of strings always serialises.
         Zeroizing::new(serde_json::to_vec(&fields).expect("a record always serialises"))
@@ -142,7 +149,8 @@ impl Record {
         if !receipt.as_ref().is_none_or(of_session) {
             return Err("its receipt is of another session".into());
         }
-        Ok(Self { session: fields.session, contributor, adapter: fields.adapter, seed: fields.seed, receipt })
+        let Fields { session, adapter, seed, alpha, .. } = fields;
+        Ok(Self { session, contributor, adapter, seed, receipt, alpha })
     }
 }
 
@@ -252,6 +260,7 @@ mod tests {
             adapter,
             seed: CommitmentSeed::random(),
             receipt: Some(SignedReceipt::parse(receipt, by_a, by_b).unwrap()),
+            alpha: None,
         }
     }
 
@@ -266,6 +275,9 @@ mod tests {
         assert_eq!(records.get(record.session).unwrap().receipt, None);
         records.put(&record).unwrap();
         assert_eq!(records.get(record.session).unwrap(), record);
+        let redacted = Record { alpha: Some([u64::MAX, 0]), ..record.clone() };
+        records.put(&redacted).unwrap();
+        assert_eq!(records.get(record.session).unwrap(), redacted);
         assert_eq!(records.sessions().unwrap(), [record.session]);
 
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;

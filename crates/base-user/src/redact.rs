@@ -7,7 +7,7 @@ use zklora_proto::{BLINDING_ROWS, CommitmentSeed, PublicKey, SecretKey};
 use zklora_verifier::Verifier;
 
 use crate::fetch::check;
-use crate::record::Record;
+use crate::record::{Record, RecordError, Records};
 
 /// Why there is no redacted bundle.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +31,15 @@ pub enum RedactError {
         /// What is wrong with it.
         why: String,
     },
+    /// Folds of the session were signed under another challenge: whoever had both could take the blinding out.
+    #[error(
+        "folds of this session were signed before, under another challenge α: who has both can solve for the rows that hide the \
+         activations. Give out the redacted bundle that you made first"
+    )]
+    SecondChallenge,
+    /// That folds are signed cannot be kept.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The bundle cannot be read again, or the redacted one cannot be written.
     #[error("{path}: {error}", path = .path.display())]
     Write {
@@ -53,8 +62,15 @@ pub struct Redacted {
 /// Verifies the bundle of a session and writes it without activations and deltas to `out`, which must not be there yet. What takes their
 /// place is signed with the client's key.
 ///
-/// The bundle has to hold: nobody's folds are signed unseen.
-pub fn redact(bundle: &Path, record: &Record, key: &SecretKey, out: &Path) -> Result<Redacted, RedactError> {
+/// The bundle has to hold: nobody's folds are signed unseen. And no session is folded under a second challenge: `records` keeps
+/// under which it was.
+pub fn redact(
+    bundle: &Path,
+    records: &Records,
+    record: &Record,
+    key: &SecretKey,
+    out: &Path,
+) -> Result<Redacted, RedactError> {
     let Some(receipt) = &record.receipt else { return Err(RedactError::NoReceipt) };
     let (client, mine) = (receipt.receipt().client, key.public());
     if client != mine {
@@ -71,6 +87,11 @@ pub fn redact(bundle: &Path, record: &Record, key: &SecretKey, out: &Path) -> Re
     let mut file = Bundle::open(bundle).map_err(failed(bundle))?;
     let not_blinded = not_blinded(&mut file, &record.seed).map_err(failed(bundle))?;
     let folds = session.signed_folds();
+    if record.alpha.is_some_and(|alpha| alpha != folds.alpha) {
+        return Err(RedactError::SecondChallenge);
+    }
+    // Before anybody can have the folds.
+    records.put(&Record { alpha: Some(folds.alpha), ..record.clone() })?;
     let signature = folds.sign(receipt, key);
     let bytes = file.write_redacted(out, &folds, &signature).map_err(failed(out))?;
     Ok(Redacted { bytes, not_blinded })

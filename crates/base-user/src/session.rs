@@ -100,6 +100,11 @@ pub enum SessionError {
     /// The session's record cannot be kept.
     #[error("keeping the record of the session")]
     Record(#[from] RecordError),
+    /// The contributor asks for a second signature of one session.
+    #[error(
+        "the contributor sent another receipt of this session than the one that was signed: it is not signed"
+    )]
+    SecondReceipt,
     /// The contributor could not prove the session.
     #[error("the contributor failed to prove the session")]
     ProofFailed,
@@ -309,15 +314,19 @@ impl Session {
         keep: impl FnOnce(&SignedReceipt) -> Result<(), RecordError>,
     ) -> Result<SignedReceipt, SessionError> {
         let mut transcript = self.transcript.lock().unwrap_or_else(PoisonError::into_inner);
-        let transcript = transcript.hasher();
+        let hasher = transcript.hasher();
         let request =
-            Request::Finish { session: self.id, calls: transcript.calls(), transcript: transcript.digest() };
+            Request::Finish { session: self.id, calls: hasher.calls(), transcript: hasher.digest() };
         let (response, bytes) = ask(&self.runtime, &self.link, &request)?;
         let Response::Receipt { signature } = response else {
             return Err(unexpected("receipt", &response));
         };
         let receipt = Receipt::from_bytes(&bytes)?;
-        self.check(&receipt, transcript)?;
+        self.check(&receipt, transcript.hasher())?;
+        // Each signature of a receipt is a try at challenges that let a false delta through: there is one for each session.
+        if *transcript.signed.get_or_insert_with(|| bytes.clone()) != bytes {
+            return Err(SessionError::SecondReceipt);
+        }
         let countersignature = self.link.key().sign(Purpose::ReceiptClient, &bytes);
         let signed = SignedReceipt::parse(bytes, signature, countersignature)?;
         keep(&signed)?;
@@ -390,12 +399,14 @@ struct Transcript {
     hasher: SessionHasher,
     /// The hasher with the last call, once it is there.
     last: Option<JoinHandle<SessionHasher>>,
+    /// The receipt that was signed for it.
+    signed: Option<Vec<u8>>,
 }
 
 impl Transcript {
     fn new(runtime: Handle, modules: usize, seed: CommitmentSeed) -> Self {
         let hasher = SessionHasher::new(modules, seed);
-        Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None }
+        Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None, signed: None }
     }
 
     /// Adds the next call. There must be fewer than [`MAX_CALLS`].

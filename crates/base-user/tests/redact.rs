@@ -107,6 +107,22 @@ fn a_redacted_bundle_verifies_and_says_whether_it_is_blinded() {
     let said = failure(&mut proved.redact(&proved.plain, "plain.pf"));
     assert!(said.contains("exists"), "{said}");
 
+    // Folds are signed under one challenge of a session: again under the same, and under no other.
+    let said = success(proved.redact(&proved.blinded, "twice.pf").arg("--json"));
+    let session = said["session"].as_str().unwrap();
+    assert_eq!(
+        fs::read(proved.world.path("twice.pf")).unwrap(),
+        fs::read(proved.world.path("blinded.pf")).unwrap()
+    );
+    let kept = proved.world.path("sessions").join(format!("{session}.json"));
+    let mut record: Value = serde_json::from_slice(&fs::read(&kept).unwrap()).unwrap();
+    let alpha = record["alpha"][0].as_u64().unwrap();
+    record["alpha"][0] = (alpha ^ 1).into();
+    fs::write(&kept, serde_json::to_vec(&record).unwrap()).unwrap();
+    let said = failure(&mut proved.redact(&proved.blinded, "second.pf"));
+    assert!(said.contains("under another challenge"), "{said}");
+    assert!(!proved.world.path("second.pf").exists());
+
     // A bundle that does not hold is not signed for, and neither is somebody else's.
     let mut damaged = fs::read(&proved.plain).unwrap();
     let last = damaged.len() - 1;

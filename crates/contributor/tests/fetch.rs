@@ -184,3 +184,27 @@ fn a_receipt_with_other_commitments_is_not_signed() {
     session.forward(&[0], &vec![3; world.d_in(0)]).unwrap();
     session.finish().unwrap();
 }
+
+/// Each signature of a receipt is a try at challenges that let a false delta through, and a contributor may write as many receipts as it likes: a
+/// client signs one of a session, whatever became of that.
+#[test]
+fn a_second_receipt_of_a_session_is_not_signed() {
+    let world = World::new(Limits::default());
+    let tries = std::sync::atomic::AtomicU64::new(0);
+    let grinding = move |receipt: &mut zklora_proto::Receipt| {
+        receipt.finished += tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    };
+    let liar = common::liar::Liar::new(&world, grinding);
+    let honest = common::liar::Liar::new(&world, |_| {});
+    for (contributor, grinds) in [(liar, true), (honest, false)] {
+        let session = contributor.session(&world);
+        session.forward(&[0], &vec![3; world.d_in(0)]).unwrap();
+        // The first is signed, and then something fails before the contributor has it.
+        let lost = |_: &zklora_proto::SignedReceipt| Err(zklora_base_user::record::RecordError::NoFolder);
+        assert!(matches!(session.finish_keeping(lost).unwrap_err(), SessionError::Record(_)));
+        match session.finish() {
+            Err(error) => assert!(grinds && matches!(error, SessionError::SecondReceipt), "{error}"),
+            Ok(_) => assert!(!grinds),
+        }
+    }
+}

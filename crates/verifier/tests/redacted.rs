@@ -142,7 +142,7 @@ fn what_the_client_signed_has_to_fit_the_proofs() {
     refused("another α", &change(&|folds| folds.alpha[0] ^= 1), "folds", words);
     refused("another β", &change(&|folds| folds.beta[1] ^= 1), "folds", words);
     let planned = world.redact(&SESSION.bundle, &honest()).with_plan(&[&[1, 0], &[2]]);
-    refused("another plan", &planned, "folds", words);
+    refused("another plan", &planned, "proof", "proof 0");
 
     let bytes = honest().to_bytes();
     let signed = |folds: Vec<u8>| world.redact_bytes(&SESSION.bundle, folds);
@@ -160,7 +160,7 @@ fn what_the_client_signed_has_to_fit_the_proofs() {
 
 #[test]
 fn the_two_layouts_are_told_apart_by_their_format_alone() {
-    let full = RawBundle { format: "zklora-pf/1".into(), ..SESSION.world.redact(&SESSION.bundle, &honest()) };
+    let full = RawBundle { format: "zklora-pf/2".into(), ..SESSION.world.redact(&SESSION.bundle, &honest()) };
     refused("folds in a full bundle", &full, "format", "transcript.salt");
     let redacted = RawBundle { format: zklora_testing::REDACTED.into(), ..SESSION.bundle.clone() };
     refused("a transcript in a redacted one", &redacted, "format", "folds.client");

@@ -6,7 +6,7 @@
 //! The way from a transcript to a verdict, in the order of the modules:
 //!
 //! 1. [`commitment`]: what `C_m` is.
-//! 2. [`challenge`]: α and β are drawn from everything public.
+//! 2. [`challenge`]: α and β are drawn from the receipt that both signed.
 //! 3. [`fold`]: all rows of X and Y fold into one vector `a_m` and one value `s_m`, outside any circuit. Whatever the number
 //!    of rows, this is all that the circuit sees.
 //! 4. [`circuit`]: the circuit of a batch of modules, made of [`gate`]s, with the [`masking`] that hides the witness.

@@ -5,12 +5,15 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
+use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::{BatchCircuit, rows};
 use zklora_circuit::plan::{Planner, degree_bits, plan};
 use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, SessionProver, VerifySessionError, prove_session, verify_session};
-use zklora_proto::bundle::{Bundle, BundleParts, write_unproved};
-use zklora_testing::{PROOFS, World, rng, shape};
+use zklora_proto::SignedReceipt;
+use zklora_proto::bundle::{Bundle, BundleParts, Plan, write_unproved};
+use zklora_proto::identity::Purpose;
+use zklora_testing::{CLIENT_SIGNATURE, PROOFS, RawBundle, World, rng, shape};
 
 fn verify(bytes: &[u8]) -> Result<usize, VerifySessionError> {
     let mut bundle = Bundle::from_reader(Cursor::new(bytes))?;
@@ -68,6 +71,73 @@ fn a_prover_that_swaps_the_proof_of_another_session_is_caught() {
     let swapped = world.bundle(&first).with_blob(PROOFS, world.bundle(&second).blobs[PROOFS].clone());
     let error = verify(&swapped.to_bytes()).unwrap_err();
     assert!(matches!(error, VerifySessionError::Proof { batch: 0, .. }), "{error}");
+}
+
+/// A contributor may plan a session as it likes, after it knows the challenges, and that is no second try at them: whatever the plan
+/// and the parameter set, α, β and the folds are the same, so that a false delta fails in all of them or in none.
+#[test]
+fn no_plan_gives_other_challenges() {
+    let world = World::new(&[shape(16, 4, 16); 3], 1);
+    let calls = [world.call(2, &[0, 1, 2], &mut rng(3))];
+    let mut false_calls = calls.clone();
+    false_calls[0].deltas[1].values[5] += 1;
+    let receipt = world.sign(&world.receipt(&calls));
+    let false_receipt = world.sign(&world.receipt(&false_calls));
+    let mut found = Vec::new();
+    for (security, batches) in [
+        ("standard", vec![vec![0, 1, 2]]),
+        ("standard", vec![vec![2, 0, 1]]),
+        ("standard", vec![vec![1], vec![0, 2]]),
+        ("standard", vec![vec![2], vec![1], vec![0]]),
+        ("compact", vec![vec![0, 1, 2]]),
+    ] {
+        let plan = Plan { security: security.into(), batches };
+        let false_one = world.forge_under(&false_receipt, &false_calls, plan.clone());
+        let error = verify(&false_one.to_bytes()).unwrap_err();
+        assert!(matches!(error, VerifySessionError::Proof { .. }), "{plan:?}: {error}");
+
+        let honest = world.forge_under(&receipt, &calls, plan).to_bytes();
+        let mut bundle = Bundle::from_reader(Cursor::new(&honest)).unwrap();
+        let verified = verify_session(&mut bundle, &Circuits::default()).unwrap();
+        found.push((verified.challenges, verified.folds));
+    }
+    assert!(found.iter().all(|one| *one == found[0]));
+}
+
+/// What gives other challenges is another signature of the client, and nothing that the contributor can make alone: neither of
+/// receipts that it writes until it likes their hash, nor of one that the client signed.
+#[test]
+fn each_try_at_the_challenges_takes_a_signature_of_the_client() {
+    let world = World::new(&[shape(8, 2, 8)], 1);
+    let calls = [world.call(2, &[0], &mut rng(4))];
+    let receipt = world.sign(&world.receipt(&calls));
+    let mut found = vec![Challenges::derive(&receipt)];
+    assert_eq!(Challenges::derive(&world.sign(&world.receipt(&calls))), found[0], "signed as specified");
+    for finished in 100..108 {
+        let mut other = world.receipt(&calls);
+        other.finished = finished;
+        let bytes = other.to_bytes();
+        let contributor = world.contributor().sign(Purpose::ReceiptContributor, &bytes);
+        for client in [*receipt.client_signature(), contributor] {
+            assert!(SignedReceipt::parse(bytes.clone(), contributor, client).is_err());
+        }
+        found.push(Challenges::derive(&world.sign(&other)));
+    }
+    let again: Vec<_> = (1..8).map(|nonce| world.sign_again(&receipt, nonce)).collect();
+    found.extend(again.iter().map(Challenges::derive));
+    for (i, one) in found.iter().enumerate() {
+        assert!(found[..i].iter().all(|other| other.alpha != one.alpha && other.beta != one.beta));
+    }
+
+    // A proof under one signature is none under the other, though both are valid over the same bytes.
+    let bundle = world.bundle(&calls);
+    let other = again[0].client_signature().as_bytes().to_vec();
+    let error = verify(&bundle.with_blob(CLIENT_SIGNATURE, other.clone()).to_bytes()).unwrap_err();
+    assert!(matches!(error, VerifySessionError::Proof { .. }), "{error}");
+    let (plan, proofs) = world.prove(&again[0], &calls).unwrap();
+    let proved = RawBundle::new(world.manifest(), &again[0], &calls, &plan, &proofs);
+    assert_eq!(proved.blobs[CLIENT_SIGNATURE], other);
+    assert!(verify(&proved.to_bytes()).is_ok());
 }
 
 #[test]

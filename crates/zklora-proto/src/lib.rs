@@ -48,4 +48,4 @@ pub use shape::ModuleShape;
 pub use transcript::{Call, Delta, TranscriptHasher};
 
 /// The version of the protocol and of everything hashed under it. Part of every hash context as `v1`.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;

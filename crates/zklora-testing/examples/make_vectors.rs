@@ -8,11 +8,11 @@ use std::fs;
 use zklora_circuit::security::Security;
 use zklora_proto::bundle::Folds;
 use zklora_proto::identity::Purpose;
-use zklora_proto::{Call, SecretKey};
+use zklora_proto::{Call, SecretKey, Signature, SignedReceipt};
 use zklora_testing::vectors::{Change, Edit, Patch, Reason, folder};
 use zklora_testing::{
-    CLIENT_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT, RawBundle, TRANSCRIPT,
-    World, encode_transcript, rng, shape,
+    CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT,
+    RawBundle, TRANSCRIPT, World, encode_transcript, rng, shape,
 };
 
 const SMALL: &str = "valid/one-module.pf";
@@ -127,7 +127,7 @@ fn redacted() {
     write("short", about, signed(bytes[..bytes.len() - 16].to_vec()), "folds", "expected");
     let about = "Folds of the module that was not called, too.";
     write("module", about, signed([&bytes[..], &[0; 16 * 6]].concat()), "folds", "expected");
-    let edits = vec![edit("header", replace("zklora-pf-redacted/1", "zklora-pf/1"))];
+    let edits = vec![edit("header", replace("zklora-pf-redacted/2", "zklora-pf/2"))];
     write("as-full", "A redacted bundle that says it is a full one.", edits, "format", "transcript.salt");
 }
 
@@ -159,11 +159,12 @@ impl Session {
         header(
             "header-field-misplaced",
             "A field of the header in the plan.",
-            r#"{"format":"zklora-pf/1","plan":{"security""#,
-            r#"{"plan":{"format":"zklora-pf/1","security""#,
+            r#"{"format":"zklora-pf/2","plan":{"security""#,
+            r#"{"plan":{"format":"zklora-pf/2","security""#,
             "not valid JSON of its format",
         );
-        header("version", "A later version.", "zklora-pf/1", "zklora-pf/2", "\"zklora-pf/2\"");
+        header("version", "A later version.", "zklora-pf/2", "zklora-pf/3", "\"zklora-pf/3\"");
+        header("version-1", "The version before.", "zklora-pf/2", "zklora-pf/1", "\"zklora-pf/1\"");
         header("blob-name", "A blob of another name.", r#""receipt""#, r#""deceipt""#, "the blob table");
         let edits = vec![edit("manifest", xor(20, 1))];
         write("blob-digest", "A changed blob under the old digest.", false, edits, "format", "digest");
@@ -250,6 +251,17 @@ impl Session {
         let about = "The client's signature in the place of the contributor's.";
         write("receipt-signatures-swapped", about, true, edits, "receipt", "contributor");
 
+        let receipt = SignedReceipt::parse(
+            bytes.clone(),
+            Signature::from_bytes(self.bundle.blobs[CONTRIBUTOR_SIGNATURE][..].try_into().unwrap()),
+            Signature::from_bytes(self.bundle.blobs[CLIENT_SIGNATURE][..].try_into().unwrap()),
+        );
+        let again = self.world.sign_again(&receipt.unwrap(), 1);
+        let edits = vec![edit("receipt.client", set(again.client_signature().as_bytes()))];
+        let about =
+            "Another valid signature of the client over the same receipt: other challenges than the proof's.";
+        write("receipt-signed-again", about, true, edits, "proof", "does not show");
+
         for (name, about, from, to, kind, says) in [
             (
                 "receipt-rows",
@@ -315,7 +327,7 @@ impl Session {
         let about = "A parameter set that is not known.";
         write("plan-security", about, false, edits, "security", "\"none\" is not known");
         let edits = vec![edit("header", replace("[[0,1]]", "[[1,0]]"))];
-        let about = "Another order of the same modules: other challenges.";
+        let about = "Another order of the same modules than the proof's.";
         write("plan-order", about, false, edits, "proof", "does not show");
     }
 

@@ -29,7 +29,7 @@ pub const FOLDS: usize = 5;
 /// Index of the client's signature over the folds in a redacted bundle.
 pub const FOLDS_SIGNATURE: usize = 6;
 /// The format of a redacted bundle.
-pub const REDACTED: &str = "zklora-pf-redacted/1";
+pub const REDACTED: &str = "zklora-pf-redacted/2";
 /// Index of the first proof.
 pub const PROOFS: usize = 7;
 

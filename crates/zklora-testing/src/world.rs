@@ -4,8 +4,11 @@ use std::collections::HashMap;
 use std::io::Cursor;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use curve25519_dalek::scalar::clamp_integer;
+use curve25519_dalek::{EdwardsPoint, Scalar};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use sha2::{Digest, Sha512};
 use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::commitment::{Opening, Salt};
@@ -18,7 +21,7 @@ use zklora_proto::bundle::{Bundle, BundleError, FoldedModule, Folds, Plan};
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
-    SessionHasher, SessionId, SignedManifest, SignedReceipt, secret_file,
+    SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, secret_file,
 };
 
 use crate::{FOLDS, FOLDS_SIGNATURE, RECEIPT, REDACTED, RawBundle};
@@ -179,6 +182,23 @@ impl World {
         SignedReceipt::parse(bytes, contributor, client).unwrap()
     }
 
+    /// The same receipt under another signature of the client: valid, too, and one that only the client can make. Ed25519 as it is
+    /// specified has one for each message, by a nonce that follows from it; this is another nonce's.
+    pub fn sign_again(&self, receipt: &SignedReceipt, nonce: u64) -> SignedReceipt {
+        let secret = Scalar::from_bytes_mod_order(clamp_integer(*self.client.to_x25519()));
+        let nonce = Scalar::from_hash(Sha512::new().chain_update(nonce.to_le_bytes()));
+        let commitment = EdwardsPoint::mul_base(&nonce).compress();
+        let message = blake3::derive_key("zklora v1 signature: receipt, client", receipt.bytes());
+        let public = self.client.public();
+        let challenge = [&commitment.as_bytes()[..], public.as_bytes(), &message].concat();
+        let answer = nonce + Scalar::from_hash(Sha512::new().chain_update(challenge)) * secret;
+        let mut signature = [0; 64];
+        signature[..32].copy_from_slice(commitment.as_bytes());
+        signature[32..].copy_from_slice(answer.as_bytes());
+        let (bytes, contributor) = (receipt.bytes().to_vec(), *receipt.contributor_signature());
+        SignedReceipt::parse(bytes, contributor, Signature::from_bytes(signature)).unwrap()
+    }
+
     /// The same world, whose contributor plans circuits of at most `2^max_bits` rows, for proofs of many batches.
     pub fn with_max_bits(self, max_bits: usize) -> Self {
         Self { max_bits, ..self }
@@ -214,9 +234,16 @@ impl World {
     /// weights than the manifest's.
     pub fn forge(&self, claimed: &[Call]) -> RawBundle {
         let receipt = self.sign(&self.receipt(claimed));
+        let rows = &receipt.receipt().rows;
+        let plan = plan(self.security, self.manifest.manifest(), rows, self.max_bits).unwrap();
+        self.forge_under(&receipt, claimed, plan)
+    }
+
+    /// The same under any receipt of these calls and any plan for it.
+    pub fn forge_under(&self, receipt: &SignedReceipt, claimed: &[Call], plan: Plan) -> RawBundle {
         let manifest = self.manifest.manifest();
-        let plan = plan(self.security, manifest, &receipt.receipt().rows, self.max_bits).unwrap();
-        let challenges = self.challenges(&receipt, &plan);
+        let security: Security = plan.security.parse().unwrap();
+        let challenges = Challenges::derive(receipt);
         let mut folder = Folder::new(manifest, challenges);
         for call in claimed {
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
@@ -228,7 +255,7 @@ impl World {
             .iter()
             .map(|batch| {
                 prove(
-                    &circuit(self.security, &self.shapes(batch)),
+                    &circuit(security, &self.shapes(batch)),
                     &batch.iter().map(|&m| &self.openings[m]).collect::<Vec<_>>(),
                     &batch.iter().map(|&m| &folds[m]).collect::<Vec<_>>(),
                     challenges.beta,
@@ -237,15 +264,15 @@ impl World {
                 .unwrap()
             })
             .collect();
-        RawBundle::new(&self.manifest, &receipt, claimed, &plan, &proofs)
+        RawBundle::new(&self.manifest, receipt, claimed, &plan, &proofs)
     }
 }
 
 impl World {
-    /// The folds of a bundle's transcript under the challenges of its receipt and plan, where `of` says what is folded of a call.
+    /// The folds of a bundle's transcript under the challenges of its receipt, where `of` says what is folded of a call.
     pub fn folds(&self, bundle: &RawBundle, of: impl Fn(&Call) -> Call) -> Folds {
         let mut bundle = Bundle::from_reader(Cursor::new(bundle.to_bytes())).unwrap();
-        let challenges = self.challenges(bundle.receipt(), bundle.plan());
+        let challenges = Challenges::derive(bundle.receipt());
         let mut folder = Folder::new(self.manifest.manifest(), challenges);
         bundle
             .calls(|call| {
@@ -262,12 +289,6 @@ impl World {
             beta: canonical(challenges.beta),
             modules: folder.finish().into_iter().map(module).collect(),
         }
-    }
-
-    fn challenges(&self, receipt: &SignedReceipt, plan: &Plan) -> Challenges {
-        let ids: Vec<_> =
-            plan.batches.iter().map(|batch| CircuitId::new(self.security, &self.shapes(batch))).collect();
-        Challenges::derive(receipt, plan, &ids)
     }
 
     fn shapes(&self, modules: &[usize]) -> Vec<ModuleShape> {

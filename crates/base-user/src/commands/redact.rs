@@ -40,10 +40,11 @@ pub struct Redact {
 pub fn run(args: &Redact) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
-    let record = args.sessions.records()?.get(session)?;
+    let records = args.sessions.records()?;
+    let record = records.get(session)?;
     let key = identity::load_existing(args.identity.clone())?;
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{session}.redacted.pf")));
-    let redacted = redact(&args.bundle, &record, &key, &out)?;
+    let redacted = redact(&args.bundle, &records, &record, &key, &out)?;
     let blinded = redacted.not_blinded.is_empty();
     if args.json {
         let summary = json!({

@@ -103,7 +103,7 @@ impl Parameters {
         term(
             "fold (Freivalds, all modules)",
             FOLD_EXTENSION * base - degrees.max(1.0).log2(),
-            "Schwartz-Zippel",
+            "Schwartz-Zippel; each try takes a signature of the client",
         );
         // Twice: the two products may agree by chance, or a denominator may vanish.
         let factors = 2.0 * rows * self.routed_wires as f64;

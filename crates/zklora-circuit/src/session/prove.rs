@@ -98,7 +98,7 @@ impl<'a> SessionProver<'a> {
         let shapes: Vec<_> = entries.iter().map(|entry| entry.shape()).collect();
         let (batches, circuits) = planner.lay_out(&shapes, plan);
         let ids = circuit_ids(manifest.manifest(), plan, planner.security);
-        let challenges = Challenges::derive(receipt, plan, &ids);
+        let challenges = Challenges::derive(receipt);
         let (folds, ()) = fold(manifest.manifest(), receipt, salt, challenges, each)
             .map_err(|e| ProveSessionError::Transcript(Box::new(e)))?;
         Ok(Self { manifest, openings, planner, batches, circuits, ids, challenges, folds })

@@ -9,7 +9,7 @@ use zklora_proto::ModuleShape;
 use zklora_proto::bundle::{Bundle, BundleError, Element, FoldedModule, Folds};
 
 use super::circuits::Circuits;
-use super::{circuit_ids, fold, shapes};
+use super::{fold, shapes};
 use crate::F;
 use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
@@ -75,8 +75,8 @@ pub enum VerifySessionError {
     },
     /// The folds of a redacted bundle were made with other challenges.
     #[error(
-        "the client folded with other challenges than follow from this receipt, plan and these circuits: the plan was changed, or \
-         they are the folds of other proofs"
+        "the client folded with other challenges than follow from this receipt and its signature: they are the folds of another \
+         receipt"
     )]
     Challenges,
     /// A circuit that is not built.
@@ -132,8 +132,7 @@ pub fn verify_session_with<R: Read + Seek>(
     if plan.batches.is_empty() {
         return Err(VerifySessionError::Empty);
     }
-    let ids = circuit_ids(manifest.manifest(), &plan, security);
-    let challenges = Challenges::derive(&receipt, &plan, &ids);
+    let challenges = Challenges::derive(&receipt);
     let started = Instant::now();
     let signed = bundle.folds()?;
     let redacted = signed.is_some();

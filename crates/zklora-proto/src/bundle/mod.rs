@@ -40,8 +40,8 @@ enum Layout {
     Redacted,
 }
 
-const FULL: &str = "zklora-pf/1";
-const REDACTED: &str = "zklora-pf-redacted/1";
+const FULL: &str = "zklora-pf/2";
+const REDACTED: &str = "zklora-pf-redacted/2";
 /// Blobs before the proofs.
 const FIXED_BLOBS: usize = 7;
 /// Index of the salt of the transcript's digest in a full bundle.

@@ -137,7 +137,7 @@ fn layouts_that_could_mislead_are_refused() {
         &with_header(&bytes, |h| h["blobs"][0]["length"] = (1u64 << 62).into()),
         "\"manifest\" has 4611686018427387904 bytes",
     );
-    refused(&with_header(&bytes, |h| h["format"] = "zklora-pf/2".into()), "expected \"zklora-pf/1\"");
+    refused(&with_header(&bytes, |h| h["format"] = "zklora-pf/1".into()), "expected \"zklora-pf/2\"");
     refused(&with_header(&bytes, |h| h["plan"]["batches"] = serde_json::json!([[0], [0]])), "module 0 twice");
     refused(&with_header(&bytes, |h| h["plan"]["batches"] = serde_json::json!([[0], [7]])), "module 7 of 2");
     refused(&with_header(&bytes, |h| h["plan"]["batches"] = serde_json::json!([[0], []])), "empty batch");
