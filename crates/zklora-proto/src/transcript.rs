@@ -57,7 +57,7 @@ pub enum CallError {
     },
     /// Deltas that would not fit a message, and that a reader of a bundle must not be made to hold.
     #[error("the call asks for {0} deltas in all modules together, expected at most {MAX_CALL_DELTAS}")]
-    TooManyDeltas(usize),
+    TooManyDeltas(u64),
 }
 
 /// What a call may be before its tensors are there: rows and modules, checked against a manifest.
@@ -94,16 +94,17 @@ impl CallShape {
                 return Err(CallError::MixedInput(first, shape.d_in()));
             }
             for columns in [shape.d_in(), shape.d_out()] {
-                // Both factors are bounded far below the root of usize::MAX.
-                if rows * columns > MAX_TENSOR_ENTRIES {
+                // In 64 bits: on a 32-bit machine 65,536 x 65,536 would wrap to nothing.
+                if rows as u64 * columns as u64 > MAX_TENSOR_ENTRIES as u64 {
                     return Err(CallError::TooLarge { rows, columns });
                 }
             }
+            // At most MAX_CALL_MODULES times MAX_D_OUT.
             d_out += shape.d_out();
         }
-        // At most MAX_CALL_MODULES times MAX_TENSOR_ENTRIES.
-        if rows * d_out > MAX_CALL_DELTAS {
-            return Err(CallError::TooManyDeltas(rows * d_out));
+        let deltas = rows as u64 * d_out as u64;
+        if deltas > MAX_CALL_DELTAS as u64 {
+            return Err(CallError::TooManyDeltas(deltas));
         }
         // At least one module was seen.
         Ok(Self { rows, d_in: d_in.unwrap_or_default(), d_out, modules })
@@ -126,6 +127,7 @@ impl CallShape {
 
     /// Bytes that the call takes in a transcript: two for each activation, eight for each delta.
     pub fn bytes(&self) -> usize {
+        // At most 2 MAX_TENSOR_ENTRIES + 8 MAX_CALL_DELTAS, which 32 bits hold.
         self.rows * (2 * self.d_in + 8 * self.d_out)
     }
 
@@ -301,8 +303,32 @@ mod tests {
         assert!(CallShape::new(&manifest, rows, vec![0, 1]).is_ok());
         assert_eq!(
             CallShape::new(&manifest, rows, vec![0, 1, 2]),
-            Err(CallError::TooManyDeltas(3 * MAX_TENSOR_ENTRIES))
+            Err(CallError::TooManyDeltas(3 * MAX_TENSOR_ENTRIES as u64))
         );
+    }
+
+    /// Products that 32 bits would hold as something small, of rows with one module's outputs, its inputs, and all modules' outputs.
+    #[test]
+    fn no_product_of_dimensions_wraps() {
+        let manifest = |d_in: usize, d_out: usize, modules: usize| {
+            let shape = crate::ModuleShape::new(d_in, 1, d_out).unwrap();
+            let entry = |i: usize| {
+                let commitment = crate::Commitment::from_elements([0; 4]).unwrap();
+                crate::ModuleEntry::new(format!("m.{i}"), shape, 1.0, commitment).unwrap()
+            };
+            let key = crate::SecretKey::generate().public();
+            let base = crate::BaseModelDigest::from_bytes([0; 32]);
+            Manifest::new(key, base, 0, (0..modules).map(entry).collect()).unwrap()
+        };
+        for (rows, d_out) in [(1 << 16, 1 << 16), (1 << 17, 1 << 15), (1 << 17, 1 << 16), (87_382, 49_152)] {
+            let refused = CallShape::new(&manifest(1, d_out, 1), rows, vec![0]);
+            assert_eq!(refused, Err(CallError::TooLarge { rows, columns: d_out }));
+        }
+        let refused = CallShape::new(&manifest(1 << 14, 1, 1), 1 << 17, vec![0]);
+        assert_eq!(refused, Err(CallError::TooLarge { rows: 1 << 17, columns: 1 << 14 }));
+        // Each tensor is within its bound: 2^16 rows of 64 times 2^10.
+        let refused = CallShape::new(&manifest(1, 1 << 10, 64), 1 << 16, (0..64).collect());
+        assert_eq!(refused, Err(CallError::TooManyDeltas(1 << 32)));
     }
 
     #[test]
