@@ -4,13 +4,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{SESSION, accepted, refused, refused_pinned, verdict};
-use zklora_proto::bundle::Plan;
+use common::{SESSION, accepted, bare, refused, refused_pinned, verdict};
+use zklora_proto::SecretKey;
 use zklora_proto::identity::Purpose;
-use zklora_proto::{
-    BaseModelDigest, Call, Commitment, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
-    SessionHasher, SessionId, SignedReceipt,
-};
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
     TRANSCRIPT, TableEntry, World, rng, shape,
@@ -227,52 +223,8 @@ fn work_is_refused_before_it_is_begun() {
     refused("too big a circuit", &bare(&[widest]), "circuit", &["proof 0: ", "expected at most 2^17"]);
     let different: Vec<_> = (0..20).map(|i| shape((1 << 14) - i, 48, 1 << 16)).collect();
     refused("too many circuits", &bare(&different), "circuit", &["different circuits of 2621440 rows"]);
-    let many = [shape(1 << 14, 1, 1 << 16); 1200];
-    refused("too much memory", &bare(&many), "manifest", &["2202009600 bytes of memory"]);
-}
-
-/// A well-formed bundle of one call of one row of zeros for each module, with empty proofs.
-fn bare(shapes: &[ModuleShape]) -> Vec<u8> {
-    let (a, b) = (SecretKey::generate(), SecretKey::generate());
-    let base = BaseModelDigest::from_bytes([0; 32]);
-    let commitment = Commitment::from_elements([0; 4]).unwrap();
-    let modules = shapes
-        .iter()
-        .enumerate()
-        .map(|(i, shape)| ModuleEntry::new(format!("m.{i}"), *shape, 1.0, commitment).unwrap())
-        .collect();
-    let manifest = Manifest::new(a.public(), base, 0, modules).unwrap().sign(&a);
-    // The transcript is never read, so that one call stands for all.
-    let d_out = shapes[0].d_out();
-    let calls = [Call {
-        rows: 1,
-        activations: vec![0; shapes[0].d_in()],
-        deltas: vec![Delta { module: 0, values: vec![0; d_out] }],
-    }];
-    let mut hasher = SessionHasher::new(shapes.len(), World::SEED);
-    assert!(hasher.add(&calls[0]));
-    let receipt = Receipt::new(
-        SessionId::from_bytes([1; 32]),
-        manifest.adapter_id(),
-        base,
-        a.public(),
-        b.public(),
-        1,
-        vec![1; shapes.len()],
-        hasher.digest(),
-        hasher.commitments(),
-        1,
-        2,
-    );
-    let bytes = receipt.to_bytes();
-    let receipt = SignedReceipt::parse(
-        bytes.clone(),
-        a.sign(Purpose::ReceiptContributor, &bytes),
-        b.sign(Purpose::ReceiptClient, &bytes),
-    )
-    .unwrap();
-    let plan = Plan { security: "standard".into(), batches: (0..shapes.len()).map(|m| vec![m]).collect() };
-    RawBundle::new(&manifest, &receipt, &calls, &plan, &vec![vec![]; shapes.len()]).to_bytes()
+    let many = [shape(1 << 14, 1, 1 << 16); 2049];
+    refused("too much memory", &bare(&many), "manifest", &["537133056 bytes of memory"]);
 }
 
 /// The attacker is anyone: it writes an element of a proof as a number that is not below the order of the field.

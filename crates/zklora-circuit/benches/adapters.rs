@@ -146,7 +146,7 @@ fn measure(case: &Case, security: Security) -> Figures {
             left -= rows;
             let call = call(module, opening, rows, &mut rng);
             fold_entries += call.activations.len() + call.deltas[0].values.len();
-            fold += timed(|| folder.add(&call)).0;
+            fold += timed(|| folder.add(&call).unwrap()).0;
         }
     }
     let folds = folder.finish();

@@ -76,7 +76,7 @@ impl Case {
         let shapes: Vec<ModuleShape> = self.openings.iter().map(Opening::shape).collect();
         let (circuit, build) = timed(|| BatchCircuit::build(security, &shapes).expect("a circuit"));
         let mut folder = Folder::new(&self.manifest, self.challenges);
-        self.calls.iter().for_each(|call| folder.add(call));
+        self.calls.iter().for_each(|call| folder.add(call).expect("calls of their dimensions"));
         let folds = folder.finish();
         let openings: Vec<_> = self.openings.iter().collect();
         let (mut proved, mut verified, mut bytes) = (Duration::MAX, Duration::MAX, 0);

@@ -75,7 +75,7 @@ fn build_and_prove(security: Security, shapes: &[ModuleShape]) {
     let call = world.call(2, &(0..shapes.len()).collect::<Vec<_>>(), &mut rng(1));
     let challenges = Challenges { alpha: E::TWO, beta: E::TWO };
     let mut folder = Folder::new(world.manifest().manifest(), challenges);
-    folder.add(&call);
+    folder.add(&call).unwrap();
     let folds = folder.finish();
     let circuit = BatchCircuit::build(security, shapes).unwrap();
     let built = peak();

@@ -247,7 +247,7 @@ impl World {
         let mut folder = Folder::new(manifest, challenges);
         for call in claimed {
             let modules: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
-            folder.add(&self.answer(call.rows, call.activations.clone(), &modules));
+            folder.add(&self.answer(call.rows, call.activations.clone(), &modules)).unwrap();
         }
         let folds = folder.finish();
         let proofs: Vec<_> = plan
@@ -276,7 +276,7 @@ impl World {
         let mut folder = Folder::new(self.manifest.manifest(), challenges);
         bundle
             .calls(|call| {
-                folder.add(&of(&call));
+                folder.add(&of(&call)).unwrap();
                 Ok::<_, BundleError>(())
             })
             .unwrap();

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, CircuitError};
 use zklora_circuit::plan::degree_bits;
 use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security, Soundness};
-use zklora_circuit::session::{Circuits, VerifiedSession, VerifySessionError, verify_session_with};
+use zklora_circuit::session::{
+    Circuits, VerifiedSession, VerifySessionError, check_proofs, verify_session_with,
+};
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
 use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt};
 
@@ -121,7 +123,7 @@ impl Verifier {
             self.pins.check_redacted(declared.receipt.receipt().client)?;
         }
 
-        let fold_bytes = fold_bytes(declared.manifest());
+        let fold_bytes = fold_bytes(declared);
         if fold_bytes > MAX_FOLD_BYTES {
             return Err(Refusal::FoldBytes(fold_bytes));
         }
@@ -242,7 +244,9 @@ pub enum Refusal {
     #[error(transparent)]
     Pin(#[from] PinRefusal),
     /// Checking would take too much memory.
-    #[error("folding this manifest's modules takes {0} bytes of memory, expected at most {MAX_FOLD_BYTES}")]
+    #[error(
+        "the folds of the modules that were called take {0} bytes of memory, expected at most {MAX_FOLD_BYTES}"
+    )]
     FoldBytes(u64),
     /// Checking would take too long.
     #[error(
@@ -290,7 +294,7 @@ impl Refusal {
             Self::Session(error) => match error {
                 VerifySessionError::Empty => "transcript",
                 VerifySessionError::Security(_) => "security",
-                VerifySessionError::Transcript { .. } => "transcript",
+                VerifySessionError::Transcript { .. } | VerifySessionError::Fold(_) => "transcript",
                 VerifySessionError::Challenges => "folds",
                 VerifySessionError::Circuit { .. } => "circuit",
                 VerifySessionError::Proof { .. } => "proof",
@@ -334,6 +338,7 @@ pub fn circuits_of(path: &Path) -> Result<Vec<(Security, Vec<ModuleShape>)>, Ref
     if rows > MAX_NEW_ROWS {
         return Err(Refusal::NewRows(rows));
     }
+    check_proofs(&bundle)?;
     Ok(circuits)
 }
 
@@ -362,15 +367,15 @@ pub fn open(path: &Path) -> Result<File, Refusal> {
     Ok(File::open(path)?)
 }
 
-/// Memory that folding takes whatever the number of rows: for each input four sums and an element of the extension field,
-/// for each output a power of β.
-fn fold_bytes(manifest: &Manifest) -> u64 {
-    let bytes = |shape: ModuleShape| 48 * shape.d_in() as u64 + 16 * shape.d_out() as u64;
-    manifest.modules().iter().map(|module| bytes(module.shape())).sum()
+/// Memory that the folds take, whatever the number of rows: an element of the extension field for each input of a module that was
+/// called.
+fn fold_bytes(declared: &Declared) -> u64 {
+    let called = declared.modules().filter(|(_, rows, _)| *rows > 0);
+    called.map(|(module, ..)| 16 * module.shape().d_in() as u64).sum()
 }
 
-/// Most memory that folding a bundle may take: 2 GiB, which is about 3,000 modules of 8192 x 8192.
-pub const MAX_FOLD_BYTES: u64 = 2 << 30;
+/// Most memory that the folds of a bundle may take: 512 MiB, which is all of the 4,096 modules that there may be at 8192 inputs.
+pub const MAX_FOLD_BYTES: u64 = 512 << 20;
 /// Most rows of circuits that are built for one bundle: a few minutes' work. Equal batches share one circuit, so that an
 /// honest plan stays far below, and a contributor's planner makes none beyond it.
 pub const MAX_NEW_ROWS: u64 = zklora_circuit::plan::MAX_CIRCUIT_ROWS;

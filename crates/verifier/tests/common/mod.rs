@@ -6,7 +6,12 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use zklora_proto::Call;
+use zklora_proto::bundle::Plan;
+use zklora_proto::identity::Purpose;
+use zklora_proto::{
+    BaseModelDigest, Call, Commitment, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
+    SessionHasher, SessionId, SignedReceipt,
+};
 pub use zklora_testing::vectors::client_of_redacted;
 use zklora_testing::{RawBundle, World, rng, shape};
 use zklora_verifier::{BundleReport, Pins, Verdict, Verifier};
@@ -28,6 +33,11 @@ pub static SESSION: LazyLock<Session> = LazyLock::new(|| {
     assert_eq!(bundle.plan.batches, [vec![0, 1], vec![2]]);
     Session { world, calls, bundle }
 });
+
+/// The parts of a bundle.
+pub fn raw(bundle: &[u8]) -> RawBundle {
+    RawBundle::parse(bundle)
+}
 
 /// A verifier without pins, which keeps its circuits for all tests of a process.
 pub static VERIFIER: LazyLock<Verifier> = LazyLock::new(Verifier::default);
@@ -60,4 +70,52 @@ fn refused_by(verifier: &Verifier, case: &str, bundle: &[u8], kind: &str, words:
         assert!(error.what.contains(word), "{case}: {:?} does not say {word:?}", error.what);
     }
     assert!(report.modules.iter().all(|module| !module.ok), "{case}: a module is ok");
+}
+
+/// A well-formed bundle between two keys of anybody's of one call of one row of zeros for each module, with empty proofs. The
+/// transcript is one call of the first module: what refuses such a bundle refuses it before.
+pub fn bare(shapes: &[ModuleShape]) -> Vec<u8> {
+    let call = Call {
+        rows: 1,
+        activations: vec![0; shapes[0].d_in()],
+        deltas: vec![Delta { module: 0, values: vec![0; shapes[0].d_out()] }],
+    };
+    bare_with(shapes, vec![1; shapes.len()], &[call], 0)
+}
+
+/// The same with these rows of each module and these calls, which need not be those rows, and with proofs of so many zeros.
+pub fn bare_with(shapes: &[ModuleShape], rows: Vec<u64>, calls: &[Call], proof_bytes: usize) -> Vec<u8> {
+    let (a, b) = (SecretKey::generate(), SecretKey::generate());
+    let base = BaseModelDigest::from_bytes([0; 32]);
+    let commitment = Commitment::from_elements([0; 4]).unwrap();
+    let modules = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, shape)| ModuleEntry::new(format!("m.{i}"), *shape, 1.0, commitment).unwrap())
+        .collect();
+    let manifest = Manifest::new(a.public(), base, 0, modules).unwrap().sign(&a);
+    let mut hasher = SessionHasher::new(shapes.len(), World::SEED);
+    assert!(calls.iter().all(|call| hasher.add(call)));
+    let receipt = Receipt::new(
+        SessionId::from_bytes([1; 32]),
+        manifest.adapter_id(),
+        base,
+        a.public(),
+        b.public(),
+        calls.len() as u64,
+        rows,
+        hasher.digest(),
+        hasher.commitments(),
+        1,
+        2,
+    );
+    let bytes = receipt.to_bytes();
+    let receipt = SignedReceipt::parse(
+        bytes.clone(),
+        a.sign(Purpose::ReceiptContributor, &bytes),
+        b.sign(Purpose::ReceiptClient, &bytes),
+    )
+    .unwrap();
+    let plan = Plan { security: "standard".into(), batches: (0..shapes.len()).map(|m| vec![m]).collect() };
+    RawBundle::new(&manifest, &receipt, calls, &plan, &vec![vec![0; proof_bytes]; shapes.len()]).to_bytes()
 }

@@ -84,6 +84,12 @@ impl Security {
         }
     }
 
+    /// Bytes that any proof of this set has, whatever its circuit: the opened leaves of the wires, one for each query. What has fewer
+    /// is none, which is seen before a circuit is built for it.
+    pub const fn least_proof_bytes(self) -> u64 {
+        (self.queries() * CIRCUIT_WIRES * size_of::<u64>()) as u64
+    }
+
     /// The bits on theorems alone that every circuit of this set has, in sessions of up to [`GUARANTEED_ROWS`].
     pub const fn provable_bits(self) -> u32 {
         match self {

@@ -10,7 +10,7 @@ use zklora_proto::{Call, Manifest, ModuleShape, SignedReceipt, TranscriptHasher,
 pub use self::circuits::Circuits;
 pub use self::prove::{ProveSessionError, SessionProver, prove_session};
 pub use self::verify::{
-    VerifiedBatch, VerifiedSession, VerifySessionError, verify_session, verify_session_with,
+    VerifiedBatch, VerifiedSession, VerifySessionError, check_proofs, verify_session, verify_session_with,
 };
 use crate::challenge::Challenges;
 use crate::fold::{Fold, Folder};
@@ -43,7 +43,7 @@ fn fold<T>(
                 return Err(rows_differ(delta.module, found));
             }
         }
-        folder.add(call);
+        folder.add(call)?;
         Ok(())
     })?;
     if hasher.calls() != receipt.calls {
@@ -68,6 +68,7 @@ fn shapes(manifest: &Manifest, modules: &[usize]) -> Vec<ModuleShape> {
     modules.iter().map(|&m| manifest.modules()[m].shape()).collect()
 }
 
+/// The circuits of a plan's batches.
 fn circuit_ids(manifest: &Manifest, plan: &Plan, security: Security) -> Vec<CircuitId> {
     plan.batches.iter().map(|batch| CircuitId::new(security, &shapes(manifest, batch))).collect()
 }

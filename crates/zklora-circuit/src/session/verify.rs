@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use plonky2::field::extension::quadratic::QuadraticExtension;
 use plonky2::field::types::Field;
-use zklora_proto::ModuleShape;
 use zklora_proto::bundle::{Bundle, BundleError, Element, FoldedModule, Folds};
+use zklora_proto::{ModuleEntry, ModuleShape};
 
 use super::circuits::Circuits;
 use super::{fold, shapes};
 use crate::F;
 use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
-use crate::fold::{Fold, canonical};
+use crate::fold::{Fold, FoldError, canonical};
 use crate::security::{Security, Soundness, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
@@ -73,6 +73,9 @@ pub enum VerifySessionError {
         /// In the receipt.
         signed: String,
     },
+    /// A call whose tensors are not of its dimensions.
+    #[error("the transcript: {0}")]
+    Fold(#[from] FoldError),
     /// The folds of a redacted bundle were made with other challenges.
     #[error(
         "the client folded with other challenges than follow from this receipt and its signature: they are the folds of another \
@@ -132,6 +135,7 @@ pub fn verify_session_with<R: Read + Seek>(
     if plan.batches.is_empty() {
         return Err(VerifySessionError::Empty);
     }
+    check_proofs(bundle)?;
     let challenges = Challenges::derive(&receipt);
     let started = Instant::now();
     let signed = bundle.folds()?;
@@ -148,18 +152,18 @@ pub fn verify_session_with<R: Read + Seek>(
 
     let mut batches = Vec::with_capacity(plan.batches.len());
     for (batch, modules) in plan.batches.iter().enumerate() {
+        let proof = bundle.proof(batch)?;
         let started = Instant::now();
         let verifier = circuits
             .get(security, &shapes(manifest.manifest(), modules), &build)
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
         let build_time = started.elapsed();
-        let proof = bundle.proof(batch)?;
         let rows: Vec<u64> = modules.iter().map(|&m| receipt.receipt().rows[m]).collect();
         let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
         let started = Instant::now();
         verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {
             batch,
-            modules: modules.iter().map(|&m| entries[m].name()).collect::<Vec<_>>().join(", "),
+            modules: names(entries, modules),
             error,
         })?;
         batches.push(VerifiedBatch {
@@ -172,6 +176,23 @@ pub fn verify_session_with<R: Read + Seek>(
         });
     }
     Ok(VerifiedSession { security, challenges, folds, redacted, batches, fold_time })
+}
+
+/// Refuses a bundle with a proof of fewer bytes than any has: before memory and time go into its circuit.
+pub fn check_proofs<R: Read + Seek>(bundle: &Bundle<R>) -> Result<(), VerifySessionError> {
+    let security: Security = bundle.plan().security.parse()?;
+    let entries = bundle.manifest().manifest().modules();
+    for (batch, modules) in bundle.plan().batches.iter().enumerate() {
+        if bundle.proof_bytes(batch) < security.least_proof_bytes() {
+            let error = VerifyError::Malformed("it has too few bytes for any proof of its parameter set");
+            return Err(VerifySessionError::Proof { batch, modules: names(entries, modules), error });
+        }
+    }
+    Ok(())
+}
+
+fn names(entries: &[ModuleEntry], modules: &[usize]) -> String {
+    modules.iter().map(|&m| entries[m].name()).collect::<Vec<_>>().join(", ")
 }
 
 impl VerifiedSession {

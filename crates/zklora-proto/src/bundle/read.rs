@@ -157,6 +157,11 @@ impl<R: Read + Seek> Bundle<R> {
         Ok(())
     }
 
+    /// How many bytes the proof of batch `index` has.
+    pub fn proof_bytes(&self, index: usize) -> u64 {
+        self.blobs[FIXED_BLOBS + index].length
+    }
+
     /// Bytes of the proof of batch `index`.
     pub fn proof(&mut self, index: usize) -> Result<Vec<u8>, BundleError> {
         FixedBlobs { reader: &mut self.reader, start: self.start, blobs: &self.blobs }
