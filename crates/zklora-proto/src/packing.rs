@@ -67,11 +67,16 @@ pub fn unpack_deltas(width: u8, bytes: &[u8], entries: usize) -> Result<Vec<i64>
         return Err(PackingError::Length { expected: entries.saturating_mul(size), found: bytes.len() });
     }
     let deltas = unpack(bytes);
-    let expected = width_of(magnitude(&deltas));
-    if expected != width {
-        return Err(PackingError::NotMinimal { found: width, expected });
-    }
+    check_width(width, &deltas)?;
     Ok(deltas)
+}
+
+/// Whether these deltas take `width` bytes each and no fewer.
+pub(crate) fn check_width(width: u8, deltas: &[i64]) -> Result<(), PackingError> {
+    match width_of(magnitude(deltas)) {
+        expected if expected == width => Ok(()),
+        expected => Err(PackingError::NotMinimal { found: width, expected }),
+    }
 }
 
 /// Activations as bytes, two each.
