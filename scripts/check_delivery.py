@@ -22,10 +22,11 @@ import nacl.bindings as sodium
 import nacl.exceptions
 import nacl.signing
 
-FORMAT = b"zklora-delivery/1\n"
+FORMAT = b"zklora-delivery/2\n"
 CHUNK = 2**16
 TAG = 16
-P = 2**64 - 2**32 + 1
+BLOCK = 64
+WEIGHTS = 40
 KEM = b"KEM" + struct.pack(">H", 0x0020)
 HPKE = b"HPKE" + struct.pack(">HHH", 0x0020, 0x0001, 0x0003)
 
@@ -76,7 +77,7 @@ def read(package, seed):
     )
 
     shapes = [(m["d_in"], m["rank"], m["d_out"]) for m in manifest["modules"]]
-    total = sum(32 + 2 * rank * (d_in + d_out) for d_in, rank, d_out in shapes)
+    total = sum(BLOCK * (1 + len(rows(*shape))) for shape in shapes)
     check(total <= 16 << 30, "the content is too long")
     at, content = at + 96, b""
     for sequence in range(-(-total // CHUNK)):
@@ -90,24 +91,48 @@ def read(package, seed):
     check(at == len(body), "there are more bytes than the manifest asks for")
 
     modules, at = [], 0
-    for d_in, rank, d_out in shapes:
-        salt = struct.unpack_from("<4Q", content, at)
-        a = struct.unpack_from(f"<{d_in * rank}h", content, at + 32)
-        b = struct.unpack_from(f"<{rank * d_out}h", content, at + 32 + 2 * d_in * rank)
-        at += 32 + 2 * rank * (d_in + d_out)
-        check(all(element < P for element in salt), "a salt is out of range")
-        check(all(-(2**11) <= weight < 2**11 for weight in a + b), "a weight is out of range")
-        modules.append((salt, a, b))
-    salt, a, b = modules[0]
+    for shape in shapes:
+        places = rows(*shape)
+        words = struct.unpack_from(f"<{8 * (1 + len(places))}Q", content, at)
+        at += 8 * len(words)
+        check(all(word < 2**60 for word in words), "a word is not below 2^60")
+        weights = [(word >> 12 * i & 0xFFF) - 2**11 for word in words[8:] for i in range(5)]
+        found = dict(zip((place for row in places for place in row), weights))
+        found.pop(None, None)
+        modules.append((words[:8], [found[key] for key in sorted(found)]))
+    salt, weights = modules[0]
+    count = shapes[0][0] * shapes[0][1]
+    a, b = weights[:count], weights[count:]
     return {
         "recipient": recipient.hex(),
         "adapter": adapter.hex(),
         "digest": digest.hex(),
         "modules": len(modules),
-        "salt": [str(element) for element in salt],
-        "a": list(a),
-        "b": list(b),
+        "salt": [str(word) for word in salt],
+        "a": a,
+        "b": b,
     }
+
+
+def rows(d_in, rank, d_out):
+    """The rows of a module: for each of 40 weights its place, ("A", i, k) or ("B", k, j), or None for padding."""
+    # Few rows, and of equals the first.
+    grid = min((8, 4, 2), key=lambda g: -(-rank // g) * -(-d_in // (WEIGHTS // g)))
+    entries = WEIGHTS // grid
+    of_a = [
+        [
+            ("A", first + w % entries, group + w // entries) if first + w % entries < d_in and group + w // entries < rank else None
+            for w in range(WEIGHTS)
+        ]
+        for group in range(0, rank, grid)
+        for first in range(0, d_in, entries)
+    ]
+    of_b = [
+        [("B", k, first + w) if first + w < d_out else None for w in range(WEIGHTS)]
+        for k in range(rank)
+        for first in range(0, d_out, WEIGHTS)
+    ]
+    return of_a + of_b
 
 
 def key_schedule(shared, kem_context, info):

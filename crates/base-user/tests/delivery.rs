@@ -155,12 +155,12 @@ fn what_was_not_proved_is_refused_by_name_and_nothing_is_written() {
     let entries = state.manifest.manifest().modules();
 
     // One weight of one module, in a package that is otherwise as it should be.
-    let copy = |opening: &Opening, edit: &dyn Fn(&mut [i16], &mut [u64; 4])| {
-        let (mut a, mut salt) = (opening.a().to_vec(), *opening.salt().elements());
+    let copy = |opening: &Opening, edit: &dyn Fn(&mut [i16], &mut [u64; 8])| {
+        let (mut a, mut salt) = (opening.a().to_vec(), *opening.salt().words());
         edit(&mut a, &mut salt);
-        Opening::new(opening.shape(), a, opening.b().to_vec(), Salt::from_elements(salt).unwrap()).unwrap()
+        Opening::new(opening.shape(), a, opening.b().to_vec(), Salt::from_words(salt).unwrap()).unwrap()
     };
-    let change = |module: usize, edit: &dyn Fn(&mut [i16], &mut [u64; 4])| -> Vec<Opening> {
+    let change = |module: usize, edit: &dyn Fn(&mut [i16], &mut [u64; 8])| -> Vec<Opening> {
         let edit_one = |(i, opening)| copy(opening, if i == module { edit } else { &|_, _| {} });
         state.openings.iter().enumerate().map(edit_one).collect()
     };

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn opening(shape: ModuleShape, a: Vec<i16>, b: Vec<i16>) -> Opening {
-        Opening::new(shape, a, b, Salt::from_elements([0; 4]).unwrap()).unwrap()
+        Opening::new(shape, a, b, Salt::from_words([0; 8]).unwrap()).unwrap()
     }
 
     /// X·A·B in i128, one multiplication at a time.

@@ -166,7 +166,7 @@ fn encode(openings: &[Opening]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     let mut tensors = Vec::new();
     for (index, opening) in openings.iter().enumerate() {
         let shape = opening.shape();
-        let salt: Vec<u8> = opening.salt().elements().iter().flat_map(|e| e.to_le_bytes()).collect();
+        let salt: Vec<u8> = opening.salt().words().iter().flat_map(|word| word.to_le_bytes()).collect();
         tensors.push((
             name(index, "a"),
             Dtype::I16,
@@ -179,7 +179,7 @@ fn encode(openings: &[Opening]) -> anyhow::Result<Zeroizing<Vec<u8>>> {
             vec![shape.rank(), shape.d_out()],
             little_endian(opening.b()),
         ));
-        tensors.push((name(index, "salt"), Dtype::U64, vec![4], Zeroizing::new(salt)));
+        tensors.push((name(index, "salt"), Dtype::U64, vec![8], Zeroizing::new(salt)));
     }
     let views = tensors
         .iter()
@@ -207,13 +207,13 @@ fn decode(bytes: &[u8], manifest: &Manifest) -> anyhow::Result<Vec<Opening>> {
             let shape = entry.shape();
             let a = Zeroizing::new(tensor(index, "a", Dtype::I16, &[shape.d_in(), shape.rank()])?);
             let b = Zeroizing::new(tensor(index, "b", Dtype::I16, &[shape.rank(), shape.d_out()])?);
-            let salt = Zeroizing::new(tensor(index, "salt", Dtype::U64, &[4])?);
-            let mut elements = Zeroizing::new([0u64; 4]);
-            for (element, bytes) in elements.iter_mut().zip(salt.chunks_exact(8)) {
+            let salt = Zeroizing::new(tensor(index, "salt", Dtype::U64, &[8])?);
+            let mut words = Zeroizing::new([0u64; 8]);
+            for (word, bytes) in words.iter_mut().zip(salt.chunks_exact(8)) {
                 // Chunks of exactly eight bytes.
-                *element = u64::from_le_bytes(bytes.try_into().unwrap());
+                *word = u64::from_le_bytes(bytes.try_into().unwrap());
             }
-            Salt::from_elements(*elements)
+            Salt::from_words(*words)
                 .and_then(|salt| Opening::new(shape, weights(&a), weights(&b), salt))
                 .with_context(|| format!("module {index}: a weight or the salt is out of range"))
         })

@@ -67,7 +67,7 @@ fn quantised_deltas_are_near_those_of_the_adapter() {
     for module in &adapter.modules {
         let shape = ModuleShape::new(module.d_in, module.rank, module.d_out).unwrap();
         let quantised = quantise(module);
-        let salt = Salt::from_elements([0; 4]).unwrap();
+        let salt = Salt::from_words([0; 8]).unwrap();
         let opening = Opening::new(shape, quantised.a.to_vec(), quantised.b.to_vec(), salt).unwrap();
         let matrix = |weights: &[f32], rows: usize| {
             Tensor::from_slice(weights).view([rows as i64, -1]).to_kind(Kind::Double)

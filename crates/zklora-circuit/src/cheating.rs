@@ -137,6 +137,39 @@ fn a_wrong_salt_does_not_open_the_commitment() {
     }
 }
 
+/// What can be proved can be delivered: with any salt that the circuit takes, and any padding that leaves the deltas true, there is
+/// an opening. With padding of B that is an output of its own, there is none, since its deltas would not be zero.
+#[test]
+fn an_opening_holds_whatever_the_circuit_takes() {
+    let mut case = Case::new();
+    let shape = case.opening.shape();
+    let honest: Vec<_> = case.opening.blocks().collect();
+    // Of A: the weights of row 1 beyond two columns of three entries. Of B: those of rows 3 and 5 beyond the last output.
+    let with = |edit: &dyn Fn(&mut Vec<[u64; 8]>)| {
+        let mut blocks = honest.clone();
+        edit(&mut blocks);
+        Opening::from_blocks(shape, &blocks).unwrap()
+    };
+    let of_a = |blocks: &mut Vec<[u64; 8]>| blocks[OF_A][7] = (1 << 60) - 1;
+    let salt = |blocks: &mut Vec<[u64; 8]>| blocks[SALT] = [(1 << 60) - 1; 8];
+    for (what, opening, accepted) in [
+        ("another salt", with(&salt), true),
+        ("padding of A", with(&of_a), true),
+        (
+            "both",
+            with(&|blocks| [&salt as &dyn Fn(&mut _), &of_a].iter().for_each(|edit| edit(blocks))),
+            true,
+        ),
+        ("padding of B", with(&|blocks| blocks[ROWS - 1][7] ^= 1 << 59), false),
+    ] {
+        assert_ne!(opening.commitment(), case.opening.commitment(), "{what}");
+        assert_eq!((opening.a(), opening.b()), (case.opening.a(), case.opening.b()), "{what}");
+        let (rows, fold) = (ModuleRows::honest(&opening, &case.fold, case.beta), case.fold.clone());
+        assert_eq!(rows.commitment(), opening.commitment(), "{what}");
+        assert_eq!(case.accepted(&rows, &opening.commitment(), &fold), accepted, "{what}");
+    }
+}
+
 #[test]
 fn other_weights_do_not_open_the_commitment() {
     let mut case = Case::new();

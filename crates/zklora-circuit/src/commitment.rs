@@ -2,15 +2,15 @@
 //!
 //! Weights are stored as w + 2^11 in 12 bits, five to a word of 60 bits, least significant first, forty to a row of the circuit.
 //! A row of A holds `40/g` entries of g columns of A, one column after another, where g is the [`Grid`]'s; a row of B
-//! holds 40 entries of one row of B. Padding weights are zero.
+//! holds 40 entries of one row of B. Padding weights are zero, of an honest contributor: the circuit takes any, and so does an [`Opening`].
 //!
 //! The hash is a sponge over plonky2's Poseidon permutation (state of 12, rate 8, capacity 4). Its capacity starts as domain and shape,
-//! which fix the number of blocks; each block of eight words *overwrites* the rate; the first block is the salt. The
+//! which fix the number of blocks; each block of eight words *overwrites* the rate; the first block is the salt, eight words as any. The
 //! commitment is the capacity after the last block, an inner state: two openings of one commitment are an inner collision of
 //! the sponge, which is what the sponge's security rests on (G. Bertoni, J. Daemen, M. Peeters, G. Van Assche, "On the
 //! indifferentiability of the sponge construction", 2008).
 
-use plonky2::field::types::{Field, Field64, PrimeField64, Sample};
+use plonky2::field::types::{Field, PrimeField64};
 use plonky2::hash::poseidon::Poseidon;
 use rand::CryptoRng;
 use zeroize::Zeroize;
@@ -23,23 +23,66 @@ use crate::gate::weight::{BIAS, CAPACITY, Grid, WEIGHTS, WEIGHTS_PER_WORD, WORDS
 /// The first element of every commitment's capacity: ASCII "zkloraC2".
 pub const DOMAIN: u64 = u64::from_be_bytes(*b"zkloraC2");
 
-/// A quantised module and its salt: everything that opens a commitment. Secret; wiped when dropped, never printed.
+/// A quantised module and all else that is hashed into its commitment: salt and padding. Secret; wiped when dropped, never printed.
 pub struct Opening {
     shape: ModuleShape,
     a: Vec<i16>,
     b: Vec<i16>,
     salt: Salt,
+    /// Weights beyond the last, biased, in the order of the rows; none if all are zero, as an honest contributor has them.
+    padding: Vec<u16>,
 }
 
 impl Opening {
-    /// A module with A row-major `d_in x rank` and B row-major `rank x d_out`. `None` if a length does not fit the shape or
-    /// a weight is outside `[-2^11, 2^11)`.
+    /// A module with A row-major `d_in x rank` and B row-major `rank x d_out`, and zeros for padding. `None` if a length does not
+    /// fit the shape or a weight is outside `[-2^11, 2^11)`.
     pub fn new(shape: ModuleShape, a: Vec<i16>, b: Vec<i16>, salt: Salt) -> Option<Self> {
-        let opening = Self { shape, a, b, salt };
+        let opening = Self { shape, a, b, salt, padding: Vec::new() };
         let fits = opening.a.len() == shape.d_in() * shape.rank()
             && opening.b.len() == shape.rank() * shape.d_out()
             && opening.a.iter().chain(&opening.b).all(|&w| (-(BIAS as i16)..BIAS as i16).contains(&w));
         fits.then_some(opening)
+    }
+
+    /// The module that is hashed as these blocks: [`Opening::block_count`] of eight words below 2^60 each. Whatever the circuit
+    /// admits can be written so, and the other way round. `None` if there are more or fewer, or a word is too large.
+    pub fn from_blocks(shape: ModuleShape, blocks: &[[u64; WORDS]]) -> Option<Self> {
+        let (salt, rows) = blocks.split_first()?;
+        let fits = blocks.len() == Self::block_count(shape) && rows.iter().flatten().all(|&w| w < WORD_BOUND);
+        let salt = Salt::from_words(*salt).filter(|_| fits)?;
+        let mut opening = Self {
+            shape,
+            a: vec![0; shape.d_in() * shape.rank()],
+            b: vec![0; shape.rank() * shape.d_out()],
+            salt,
+            padding: Vec::new(),
+        };
+        for (places, words) in places(shape).zip(rows) {
+            for (weight, place) in places.into_iter().enumerate() {
+                let word = words[weight / WEIGHTS_PER_WORD];
+                let biased =
+                    (word >> (weight % WEIGHTS_PER_WORD * WEIGHT_BITS as usize)) as u16 & WEIGHT_MASK;
+                match place {
+                    Place::A(at) => opening.a[at] = biased as i16 - BIAS as i16,
+                    Place::B(at) => opening.b[at] = biased as i16 - BIAS as i16,
+                    Place::Padding => opening.padding.push(biased),
+                }
+            }
+        }
+        if opening.padding.iter().all(|&biased| u64::from(biased) == BIAS) {
+            opening.padding = Vec::new();
+        }
+        Some(opening)
+    }
+
+    /// Blocks that are hashed of a module of this shape: the salt, and one for each row of the circuit.
+    pub fn block_count(shape: ModuleShape) -> usize {
+        1 + Grid::of(shape).rows_of_a(shape) + shape.rank() * shape.d_out().div_ceil(WEIGHTS)
+    }
+
+    /// All that is hashed, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = [u64; WORDS]> + '_ {
+        std::iter::once(*self.salt.words()).chain(self.rows().map(|row| pack(&row)))
     }
 
     /// Dimensions of A and B.
@@ -64,28 +107,20 @@ impl Opening {
 
     /// What is hashed of the weights: for each row of the circuit, 40 biased weights. Rows of A, then rows of B.
     pub(crate) fn rows(&self) -> impl Iterator<Item = [u16; WEIGHTS]> + '_ {
-        let (d_in, rank, d_out) = (self.shape.d_in(), self.shape.rank(), self.shape.d_out());
-        let grid = Grid::of(self.shape);
-        let a = (0..rank).step_by(grid.ranks).flat_map(move |first_rank| {
-            (0..d_in).step_by(grid.entries()).map(move |first_entry| {
-                std::array::from_fn(|weight| {
-                    let k = first_rank + weight / grid.entries();
-                    let i = first_entry + weight % grid.entries();
-                    biased(if k < rank && i < d_in { self.a[i * rank + k] } else { 0 })
-                })
+        let mut padding = self.padding.iter();
+        places(self.shape).map(move |places| {
+            places.map(|place| match place {
+                Place::A(at) => biased(self.a[at]),
+                Place::B(at) => biased(self.b[at]),
+                Place::Padding => padding.next().copied().unwrap_or(BIAS as u16),
             })
-        });
-        let b = self.b.chunks_exact(d_out).flat_map(|row| {
-            row.chunks(WEIGHTS).map(|weights| std::array::from_fn(|j| biased(*weights.get(j).unwrap_or(&0))))
-        });
-        a.chain(b)
+        })
     }
 
     /// The commitment that this opens.
     pub fn commitment(&self) -> Commitment {
-        let blocks = std::iter::once(self.salt.words()).chain(self.rows().map(|row| pack(&row)));
         let mut state = Sponge::new(self.shape);
-        blocks.for_each(|mut block| {
+        self.blocks().for_each(|mut block| {
             state.absorb(&block);
             block.zeroize();
         });
@@ -93,10 +128,41 @@ impl Opening {
     }
 }
 
+/// What a weight of a row is: an entry of A or B, by index, or none.
+enum Place {
+    A(usize),
+    B(usize),
+    Padding,
+}
+
+/// The places of the weights of each row: rows of A, then rows of B.
+fn places(shape: ModuleShape) -> impl Iterator<Item = [Place; WEIGHTS]> {
+    let (d_in, rank, d_out, grid) = (shape.d_in(), shape.rank(), shape.d_out(), Grid::of(shape));
+    let a = (0..rank).step_by(grid.ranks).flat_map(move |first_rank| {
+        (0..d_in).step_by(grid.entries()).map(move |first_entry| {
+            std::array::from_fn(|weight| {
+                let k = first_rank + weight / grid.entries();
+                let i = first_entry + weight % grid.entries();
+                if k < rank && i < d_in { Place::A(i * rank + k) } else { Place::Padding }
+            })
+        })
+    });
+    let b = (0..rank).flat_map(move |k| {
+        (0..d_out).step_by(WEIGHTS).map(move |first| {
+            std::array::from_fn(|weight| match first + weight {
+                j if j < d_out => Place::B(k * d_out + j),
+                _ => Place::Padding,
+            })
+        })
+    });
+    a.chain(b)
+}
+
 impl Drop for Opening {
     fn drop(&mut self) {
         self.a.zeroize();
         self.b.zeroize();
+        self.padding.zeroize();
     }
 }
 
@@ -106,29 +172,24 @@ impl std::fmt::Debug for Opening {
     }
 }
 
-/// Four uniform field elements that hide the weights in a commitment.
+/// Eight words of 60 bits that hide the weights in a commitment: its first block, and any that the circuit takes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Salt([u64; 4]);
+pub struct Salt([u64; WORDS]);
 
 impl Salt {
-    /// A fresh salt.
+    /// A fresh salt: uniform, of 480 bits.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
-        Self([(); 4].map(|()| F::sample(rng).to_canonical_u64()))
+        Self([(); WORDS].map(|()| rng.next_u64() % WORD_BOUND))
     }
 
-    /// The salt with these elements; `None` unless each is below the field's order.
-    pub fn from_elements(elements: [u64; 4]) -> Option<Self> {
-        elements.iter().all(|&e| e < F::ORDER).then_some(Self(elements))
+    /// The salt with these words; `None` unless each is below 2^60.
+    pub fn from_words(words: [u64; WORDS]) -> Option<Self> {
+        words.iter().all(|&word| word < WORD_BOUND).then_some(Self(words))
     }
 
-    /// The elements.
-    pub fn elements(&self) -> &[u64; 4] {
+    /// The words.
+    pub fn words(&self) -> &[u64; WORDS] {
         &self.0
-    }
-
-    /// The sponge's first block: both halves of each element, the low one first.
-    pub(crate) fn words(&self) -> [u64; WORDS] {
-        std::array::from_fn(|i| self.0[i / 2] >> (32 * (i % 2)) & 0xffff_ffff)
     }
 }
 
@@ -179,6 +240,10 @@ impl Drop for Sponge {
     }
 }
 
+/// What words are below: five weights of 12 bits.
+const WORD_BOUND: u64 = 1 << (WEIGHT_BITS as usize * WEIGHTS_PER_WORD);
+const WEIGHT_MASK: u16 = (1 << WEIGHT_BITS) - 1;
+
 fn biased(weight: i16) -> u16 {
     (weight + BIAS as i16) as u16
 }
@@ -203,7 +268,7 @@ mod tests {
         let mut a = (0..6).collect();
         let mut b = (0..50).map(|i| -i).collect();
         edit(&mut a, &mut b);
-        Opening::new(shape, a, b, Salt::from_elements([salt, 0, 0, 0]).unwrap()).unwrap()
+        Opening::new(shape, a, b, Salt::from_words([salt, 0, 0, 0, 0, 0, 0, 0]).unwrap()).unwrap()
     }
 
     #[test]
@@ -246,14 +311,41 @@ mod tests {
     }
 
     #[test]
-    fn a_salt_is_a_block() {
-        let salt = Salt::from_elements([1 << 32 | 2, 3, 4, 5 << 32]).unwrap();
-        assert_eq!(salt.words(), [2, 1, 3, 0, 4, 0, 0, 5]);
+    fn whatever_is_hashed_is_an_opening_and_whatever_is_not_is_none() {
+        let mut rng = StdRng::seed_from_u64(5);
+        for (d_in, rank, d_out) in [(3, 2, 25), (1, 1, 1), (41, 9, 81), (40, 8, 40), (5, 3, 39)] {
+            let shape = ModuleShape::new(d_in, rank, d_out).unwrap();
+            let count = Opening::block_count(shape);
+            // Words that the circuit's digits can make: all of them.
+            let blocks: Vec<[u64; WORDS]> = (0..count).map(|_| *Salt::random(&mut rng).words()).collect();
+            let opening = Opening::from_blocks(shape, &blocks).unwrap();
+            assert_eq!(opening.blocks().collect::<Vec<_>>(), blocks);
+            let mut state = Sponge::new(shape);
+            blocks.iter().for_each(|block| state.absorb(block));
+            assert_eq!(opening.commitment(), state.commitment());
+
+            assert!(Opening::from_blocks(shape, &blocks[1..]).is_none());
+            assert!(Opening::from_blocks(shape, &[&blocks[..], &blocks[..1]].concat()).is_none());
+            assert!(Opening::from_blocks(shape, &[]).is_none());
+            for (block, word) in [(0, 7), (count - 1, 0)] {
+                let mut blocks = blocks.clone();
+                blocks[block][word] = WORD_BOUND;
+                assert!(Opening::from_blocks(shape, &blocks).is_none());
+            }
+
+            // With zeros as padding it is what its weights and salt make.
+            let (a, b) = (opening.a().to_vec(), opening.b().to_vec());
+            let plain = Opening::new(shape, a, b, opening.salt().clone()).unwrap();
+            let again = Opening::from_blocks(shape, &plain.blocks().collect::<Vec<_>>()).unwrap();
+            assert_eq!(again.commitment(), plain.commitment());
+            assert!(again.padding.is_empty());
+            assert_eq!(plain.commitment() == opening.commitment(), (d_in, rank, d_out) == (40, 8, 40));
+        }
     }
 
     #[test]
     fn debug_shows_no_secret() {
-        assert_eq!(format!("{:?}", Salt::from_elements([77; 4]).unwrap()), "Salt(secret)");
+        assert_eq!(format!("{:?}", Salt::from_words([77; WORDS]).unwrap()), "Salt(secret)");
         assert!(!format!("{:?}", opening(0, |_, _| {})).contains("-49"));
     }
 }

@@ -202,7 +202,7 @@ fn word(digits: &[u64]) -> F {
 /// The salt's block as the digits of 40 weights.
 fn salt_digits(opening: &Opening) -> Vec<u64> {
     let digits = |word: u64| (0..DIGITS * WEIGHTS_PER_WORD).map(move |digit| word >> (3 * digit) & 7);
-    opening.salt().words().into_iter().flat_map(digits).collect()
+    opening.salt().words().iter().copied().flat_map(digits).collect()
 }
 
 /// What to do with a computed value that contradicts one that was given.

@@ -17,7 +17,7 @@ fn main() {
     }
     fs::create_dir_all(&folder).unwrap();
     // More than a chunk in all, and the first module ends within it.
-    let shapes = [shape(9, 3, 41), shape(512, 33, 512)];
+    let shapes = [shape(9, 3, 41), shape(512, 48, 512)];
     let world = World::with_keys(SecretKey::generate(), known_key(0x42), &shapes, 6);
     let mut package = Vec::new();
     let to = world.client().public();
@@ -32,7 +32,7 @@ fn main() {
         "adapter": world.manifest().adapter_id(),
         "digest": digest,
         // Text, for JSON's numbers need not hold 64 bits.
-        "salt": opening.salt().elements().map(|element| element.to_string()),
+        "salt": opening.salt().words().map(|word| word.to_string()),
         "a": opening.a(),
         "b": opening.b(),
     });

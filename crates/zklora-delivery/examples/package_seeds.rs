@@ -12,7 +12,7 @@ fn main() {
     let folder = PathBuf::from(std::env::args_os().nth(1).expect("a folder"));
     fs::create_dir_all(&folder).unwrap();
     for (name, shapes) in
-        [("small", &[shape(3, 1, 4)][..]), ("two-chunks", &[shape(5, 1, 3), shape(256, 70, 256)])]
+        [("small", &[shape(3, 1, 4)][..]), ("two-chunks", &[shape(5, 1, 3), shape(256, 80, 256)])]
     {
         let world = World::with_keys(known_key(1), known_key(2), shapes, 1);
         let mut package = Vec::new();

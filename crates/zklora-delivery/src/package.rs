@@ -14,7 +14,7 @@ use zklora_proto::{AdapterId, DeliveryDigest, PublicKey, SecretKey, Signature, S
 use crate::cipher::{ENCAPSULATED, Opener, Sealer, TAG};
 use crate::content;
 
-const FORMAT: &[u8; 18] = b"zklora-delivery/1\n";
+const FORMAT: &[u8; 18] = b"zklora-delivery/2\n";
 /// Bytes of a chunk of the content; the last one may have fewer.
 pub const CHUNK: usize = 1 << 16;
 /// Most bytes of the content, which a reader holds whole.
@@ -109,7 +109,7 @@ pub enum PackageError {
     #[error("the package goes on after its signature: it was extended")]
     Extended,
     /// Another format or version.
-    #[error("this is no package of the format zklora-delivery/1")]
+    #[error("this is no package of the format zklora-delivery/2")]
     Format,
     /// More than a manifest may have.
     #[error("the package claims a manifest of {0} bytes, expected at most {MAX_MANIFEST_BYTES}")]
@@ -150,12 +150,10 @@ pub enum PackageError {
         chunks: u64,
     },
     /// A module's weights or salt cannot be such.
-    #[error("module {module}: {what}")]
+    #[error("module {module}: a word of its weights or its salt is not below 2^60")]
     Content {
         /// The module.
         module: String,
-        /// What is wrong.
-        what: &'static str,
     },
     /// Not signed by the contributor.
     #[error("the package is not signed by the contributor {0} that its manifest names")]

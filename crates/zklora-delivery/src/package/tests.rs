@@ -12,7 +12,7 @@ fn small() -> World {
 
 /// Two modules of three chunks, the first of which ends within the second chunk.
 fn large() -> World {
-    World::new(&[shape(1024, 16, 1024), shape(1024, 16, 1024)], 2)
+    World::new(&[shape(1024, 24, 1024), shape(1024, 24, 1024)], 2)
 }
 
 fn sealed_for(world: &World, openings: &[Opening], to: PublicKey) -> Vec<u8> {
@@ -81,8 +81,9 @@ fn only_the_recipient_reads_it() {
     let said = refusal(&sign(&world, readdressed), &other);
     assert!(said.contains("chunk 0 of 1 cannot be decrypted"), "{said}");
     // Neither weights nor salts are in it as they are.
-    let weights: Vec<u8> = world.openings()[0].a().iter().flat_map(|w| w.to_le_bytes()).collect();
-    let salt: Vec<u8> = world.openings()[0].salt().elements().iter().flat_map(|e| e.to_le_bytes()).collect();
+    let block = world.openings()[0].blocks().nth(1).unwrap();
+    let weights: Vec<u8> = block.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let salt: Vec<u8> = world.openings()[0].salt().words().iter().flat_map(|w| w.to_le_bytes()).collect();
     for secret in [&weights[..16], &salt[..16]] {
         assert!(!bytes.windows(16).any(|window| window == secret));
     }
@@ -207,13 +208,13 @@ fn it_is_signed_by_the_contributor_for_this_purpose() {
 fn changed(
     world: &World,
     module: usize,
-    edit: impl FnOnce(&mut Vec<i16>, &mut Vec<i16>, &mut [u64; 4]),
+    edit: impl FnOnce(&mut Vec<i16>, &mut Vec<i16>, &mut [u64; 8]),
 ) -> Vec<Opening> {
     let mut openings = world.copy_openings();
     let opening = &openings[module];
-    let (mut a, mut b, mut salt) = (opening.a().to_vec(), opening.b().to_vec(), *opening.salt().elements());
+    let (mut a, mut b, mut salt) = (opening.a().to_vec(), opening.b().to_vec(), *opening.salt().words());
     edit(&mut a, &mut b, &mut salt);
-    openings[module] = Opening::new(opening.shape(), a, b, Salt::from_elements(salt).unwrap()).unwrap();
+    openings[module] = Opening::new(opening.shape(), a, b, Salt::from_words(salt).unwrap()).unwrap();
     openings
 }
 
@@ -244,14 +245,15 @@ fn weights_and_salts_out_of_range_are_refused_by_the_module_s_name() {
         Ok(())
     })
     .unwrap();
-    let first = content::bytes(world.manifest().manifest()) as usize - (32 + 2 * (24 * 3 + 3 * 8));
+    let first = 64 * Opening::block_count(world.openings()[0].shape());
     for (at, value, said_to_be) in [
-        (32, 2048i16.to_le_bytes().to_vec(), "module m.0: a weight of it is outside"),
-        (first + 32, (-2049i16).to_le_bytes().to_vec(), "module m.1: a weight of it is outside"),
-        (first, 0xffff_ffff_0000_0001u64.to_le_bytes().to_vec(), "module m.1: its salt"),
+        (0, 1u64 << 60, "module m.0: a word of its weights or its salt"),
+        (64, u64::MAX, "module m.0: a word of its weights or its salt"),
+        (first + 56, 0xffff_ffff_0000_0001, "module m.1: a word of its weights or its salt"),
+        (plain.len() - 8, 1 << 63, "module m.1: a word of its weights or its salt"),
     ] {
         let mut plain = plain.clone();
-        plain[at..at + value.len()].copy_from_slice(&value);
+        plain[at..at + 8].copy_from_slice(&value.to_le_bytes());
         let (mut sealer, encapsulated) = Sealer::new(to, adapter, &mut rng(1)).unwrap();
         let mut bytes = sealed(&world)[..content_start(&world) - ENCAPSULATED].to_vec();
         bytes.extend_from_slice(&encapsulated);
@@ -259,6 +261,52 @@ fn weights_and_salts_out_of_range_are_refused_by_the_module_s_name() {
         bytes.extend_from_slice(&[0; 64]);
         let said = refusal(&sign(&world, bytes), world.client());
         assert!(said.starts_with(said_to_be), "{said}");
+    }
+}
+
+/// A contributor may commit to any salt and any padding that the circuit takes, and prove with it: then it can deliver it, too. What
+/// it delivers has to be that.
+#[test]
+fn whatever_can_be_proved_can_be_delivered() {
+    let honest = small();
+    let unusual: Vec<Opening> = honest
+        .openings()
+        .iter()
+        .map(|opening| {
+            let mut blocks: Vec<[u64; 8]> = opening.blocks().collect();
+            blocks[0] = [(1 << 60) - 1; 8];
+            let with_salt = Opening::from_blocks(opening.shape(), &blocks).unwrap();
+            // Every weight of the last word of each row that can be padding is made another; entries of A and B stay.
+            blocks[1..].iter_mut().for_each(|block| block[7] ^= 0x5a5);
+            let shape = opening.shape();
+            let other = Opening::from_blocks(shape, &blocks).unwrap();
+            match (other.a(), other.b()) == (opening.a(), opening.b()) {
+                true => other,
+                false => with_salt,
+            }
+        })
+        .collect();
+    assert!(unusual.iter().zip(honest.openings()).all(|(a, b)| a.commitment() != b.commitment()));
+    let (mut from, mut to) = (Vec::new(), Vec::new());
+    for (opening, honest) in unusual.iter().zip(honest.openings()) {
+        from.push(honest.commitment().to_string());
+        to.push(opening.commitment().to_string());
+    }
+    let world = honest.with_manifest(|text| {
+        from.iter().zip(&to).fold(text.to_owned(), |text, (from, to)| text.replacen(from, to, 1))
+    });
+    let delivery = decrypt(&sealed_for(&world, &unusual, world.client().public()), world.client()).unwrap();
+    for (found, sent) in delivery.openings().iter().zip(&unusual) {
+        assert!(found.blocks().eq(sent.blocks()));
+    }
+    // The same weights under another salt or with zeros as padding are not what was committed to.
+    let plain: Vec<Opening> = unusual
+        .iter()
+        .map(|o| Opening::new(o.shape(), o.a().to_vec(), o.b().to_vec(), o.salt().clone()).unwrap())
+        .collect();
+    for openings in [honest.copy_openings(), plain] {
+        let said = refusal(&sealed_for(&world, &openings, world.client().public()), world.client());
+        assert!(said.contains("do not open the commitment"), "{said}");
     }
 }
 
@@ -297,7 +345,7 @@ fn hostile_lengths_take_no_memory() {
         let (head, module) = text.trim_end_matches("]}").split_once("\"modules\":[").unwrap();
         let module = module
             .replace("\"d_in\":16,\"rank\":2,\"d_out\":24", "\"d_in\":16384,\"rank\":256,\"d_out\":65536");
-        let modules: Vec<_> = (0..500).map(|i| module.replace("m.0", &format!("m.{i}"))).collect();
+        let modules: Vec<_> = (0..600).map(|i| module.replace("m.0", &format!("m.{i}"))).collect();
         format!("{head}\"modules\":[{}]}}", modules.join(","))
     });
     let mut hostile = FORMAT.to_vec();
@@ -307,7 +355,7 @@ fn hostile_lengths_take_no_memory() {
     hostile.extend_from_slice(world.manifest().bytes());
     hostile.extend_from_slice(world.manifest().signature().as_bytes());
     assert!(matches!(Package::open(&hostile[..]), Err(PackageError::TooLarge(_))));
-    for junk in [&b""[..], b"zklora-delivery/2\n", b"\x80\x02}q\x00", &[0xff; 200]] {
+    for junk in [&b""[..], b"zklora-delivery/1\n", b"zklora-delivery/3\n", b"\x80\x02}q\x00", &[0xff; 200]] {
         assert!(Package::open(junk).is_err());
     }
 }
@@ -458,7 +506,7 @@ fn the_vector_is_read_as_what_it_is() {
     assert_eq!(expected["adapter"], delivery.manifest().adapter_id().to_string());
     assert_eq!(expected["digest"], delivery.digest().to_string());
     let opening = &delivery.openings()[0];
-    assert_eq!(expected["salt"], serde_json::json!(opening.salt().elements().map(|e| e.to_string())));
+    assert_eq!(expected["salt"], serde_json::json!(opening.salt().words().map(|word| word.to_string())));
     assert_eq!(expected["a"], serde_json::json!(opening.a()));
     assert_eq!(expected["b"], serde_json::json!(opening.b()));
 }
