@@ -14,10 +14,12 @@ use zklora_proto::{ModuleShape, secret_file};
 ///
 /// What is in the folder is trusted as the verifier's own program is: a key says which proofs are valid. What is not the
 /// key of the wanted circuit, by its own header and digest, is built anew, and so is everything while the folder is one
-/// that others may write to. No failure here is a failure of the verification.
+/// that others may write to or that belongs to somebody else. No failure here is a failure of the verification.
 #[derive(Debug, Clone)]
 pub struct KeyCache {
     folder: PathBuf,
+    /// Whom folder and keys have to belong to.
+    user: u32,
 }
 
 /// Where a key came from.
@@ -40,6 +42,11 @@ enum CacheError {
         "others than its owner may change it (mode {0:o}), expected mode 700 for the folder and 600 for a key"
     )]
     Open(u32),
+    #[error(
+        "it belongs to user {found}, who may change it; expected one of user {user}, who runs this verifier: move it away, or set \
+         XDG_CACHE_HOME"
+    )]
+    Owner { found: u32, user: u32 },
     #[error("it has more than {MAX_KEY_BYTES} bytes")]
     TooLarge,
     #[error("{0}")]
@@ -49,7 +56,7 @@ enum CacheError {
 impl KeyCache {
     /// The keys in this folder, which is made when there is a key to keep.
     pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
+        Self { folder, user: rustix::process::geteuid().as_raw() }
     }
 
     /// The keys of this user: `zklora/keys` in `$XDG_CACHE_HOME` or `~/.cache`. `None` if neither is known.
@@ -105,8 +112,8 @@ impl KeyCache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        only_of_owner(&fs::metadata(&self.folder)?)?;
-        only_of_owner(&file.metadata()?)?;
+        self.check_owner(&fs::metadata(&self.folder)?)?;
+        self.check_owner(&file.metadata()?)?;
         let mut key = Vec::new();
         file.take(MAX_KEY_BYTES + 1).read_to_end(&mut key)?;
         if key.len() as u64 > MAX_KEY_BYTES {
@@ -119,7 +126,7 @@ impl KeyCache {
     fn keep(&self, path: &Path, security: Security, verifier: &BatchVerifier) -> Result<(), CacheError> {
         let key = verifier.to_key(security)?;
         secret_file::create_folder(&self.folder, 0o700)?;
-        only_of_owner(&fs::metadata(&self.folder)?)?;
+        self.check_owner(&fs::metadata(&self.folder)?)?;
         // Made for its owner alone, as temporary files are; said again here, since it matters.
         let mut file = tempfile::Builder::new().prefix(".key-").tempfile_in(&self.folder)?;
         file.as_file().set_permissions(Permissions::from_mode(0o600))?;
@@ -128,12 +135,14 @@ impl KeyCache {
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     }
-}
 
-fn only_of_owner(metadata: &fs::Metadata) -> Result<(), CacheError> {
-    match metadata.mode() & 0o7777 {
-        mode if mode & 0o022 == 0 => Ok(()),
-        mode => Err(CacheError::Open(mode)),
+    /// Whether nobody but who runs this verifier may change it. An owner may whatever the mode says: it is theirs to change.
+    fn check_owner(&self, metadata: &fs::Metadata) -> Result<(), CacheError> {
+        match (metadata.uid(), metadata.mode() & 0o7777) {
+            (found, _) if found != self.user => Err(CacheError::Owner { found, user: self.user }),
+            (_, mode) if mode & 0o022 != 0 => Err(CacheError::Open(mode)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -160,6 +169,25 @@ mod tests {
         let path = cache.path(&CircuitId::new(SECURITY, &shapes(2)));
         assert_eq!((mode(cache.folder()), mode(&path)), (0o700, 0o600));
         assert_eq!(fs::read_dir(cache.folder()).unwrap().count(), 1, "nothing temporary is left");
+    }
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_not_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let cache = KeyCache::new(parent.path().join("keys"));
+        assert_eq!(cache.get(SECURITY, &shapes(1)).unwrap().1, Origin::Built);
+        assert_eq!(cache.get(SECURITY, &shapes(1)).unwrap().1, Origin::Kept);
+        // The same folder with the same modes, as another user sees it.
+        let other = KeyCache { user: cache.user + 1, ..cache.clone() };
+        assert_eq!(other.get(SECURITY, &shapes(1)).unwrap().1, Origin::NotKept);
+        let metadata = fs::metadata(cache.folder()).unwrap();
+        assert!(matches!(other.check_owner(&metadata), Err(CacheError::Owner { .. })));
+        // A key alone that is another's, in a folder of one's own: only root can make one.
+        let path = cache.path(&CircuitId::new(SECURITY, &shapes(1)));
+        if std::os::unix::fs::chown(&path, Some(cache.user + 1), None).is_ok() {
+            assert_eq!(cache.get(SECURITY, &shapes(1)).unwrap().1, Origin::Built);
+            assert_eq!(fs::metadata(&path).unwrap().uid(), cache.user);
+        }
     }
 
     #[test]
