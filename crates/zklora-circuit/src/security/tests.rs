@@ -1,5 +1,6 @@
-use plonky2::field::types::Sample;
-use plonky2::plonk::proof::Proof;
+use plonky2::field::extension::Extendable;
+use plonky2::field::types::{Field, Sample};
+use plonky2::plonk::proof::{Proof, ProofWithPublicInputs};
 use plonky2::util::serialization::{Buffer, Read};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -13,6 +14,9 @@ use crate::fold::Fold;
 use crate::hash::Blake3Config;
 use crate::prove::{ModuleRows, prove};
 use crate::{D, E, F};
+
+/// Where polynomials are opened.
+type Point = <F as Extendable<D>>::Extension;
 
 /// Round numbers: 2^13 rows, a domain of n = 2^16, 64 routed wires, 253 columns, 128 + 1 terms.
 fn round_numbers() -> Parameters {
@@ -177,8 +181,8 @@ fn a_larger_circuit_differs_in_its_size_alone() {
     assert_eq!(grown, Parameters { folds: grown.folds.clone(), ..large });
 }
 
-#[test]
-fn columns_are_those_that_a_proof_opens() {
+/// A circuit, and an honest proof of it with its public inputs.
+fn small_proof() -> (BatchCircuit, (Vec<u8>, Vec<F>)) {
     let mut rng = StdRng::seed_from_u64(1);
     let shape = ModuleShape::new(2, 1, 2).unwrap();
     let circuit = BatchCircuit::build(Security::Compact, &[shape]).unwrap();
@@ -187,6 +191,13 @@ fn columns_are_those_that_a_proof_opens() {
     let mut fold = Fold { a: vec![E::sample(&mut rng), E::sample(&mut rng)], s: beta };
     fold.s = ModuleRows::honest(&opening, &fold, beta).sum;
     let bytes = prove(&circuit, &[&opening], &[&fold], beta, &mut rng).unwrap();
+    let inputs = circuit.layout.instance(&[(&opening.commitment(), &fold)], beta).public_inputs();
+    (circuit, (bytes, inputs))
+}
+
+#[test]
+fn columns_are_those_that_a_proof_opens() {
+    let (circuit, (bytes, _)) = small_proof();
     let proof: Proof<F, Blake3Config, D> = Buffer::new(&bytes).read_proof(&circuit.data.common).unwrap();
     let parameters = circuit.verifier().parameters(&[1]);
     let opened = &proof.openings;
@@ -202,6 +213,57 @@ fn columns_are_those_that_a_proof_opens() {
     assert_eq!(parameters.challenges, opened.plonk_zs_next.len());
     assert_eq!(parameters.queries, proof.opening_proof.query_round_proofs.len());
     assert_eq!(parameters.arity_bits.len(), proof.opening_proof.commit_phase_merkle_caps.len());
+}
+
+/// Bad (β, γ) in some of the repetitions and bad α in the others do not add up to a proof: each of the c quotients combines the
+/// constraints of all c permutation polynomials. Here an opening of each of these polynomials is changed in an honest proof, and then the openings of
+/// quotients so that their equations hold: it takes a change of all c. The first equation that fails is plonky2's own word.
+#[test]
+fn every_quotient_combines_the_constraints_of_every_permutation_polynomial() {
+    let (circuit, bytes) = small_proof();
+    let common = &circuit.data.common;
+    let proof: Proof<F, Blake3Config, D> = Buffer::new(&bytes.0).read_proof(common).unwrap();
+    let proof = ProofWithPublicInputs { proof, public_inputs: bytes.1 };
+    circuit.data.verify(proof.clone()).unwrap();
+    let digest = &circuit.data.verifier_only.circuit_digest;
+    let challenges = proof.get_challenges(proof.get_public_inputs_hash(), digest, common).unwrap();
+    let (zeta, n, chunk) = (challenges.plonk_zeta, common.degree(), common.quotient_degree_factor);
+    let vanishing = zeta.exp_u64(n as u64) - Point::ONE;
+    let lagrange = vanishing / (Point::from_canonical_usize(n) * (zeta - Point::ONE));
+    let partials = common.num_partial_products + 1;
+    let opened = &proof.proof.openings;
+    let fails_at_an_equation = |change: &dyn Fn(&mut Proof<F, Blake3Config, D>)| {
+        let mut changed = proof.clone();
+        change(&mut changed.proof);
+        let error = circuit.data.verify(changed).unwrap_err().to_string();
+        error.contains("vanishing_polys_zeta[i]")
+    };
+    for k in 0..CHALLENGES {
+        // Z_k stands in L_0·(Z_k - 1), term k, and in the first check of its products, term c + k·partials.
+        let (beta, gamma) = (challenges.plonk_betas[k], challenges.plonk_gammas[k]);
+        let numerators: Point = (0..chunk)
+            .map(|j| opened.wires[j] + zeta * Point::from(common.k_is[j] * beta) + Point::from(gamma))
+            .product();
+        let moved = |alpha: F| {
+            let power = |term: usize| Point::from(alpha.exp_u64(term as u64));
+            (lagrange * power(k) + numerators * power(CHALLENGES + k * partials)) / vanishing
+        };
+        let mended = |left_out: Option<usize>| {
+            fails_at_an_equation(&|proof| {
+                proof.openings.plonk_zs[k] += Point::ONE;
+                for (i, &alpha) in challenges.plonk_alphas.iter().enumerate() {
+                    if left_out != Some(i) {
+                        proof.openings.quotient_polys[i * chunk] += moved(alpha);
+                    }
+                }
+            })
+        };
+        // What refuses it then is FRI, since nothing of it was committed to.
+        assert!(!mended(None), "Z {k}: what it changes in the quotients is known");
+        for i in 0..CHALLENGES {
+            assert!(mended(Some(i)), "quotient {i} does not depend on Z {k}");
+        }
+    }
 }
 
 #[test]
