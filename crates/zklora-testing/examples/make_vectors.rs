@@ -8,7 +8,7 @@ use std::fs;
 use zklora_circuit::security::Security;
 use zklora_proto::bundle::Folds;
 use zklora_proto::identity::Purpose;
-use zklora_proto::{Call, SecretKey, Signature, SignedReceipt};
+use zklora_proto::{Call, Delta, SecretKey, Signature, SignedReceipt};
 use zklora_testing::vectors::{Change, Edit, Patch, Reason, folder};
 use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, FOLDS, FOLDS_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, RECEIPT,
@@ -78,6 +78,7 @@ fn full() {
     session.plan();
     session.transcript();
     session.proof();
+    session.wraps();
 }
 
 /// A redacted bundle of two modules, one of which is never called, and what is no such bundle.
@@ -364,6 +365,26 @@ impl Session {
         transcript("transcript-delta", "A delta that was not sent.", &delta, "its digest");
         let twice = changed(|calls| calls[0].deltas[1].module = 0);
         transcript("transcript-module-twice", "A call to one module twice.", &twice, "module 0 twice");
+    }
+
+    /// As many deltas as wrap to none in 32 bits, and none there.
+    fn wraps(&self) {
+        let world = self.world.with_manifest(|text| text.replacen("\"d_out\":24", "\"d_out\":65536", 1));
+        let rows = 1 << 16;
+        let deltas = vec![Delta { module: 0, values: Vec::new() }];
+        let calls = [Call { rows, activations: vec![0; 12 * rows], deltas }];
+        let receipt = world.sign(&world.receipt(&calls));
+        let edits = vec![
+            edit("manifest", set(world.manifest().bytes())),
+            edit("manifest.signature", set(world.manifest().signature().as_bytes())),
+            edit("receipt", set(receipt.bytes())),
+            edit("receipt.contributor", set(receipt.contributor_signature().as_bytes())),
+            edit("receipt.client", set(receipt.client_signature().as_bytes())),
+            edit("transcript", set(&encode_transcript(&calls, 0, &[]))),
+            edit("header", replace("[[0,1]]", "[[0]]")),
+        ];
+        let about = "65,536 rows of 65,536 deltas, which are none in 32 bits; and none are there.";
+        write("transcript-wraps", about, true, edits, "transcript", "65536 x 65536 entries");
     }
 
     fn proof(&self) {
