@@ -4,7 +4,9 @@
 #     scripts/web-verifier.sh [--test]
 #
 # target/web/zklora-verifier.html has all of crates/zklora-web in it: the verifier as WebAssembly, and the page around it. With --test,
-# every bundle of fixtures/vectors is checked by what is in the page, in Node, and has to have its verdict; prints what that took.
+# every bundle of fixtures/vectors is checked by what is in the page, in Node, and has to have its verdict; prints what that took. Then the
+# same by a build without overflow checks, as a program has that depends on zklora-verdict and not on this workspace's profile: in 32 bits,
+# products of what a file says must not wrap to something small.
 # Needs rustup, or a Rust toolchain that has the target wasm32-wasip1; --test needs Node 20 or later.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,7 +28,7 @@ main() {
     local target
     target=${CARGO_TARGET_DIR:-$(cargo metadata --no-deps --format-version 1 | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')}
     build "$target/wasm"
-    local wasm=$target/wasm/$TARGET/release/zklora_web.wasm page=$target/web/zklora-verifier.html
+    local wasm unchecked=$target/wasm/$TARGET/release/zklora_web.wasm page=$target/web/zklora-verifier.html
     if grep -qaF "$HOME/" "$wasm"; then die "$wasm names a folder of this machine"; fi
     mkdir -p "$target/web"
     page "$wasm" >"$page.part"
@@ -36,6 +38,12 @@ main() {
         command -v node >/dev/null || die "--test needs node, of version 20 or later"
         cargo run --quiet --release -p zklora-testing --example write_vectors -- "$target/web/vectors" >&2
         node "$PARTS/test.mjs" "$page" "$target/web/vectors" >&2
+        unchecked=$target/web/without-overflow-checks.html
+        # shellcheck disable=SC2046
+        build "$target/wasm-unchecked" $(without_overflow_checks)
+        page "$target/wasm-unchecked/$TARGET/release/zklora_web.wasm" >"$unchecked"
+        say "without overflow checks:"
+        node "$PARTS/test.mjs" "$unchecked" "$target/web/vectors" >&2
     fi
     echo "$page"
 }
@@ -44,13 +52,18 @@ has_target() {
     [[ -d $(rustc --print sysroot)/lib/rustlib/$TARGET ]]
 }
 
-# build FOLDER
+# Options of cargo that take back what Cargo.toml says of single crates.
+without_overflow_checks() {
+    sed -n 's/^\[profile\.release\.package\.\(.*\)\]$/--config profile.release.package.\1.overflow-checks=false/p' Cargo.toml
+}
+
+# build FOLDER [OPTION...]
 build() {
     local cargo_home=${CARGO_HOME:-$HOME/.cargo}
     # In place of .cargo/config.toml's, which are for this machine. Every browser since 2023 has these vectors. As little code
     # as is quick: a panic says a sentence and no more.
     CARGO_TARGET_DIR=$1 RUSTFLAGS="-C target-feature=+simd128 -C strip=symbols --remap-path-prefix=$cargo_home=/cargo --remap-path-prefix=$PWD=/zklora --remap-path-prefix=$1=/target" \
-        cargo rustc --release --locked --target "$TARGET" -p zklora-web --lib --crate-type cdylib >&2
+        cargo rustc --release --locked --target "$TARGET" "${@:2}" -p zklora-web --lib --crate-type cdylib >&2
 }
 
 # page WASM: page.html, with what its lines of one @name@ stand for.
