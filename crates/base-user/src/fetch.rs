@@ -19,6 +19,7 @@ use zklora_verifier::Verifier;
 use crate::link::Link;
 use crate::record::Record;
 use crate::session::{SessionError, ask, status, unexpected, wait_for_proof};
+use crate::stop::Stop;
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ impl Fetcher {
         session: SessionId,
         progress: impl FnMut(&ProofState),
     ) -> Result<u64, SessionError> {
-        wait_for_proof(&self.runtime, &self.link, session, progress)
+        wait_for_proof(&self.runtime, &self.link, session, &Stop::default(), progress)
     }
 
     /// Fetches the bundle of a session into a folder, unless it is there. `progress` hears how many bytes of how many are there.

@@ -1,5 +1,6 @@
 //! A connection that is made anew when it breaks.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -9,7 +10,7 @@ use zklora_net::{Connection, DialError, FrameError};
 use zklora_proto::message::{Request, Response};
 use zklora_proto::{Address, SecretKey};
 
-/// A contributor that cannot be reached for this long is given up. It may have been restarted, and have many sessions to take up again.
+/// A contributor that cannot be reached for this long is given up, and tried once for each later request. It may have been restarted, and have many sessions to take up again.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How long to wait before the second attempt; twice as long before each further one, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -20,13 +21,15 @@ pub(crate) struct Link {
     key: SecretKey,
     address: Address,
     connection: Mutex<Connection>,
+    /// Whether it could not be reached for so long, and is not waited for any more.
+    given_up: AtomicBool,
 }
 
 impl Link {
     /// Connects. A contributor that cannot be reached at first is not waited for.
     pub(crate) async fn dial(key: SecretKey, address: Address) -> Result<Self, DialError> {
         let connection = Mutex::new(Connection::dial(&key, &address).await?);
-        Ok(Self { key, address, connection })
+        Ok(Self { key, address, connection, given_up: AtomicBool::new(false) })
     }
 
     /// Whose link it is.
@@ -41,7 +44,8 @@ impl Link {
         request: &Request,
         payload: &[u8],
     ) -> Result<(Response, Vec<u8>), FrameError> {
-        let (mut pause, mut broken) = (FIRST_PAUSE, None);
+        let patience = if self.given_up.load(Ordering::Relaxed) { Duration::ZERO } else { PATIENCE };
+        let (mut pause, mut broken, mut tried) = (FIRST_PAUSE, None, false);
         loop {
             let connection = self.connection.lock().await.clone();
             let error = match connection.request(request, payload).await {
@@ -51,9 +55,11 @@ impl Link {
             let since = *broken.get_or_insert_with(Instant::now);
             warn!("the contributor does not answer ({error}); connecting again");
             loop {
-                if since.elapsed() > PATIENCE {
+                if tried && since.elapsed() > patience {
+                    self.given_up.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
+                tried = true;
                 sleep(pause).await;
                 pause = LONGEST_PAUSE.min(2 * pause);
                 match Connection::dial(&self.key, &self.address).await {

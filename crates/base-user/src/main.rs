@@ -6,12 +6,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact};
+use zklora_base_user::stop::Stopped;
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
 
 /// Runs a base model with the deltas of contributors' LoRA adapters.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 success, 1 failure, 2 wrong usage, 128 and its number if a signal ended it."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,7 +65,8 @@ const MANUAL: Manual = Manual {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    zklora_cli::run(&cli.logging, || {
+    let mut stopped = None;
+    let code = zklora_cli::run(&cli.logging, || {
         match cli.command {
             Command::Audit(args) => return Ok(audit::run(&args)),
             Command::Loss(args) => loss::run(&args),
@@ -75,5 +80,9 @@ fn main() -> ExitCode {
             Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
         }
         .map(|()| ExitCode::SUCCESS)
-    })
+        .inspect_err(|error| {
+            stopped = error.chain().find_map(|error| error.downcast_ref::<Stopped>()).copied()
+        })
+    });
+    stopped.map_or(code, |stopped| ExitCode::from(stopped.exit_code()))
 }

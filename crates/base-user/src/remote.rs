@@ -11,17 +11,24 @@ use crate::hooks::{BaseOutput, Hook};
 use crate::session::{Session, SessionError};
 pub use crate::sources::CombineMode;
 use crate::sources::{Adapter, Asked, Sources, combine, own_outputs};
+use crate::stop::Stop;
 
 /// Asks contributors for the deltas of the projections that they serve. Where several serve a projection, their deltas add; if
 /// one of them replaces the projection's own output, that is left out.
 pub struct RemoteHook {
     sources: Sources<Arc<Session>>,
+    stop: Stop,
 }
 
 impl RemoteHook {
     /// A hook that serves every projection that the sessions' manifests name.
     pub fn new(sessions: impl IntoIterator<Item = (Arc<Session>, CombineMode)>) -> Self {
-        Self { sources: Sources::new(sessions) }
+        Self { sources: Sources::new(sessions), stop: Stop::default() }
+    }
+
+    /// The same hook, which fails when the run is to end, and asks nobody for more.
+    pub fn until(self, stop: Stop) -> Self {
+        Self { stop, ..self }
     }
 }
 
@@ -43,6 +50,8 @@ impl Hook for RemoteHook {
         base: BaseOutput<'_>,
     ) -> anyhow::Result<Vec<Tensor>> {
         let asked = self.sources.asked(projections, input)?;
+        self.stop.check()?;
+        self.stop.spend();
         let quantised = trace_span!("quantise").in_scope(|| Quantised::new(input))?;
         // While the contributors work, so does the base model.
         let mut outputs = Ok(Vec::new());

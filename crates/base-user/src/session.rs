@@ -23,6 +23,7 @@ use zklora_proto::{
 
 use crate::link::Link;
 use crate::record::RecordError;
+use crate::stop::{Stop, Stopped};
 
 /// How often a contributor that is still proving is asked again.
 const POLL: Duration = Duration::from_millis(200);
@@ -108,6 +109,9 @@ pub enum SessionError {
     /// The contributor could not prove the session.
     #[error("the contributor failed to prove the session")]
     ProofFailed,
+    /// Waiting for the proof was stopped.
+    #[error("the proof was not waited for")]
+    NotWaited(#[from] Stopped),
 }
 
 /// An open session. Calls are made one after another, whatever the number of threads that ask. A connection that breaks is made anew,
@@ -381,7 +385,16 @@ impl Session {
 
     /// Waits until the contributor has proved the session; gives the size of its bundle. `progress` hears of every change.
     pub fn wait_for_proof(&self, progress: impl FnMut(&ProofState)) -> Result<u64, SessionError> {
-        wait_for_proof(&self.runtime, &self.link, self.id, progress)
+        self.wait_for_proof_until(&Stop::default(), progress)
+    }
+
+    /// The same, unless it is to stop before.
+    pub fn wait_for_proof_until(
+        &self,
+        stop: &Stop,
+        progress: impl FnMut(&ProofState),
+    ) -> Result<u64, SessionError> {
+        wait_for_proof(&self.runtime, &self.link, self.id, stop, progress)
     }
 
     /// Closes the connection.
@@ -436,10 +449,12 @@ pub(crate) fn wait_for_proof(
     runtime: &Handle,
     link: &Link,
     session: SessionId,
+    stop: &Stop,
     mut progress: impl FnMut(&ProofState),
 ) -> Result<u64, SessionError> {
     let mut last = None;
     loop {
+        stop.check()?;
         let state = status(runtime, link, session)?;
         if last.as_ref() != Some(&state) {
             progress(&state);

@@ -5,11 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::tokenizer::DecodeStream;
-use tokenizers::{
-    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    Tokenizer as HfTokenizer,
-};
+use tokenizers::Tokenizer as HfTokenizer;
 use zklora_hf::read;
 
 use crate::error::ModelError;
@@ -57,35 +53,35 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().map(|&id| id.into()).collect())
     }
 
-    /// Decodes tokens one after another.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream(self.tokenizer.decode_stream(true))
+    /// The text of these tokens, with U+FFFD in place of bytes that are no UTF-8. Special tokens, and ids that no token has, give none.
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, ModelError> {
+        self.tokenizer.decode(ids, true).map_err(|error| ModelError::Decode(error.to_string()))
+    }
+
+    /// Whether a token is none of the text, such as the end of a text.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        let token = self.token(id);
+        token.is_some_and(|token| self.tokenizer.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Whether a token is a single byte, such as `<0x0A>`, of a tokenizer that writes what it has no other token for in bytes.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        let token = self.token(id);
+        let digits = |token: &str| {
+            let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+            (digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())).then_some(())
+        };
+        token.is_some_and(|token| digits(&token).is_some())
+    }
+
+    /// A token as the vocabulary has it.
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
     }
 
     /// The tokens that end a text.
     pub fn end(&self) -> &[i64] {
         &self.end
-    }
-}
-
-/// A text that grows token by token.
-pub struct TextStream<'a>(HfStream<'a>);
-
-type HfStream<'a> = DecodeStream<
-    'a,
-    ModelWrapper,
-    NormalizerWrapper,
-    PreTokenizerWrapper,
-    PostProcessorWrapper,
-    DecoderWrapper,
->;
-
-impl TextStream<'_> {
-    /// Adds a token; gives the text that is certain with it, none in the middle of a character.
-    pub fn push(&mut self, id: i64) -> Result<String, ModelError> {
-        let id = u32::try_from(id).map_err(|_| ModelError::Decode(format!("{id} is no token id")))?;
-        let text = self.0.step(id).map_err(|error| ModelError::Decode(error.to_string()))?;
-        Ok(text.unwrap_or_default())
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::info;
 use zklora_base_user::evaluation::{Estimate, difference, mean};
 
 use super::inputs::{DatasetArgs, Evaluated};
-use super::{ContributorArgs, Contributors, ModelArgs};
+use super::{ContributorArgs, Contributors, Finished, ModelArgs};
 
 /// Computes mean loss and perplexity over a dataset with the base model alone and with the adapter, with intervals of 95 %
 /// confidence, and ends each session with a receipt that both sign.
@@ -49,12 +49,13 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
     }
     info!(texts = task.examples.len(), tokens, "dataset read");
 
-    let without = task.evaluate("base model", &base.model)?;
-    let with = match base.adapt(contributors.hook())? {
-        true => Some(task.evaluate("with adapter", &base.model)?),
-        false => None,
-    };
-    let sessions = contributors.finish(&mut base.model)?;
+    let (evaluated, mut ended) = contributors.run(&mut base, |base, hook| {
+        let without = task.evaluate("base model", &base.model)?;
+        let adapted = base.adapt(hook)?;
+        let with = adapted.then(|| task.evaluate("with adapter", &base.model)).transpose()?;
+        Ok((without, with))
+    });
+    let (without, with) = ended.complete(evaluated)?;
 
     let (counted, predicted) = (without.texts(), without.predicted());
     let change = with.as_ref().map(|with| difference(&without.totals, &with.totals));
@@ -66,14 +67,14 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
                 "tokens_per_second": tokens as f64 / evaluated.took.as_secs_f64(),
             })
         };
-        let sessions: Vec<Value> = sessions.iter().map(|session| session.json()).collect();
+        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
         let summary = json!({
             "texts": counted, "texts_skipped": task.examples.len() - counted, "tokens": tokens, "predicted": predicted,
             "tokenizer": base.tokenizer.digest()?.to_string(),
             "base": of(&without), "adapter": with.as_ref().map(of), "difference": change, "sessions": sessions,
         });
         println!("{summary}");
-        return Ok(());
+        return ended.proved();
     }
     println!("texts                    {counted}, {} left out", task.examples.len() - counted);
     println!("tokens                   {tokens}, of which {predicted} predicted");
@@ -87,8 +88,8 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
     if let Some(change) = change {
         println!("difference               loss {}", shown(change, 4));
     }
-    sessions.iter().for_each(|session| session.print());
-    Ok(())
+    ended.finished().for_each(Finished::print);
+    ended.proved()
 }
 
 /// Refuses beforehand what may stop half-way.

@@ -1,15 +1,17 @@
 //! `zklora-base-user generate`.
 
-use std::io::{Write, stdout};
+use std::io::{self, Write, stdout};
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
 use zklora_base_user::models::Past;
 use zklora_base_user::sampling::Sampler;
+use zklora_base_user::stop::Stopped;
+use zklora_base_user::text_stream::TextStream;
 
-use super::{ContributorArgs, Loaded, ModelArgs};
+use super::{ContributorArgs, Finished, Loaded, ModelArgs};
 
 /// Continues a text with the adapter, token by token, and ends each session with a receipt that both sign.
 ///
@@ -53,8 +55,10 @@ pub struct Generate {
 struct Generated {
     text: String,
     tokens: usize,
-    /// Why it ends.
+    /// Why it ended.
     stopped: &'static str,
+    /// What stopped it, if that was an error. All before is as it was to be.
+    failed: Option<anyhow::Error>,
 }
 
 pub fn run(args: &Generate) -> anyhow::Result<()> {
@@ -75,17 +79,24 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     // The last token goes through no projection.
     let longest = (prompt.len() + args.max_tokens as usize - 1).min(positions);
     contributors.warn_of(longest);
-    base.adapt(contributors.hook())?;
-    if !args.json {
-        print!("{}", args.prompt);
+    let (generated, mut ended) = contributors.run(&mut base, |base, hook| {
+        base.adapt(hook)?;
+        let started = Instant::now();
+        let generated = args.generate(base, &prompt, longest)?;
+        Ok((generated, started.elapsed()))
+    });
+    let (mut generated, took) = match generated {
+        Ok(generated) => generated,
+        Err(error) => return ended.complete(Err(error)),
+    };
+    let failed = generated.failed.take();
+    if failed.as_ref().is_some_and(|error| error.is::<io::Error>()) {
+        // There is nobody to tell.
+        return ended.complete(failed.map_or(Ok(()), Err));
     }
-    let started = Instant::now();
-    let generated = args.generate(&base, &prompt, longest)?;
-    let took = started.elapsed();
-    let sessions = contributors.finish(&mut base.model)?;
     let speed = generated.tokens as f64 / took.as_secs_f64();
     if args.json {
-        let sessions: Vec<Value> = sessions.iter().map(|session| session.json()).collect();
+        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
         let summary = json!({
             "prompt": args.prompt, "prompt_tokens": prompt.len(), "text": generated.text, "tokens": generated.tokens,
             "stopped": generated.stopped, "tokens_per_second": speed, "sessions": sessions,
@@ -96,59 +107,120 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
         println!();
         println!("tokens                   {} after {}, {speed:.1} a second", generated.tokens, prompt.len());
         println!("ended                    {}", generated.stopped);
-        sessions.iter().for_each(|session| session.print());
+        ended.finished().for_each(Finished::print);
     }
-    Ok(())
+    ended.complete(failed.map_or(Ok(()), Err))?;
+    ended.proved()
 }
 
 impl Generate {
-    /// Prints the text as it comes, unless it is to be JSON.
+    /// Prints the text as it comes, unless it is to be JSON. Fails only if nothing was generated.
     fn generate(&self, base: &Loaded, prompt: &[i64], longest: usize) -> anyhow::Result<Generated> {
+        let mut stream = TextStream::after(&base.tokenizer, prompt)?;
+        let mut text = Text { stops: &self.stop, quiet: self.json, text: String::new(), printed: 0 };
+        text.print(&self.prompt)?;
+        let mut tokens = 0;
+        let ended = self.extend(base, prompt, longest, |id| {
+            tokens += 1;
+            text.add(&stream.push(id)?)
+        });
+        let ended = match ended {
+            Ok(STOP_TEXT) => Ok(STOP_TEXT),
+            // Now that nothing follows, all of the text is certain.
+            ended => match stream.finish().map_err(Into::into).and_then(|rest| text.add(&rest)) {
+                Ok(true) if ended.is_ok() => Ok(STOP_TEXT),
+                Ok(_) => ended,
+                Err(error) => ended.and(Err(error)),
+            },
+        };
+        let ended = match text.end() {
+            Ok(()) => ended,
+            Err(error) => ended.and(Err(error)),
+        };
+        let by_signal = |error: &anyhow::Error| error.chain().any(|error| error.is::<Stopped>());
+        let stopped = match &ended {
+            Ok(stopped) => stopped,
+            Err(error) if by_signal(error) => "by a signal",
+            Err(_) => "by an error",
+        };
+        Ok(Generated { text: text.text, tokens, stopped, failed: ended.err() })
+    }
+
+    /// Draws tokens, of which `add` hears; gives why it ends, which it does when `add` says so, too.
+    fn extend(
+        &self,
+        base: &Loaded,
+        prompt: &[i64],
+        longest: usize,
+        mut add: impl FnMut(i64) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<&'static str> {
         let mut sampler =
             Sampler::new(self.temperature, self.top_k.map(|k| k as usize), self.top_p, self.seed);
         let mut past = Past::new(longest);
-        let mut stream = base.tokenizer.stream();
-        // Some tokenizers write the first token of a text otherwise than those that follow.
-        for &id in prompt {
-            stream.push(id)?;
-        }
-        let (mut text, mut printed, mut tokens) = (String::new(), 0, 0);
         let mut new = prompt.to_vec();
-        let stopped = loop {
-            if tokens == self.max_tokens as usize {
-                break "after as many tokens as were asked for";
-            }
+        for _ in 0..self.max_tokens {
             if past.tokens() + new.len() > base.model.positions() {
-                break "at the end of the model's context";
+                return Ok("at the end of the model's context");
             }
             let id = sampler.sample(&base.model.next(&mut past, &new)?) as i64;
             if base.tokenizer.end().contains(&id) {
-                break "at the model's end of text";
+                return Ok("at the model's end of text");
             }
-            tokens += 1;
-            text.push_str(&stream.push(id)?);
-            if let Some(end) = self.stop.iter().filter_map(|stop| text.find(stop)).min() {
-                text.truncate(end);
-                self.print(&text, &mut printed, text.len())?;
-                break "before a stop text";
+            if add(id)? {
+                return Ok(STOP_TEXT);
             }
-            // What may be the beginning of a stop text is held back.
-            let certain = text.len() - self.stop.iter().map(|stop| begun(&text, stop)).max().unwrap_or(0);
-            self.print(&text, &mut printed, certain)?;
             new = vec![id];
-        };
-        self.print(&text, &mut printed, text.len())?;
-        Ok(Generated { text, tokens, stopped })
+        }
+        Ok("after as many tokens as were asked for")
+    }
+}
+
+const STOP_TEXT: &str = "before a stop text";
+
+/// The text that continues the prompt, as far as it has come.
+struct Text<'a> {
+    stops: &'a [String],
+    quiet: bool,
+    text: String,
+    /// Bytes of it that are printed.
+    printed: usize,
+}
+
+impl Text<'_> {
+    /// Adds to it, and prints what can be no stop text. Gives whether there is one, which is cut off with all after it.
+    fn add(&mut self, new: &str) -> anyhow::Result<bool> {
+        self.text.push_str(new);
+        if let Some(end) = self.stops.iter().filter_map(|stop| self.text.find(stop)).min() {
+            self.text.truncate(end);
+            return Ok(true);
+        }
+        // What may be the beginning of a stop text is held back.
+        let held_back = self.stops.iter().map(|stop| begun(&self.text, stop)).max().unwrap_or(0);
+        self.print_until(self.text.len() - held_back)?;
+        Ok(false)
     }
 
-    fn print(&self, text: &str, printed: &mut usize, until: usize) -> anyhow::Result<()> {
-        if !self.json && until > *printed {
-            let mut out = stdout().lock();
-            out.write_all(&text.as_bytes()[*printed..until])?;
-            out.flush()?;
-            *printed = until;
+    /// Prints the rest.
+    fn end(&mut self) -> anyhow::Result<()> {
+        self.print_until(self.text.len())
+    }
+
+    fn print_until(&mut self, end: usize) -> anyhow::Result<()> {
+        if end > self.printed {
+            self.print(&self.text[self.printed..end])?;
+            self.printed = end;
         }
         Ok(())
+    }
+
+    fn print(&self, text: &str) -> anyhow::Result<()> {
+        if self.quiet {
+            return Ok(());
+        }
+        let mut out = stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .context("writing the text to the standard output")
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::inputs::read_text;
-use super::{ContributorArgs, ModelArgs};
+use super::{ContributorArgs, Finished, ModelArgs};
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends each session with a receipt that
 /// both sign.
@@ -44,15 +44,13 @@ pub fn run(args: &Loss) -> anyhow::Result<()> {
     let base_loss = base.model.loss(&ids)?;
     let contributors = args.contributors.connect(base.digest)?;
     contributors.warn_of(ids.len());
-    let adapter_loss = match base.adapt(contributors.hook())? {
-        true => Some(base.model.loss(&ids)?),
-        false => None,
-    };
-    let sessions = contributors.finish(&mut base.model)?;
+    let (adapter_loss, mut ended) = contributors
+        .run(&mut base, |base, hook| Ok(if base.adapt(hook)? { Some(base.model.loss(&ids)?) } else { None }));
+    let adapter_loss = ended.complete(adapter_loss)?;
 
     if args.json {
         let tokenizer = base.tokenizer.digest()?.to_string();
-        let sessions: Vec<Value> = sessions.iter().map(|session| session.json()).collect();
+        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
         let summary = json!({
             "base_loss": base_loss, "adapter_loss": adapter_loss, "tokens": ids.len(),
             "tokenizer": tokenizer, "sessions": sessions,
@@ -64,7 +62,7 @@ pub fn run(args: &Loss) -> anyhow::Result<()> {
             println!("loss with the adapter    {adapter_loss:.4}");
         }
         println!("tokens                   {}", ids.len());
-        sessions.iter().for_each(|session| session.print());
+        ended.finished().for_each(Finished::print);
     }
-    Ok(())
+    ended.proved()
 }

@@ -24,12 +24,13 @@ use zklora_base_user::hooks::Hook;
 use zklora_base_user::models::Model;
 use zklora_base_user::record::{Record, RecordError, Records};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
-use zklora_base_user::session::{Session, SessionError};
+use zklora_base_user::session::Session;
+use zklora_base_user::stop::{Stop, Stopped};
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
-use zklora_proto::message::ErrorCode;
-use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SignedReceipt};
+use zklora_proto::message::ProofState;
+use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SessionId, SignedReceipt};
 
 /// The model that runs here.
 #[derive(Args)]
@@ -129,12 +130,13 @@ pub struct Contributors {
     kept: Vec<Record>,
     records: Records,
     runtime: Runtime,
+    stop: Stop,
     wait: bool,
     blind: bool,
 }
 
 impl ContributorArgs {
-    /// Opens a session with each contributor.
+    /// Opens a session with each contributor. From then on a signal that would end the program ends the run in order.
     pub fn connect(&self, base_model: BaseModelDigest) -> anyhow::Result<Contributors> {
         ensure!(
             self.contributor.len() == self.adapter.len(),
@@ -145,6 +147,11 @@ impl ContributorArgs {
         let modes = combine_modes(&self.combine_mode, self.contributor.len(), "contributors")?;
         let runtime = Runtime::new().context("starting the runtime")?;
         let records = self.sessions.records()?;
+        // Without contributors there is nothing to be lost.
+        let stop = match self.contributor.is_empty() {
+            true => Stop::default(),
+            false => Stop::on_signals().context("listening for signals")?,
+        };
         let (mut sessions, mut kept) = (Vec::with_capacity(modes.len()), Vec::with_capacity(modes.len()));
         for ((address, adapter), mode) in self.contributor.iter().zip(&self.adapter).zip(modes) {
             let key = identity::load(self.identity.clone())?;
@@ -157,7 +164,7 @@ impl ContributorArgs {
             kept.push(record);
             sessions.push((Arc::new(session), mode));
         }
-        Ok(Contributors { sessions, kept, records, runtime, wait: self.wait, blind: self.blind })
+        Ok(Contributors { sessions, kept, records, runtime, stop, wait: self.wait, blind: self.blind })
     }
 }
 
@@ -173,12 +180,6 @@ pub fn combine_modes(modes: &[CombineMode], count: usize, whose: &str) -> anyhow
 }
 
 impl Contributors {
-    /// What gets the deltas, if there are any.
-    pub fn hook(&self) -> Option<Arc<dyn Hook>> {
-        let hook = || Arc::new(RemoteHook::new(self.sessions.iter().cloned())) as Arc<dyn Hook>;
-        (!self.sessions.is_empty()).then(hook)
-    }
-
     /// The module that may answer fewer independent rows than it will be asked for if it is asked for so many, and how many, those
     /// for blinding left aside. The worst, if there are several.
     pub fn too_few(&self, rows: usize) -> Option<(u64, String)> {
@@ -213,33 +214,50 @@ impl Contributors {
         }
     }
 
-    /// Blinds the sessions if that was asked for, ends them with receipts that both sign, waits for the proofs if that was asked for,
-    /// and takes the hook off.
-    pub fn finish(self, model: &mut Model) -> anyhow::Result<Vec<Finished>> {
-        model.unpatch();
-        let mut finished = Vec::with_capacity(self.sessions.len());
+    /// Runs something with a hook that gets the deltas, if there are any, and ends the sessions whatever came of it: what was
+    /// answered gets its receipt. Takes the hook off.
+    pub fn run<T>(
+        self,
+        base: &mut Loaded,
+        work: impl FnOnce(&mut Loaded, Option<Arc<dyn Hook>>) -> anyhow::Result<T>,
+    ) -> (anyhow::Result<T>, Ended) {
+        let hook = || {
+            let hook = RemoteHook::new(self.sessions.iter().cloned()).until(self.stop.clone());
+            Arc::new(hook) as Arc<dyn Hook>
+        };
+        let hook = (!self.sessions.is_empty()).then(hook);
+        let done = work(base, hook);
+        base.model.unpatch();
+        let ended = self.finish();
+        (done, ended)
+    }
+
+    /// Blinds the sessions if that was asked for, ends them with receipts that both sign, and waits for the proofs if that was asked
+    /// for and all of them have one.
+    fn finish(self) -> Ended {
+        let mut sessions = Vec::with_capacity(self.sessions.len());
         for ((session, _), record) in self.sessions.iter().zip(self.kept) {
-            let blinded = match self.blind.then(|| session.blind()) {
-                None => None,
-                Some(Ok(())) => Some(true),
-                // What was answered is not lost for it.
-                Some(Err(SessionError::Refused { code: ErrorCode::Exposure, message })) => {
-                    warn!("NOT BLINDED, so that a redacted bundle of this session hides little: {message}");
-                    Some(false)
-                }
-                Some(Err(error)) => return Err(error).context("blinding the session"),
+            let receipt = match session.counts().0 {
+                0 => None,
+                _ => Some(end(session, record, &self.records, self.blind)),
             };
-            let keep = |receipt: &SignedReceipt| {
-                self.records.put(&Record { receipt: Some(receipt.clone()), ..record })
-            };
-            let receipt = session.finish_keeping(keep)?;
-            info!(session = %session.id(), "receipt signed by both");
-            finished.push(Finished { receipt, blinded, bundle_bytes: None });
+            sessions.push(EndedSession { id: session.id(), receipt });
         }
-        for ((session, _), finished) in self.sessions.into_iter().zip(&mut finished) {
-            if self.wait {
-                let bytes = session.wait_for_proof(|state| info!("the contributor's proof: {state:?}"))?;
-                finished.bundle_bytes = Some(bytes);
+        let all = sessions.iter().all(|session| matches!(session.receipt, Some(Ok(_))));
+        let mut not_proved = None;
+        for ((session, _), ended) in self.sessions.into_iter().zip(&mut sessions) {
+            if self.wait
+                && all
+                && let Some(Ok(finished)) = &mut ended.receipt
+            {
+                let progress = |state: &ProofState| info!("the contributor's proof: {state:?}");
+                match session.wait_for_proof_until(&self.stop, progress) {
+                    Ok(bytes) => finished.bundle_bytes = Some(bytes),
+                    Err(error) => {
+                        let waiting = format!("waiting for the proof of session {}", ended.id);
+                        not_proved.get_or_insert(anyhow::Error::new(error).context(waiting));
+                    }
+                }
             }
             // The hook, which shared the session, is gone.
             if let Some(session) = Arc::into_inner(session) {
@@ -247,7 +265,80 @@ impl Contributors {
             }
         }
         drop(self.runtime);
-        Ok(finished)
+        Ended { sessions, stopped: self.stop.check().err(), not_proved }
+    }
+}
+
+/// Ends a session that has calls.
+fn end(session: &Session, record: Record, records: &Records, blind: bool) -> anyhow::Result<Finished> {
+    let blinded = match blind.then(|| session.blind()) {
+        None => None,
+        Some(Ok(())) => Some(true),
+        // What was answered is not lost for it.
+        Some(Err(error)) => {
+            let why = anyhow::Error::new(error);
+            warn!("NOT BLINDED, so that a redacted bundle of this session hides little: {why:#}");
+            Some(false)
+        }
+    };
+    let keep =
+        |receipt: &SignedReceipt| records.put(&Record { receipt: Some(receipt.clone()), ..record.clone() });
+    let receipt = session.finish_keeping(keep)?;
+    info!(session = %session.id(), "receipt signed by both");
+    Ok(Finished { receipt, blinded, bundle_bytes: None })
+}
+
+/// What became of the sessions of a run.
+pub struct Ended {
+    sessions: Vec<EndedSession>,
+    stopped: Option<Stopped>,
+    /// Why a proof was not waited for.
+    not_proved: Option<anyhow::Error>,
+}
+
+struct EndedSession {
+    id: SessionId,
+    /// None if nothing was answered.
+    receipt: Option<anyhow::Result<Finished>>,
+}
+
+impl Ended {
+    /// The sessions that have receipts.
+    pub fn finished(&self) -> impl Iterator<Item = &Finished> {
+        self.sessions.iter().filter_map(|session| session.receipt.as_ref()?.as_ref().ok())
+    }
+
+    /// What the run gave, if it came to its end and every session has its receipt; otherwise an error that says what became of
+    /// which session.
+    pub fn complete<T>(&mut self, done: anyhow::Result<T>) -> anyhow::Result<T> {
+        let early = done.is_err();
+        let became = |EndedSession { id, receipt }: &EndedSession| match receipt {
+            None if early => None,
+            None => Some(format!("session {id} has no calls, and so no receipt")),
+            Some(Ok(_)) if !early => None,
+            Some(Ok(Finished { receipt, .. })) => {
+                let (calls, rows) = (receipt.receipt().calls, receipt.receipt().rows.iter().sum::<u64>());
+                Some(format!(
+                    "session {id} ended early, with a receipt of both for {calls} calls, {rows} rows"
+                ))
+            }
+            Some(Err(why)) => Some(format!("session {id} has NO receipt ({why:#})")),
+        };
+        let became: Vec<String> = self.sessions.iter().filter_map(became).collect();
+        match done {
+            Ok(done) if became.is_empty() => Ok(done),
+            Ok(_) => bail!(became.join("; ")),
+            Err(error) => {
+                // What failed for a signal tells nothing else.
+                let error = self.stopped.take().map_or(error, anyhow::Error::new);
+                Err(if became.is_empty() { error } else { error.context(became.join("; ")) })
+            }
+        }
+    }
+
+    /// Fails if a proof was to be waited for, and is not there.
+    pub fn proved(self) -> anyhow::Result<()> {
+        self.not_proved.map_or(Ok(()), Err)
     }
 }
 

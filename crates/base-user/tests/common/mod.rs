@@ -168,6 +168,12 @@ impl Server {
         self.stdout.read_to_string(&mut rest).unwrap();
         rest
     }
+
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(sent.unwrap().success());
+    }
 }
 
 impl Drop for Server {

@@ -1,0 +1,265 @@
+//! However a run ends, what was answered gets its receipt, and the contributor proves it.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::{Server, World, fixtures, program, success, text};
+use serde_json::Value;
+use zklora_base_user::record::Records;
+use zklora_proto::Receipt;
+
+#[test]
+fn text_that_nobody_reads_any_more_ends_the_session() {
+    let world = World::new();
+    let server = world.serve();
+    let mut child = generate(&world, &server, "200").stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    // The prompt, and some of what follows it.
+    out.read_exact(&mut [0; 20]).unwrap();
+    drop(out);
+    let output = child.wait_with_output().unwrap();
+    assert_ne!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    assert!(!said.contains("panicked") && said.contains("receipt signed by both"), "{said}");
+    let receipt = &receipts(&world, 1)[0];
+    assert!(receipt.rows.iter().all(|&rows| (1..200).contains(&rows)), "{receipt:?}");
+    proved(&world);
+    server.stop();
+}
+
+#[test]
+fn a_disk_that_is_full_costs_no_receipt() {
+    let world = World::new();
+    let server = world.serve();
+    let loss = |command: &mut Command| command.stdout(full()).output().unwrap();
+    let lost = loss(&mut world.loss(&server.address, "El sistema."));
+    assert_ne!(lost.status.code(), Some(0));
+    receipts(&world, 1);
+    let lost = loss(&mut eval(&world, &[&server], &["--max-tokens", "60"]));
+    assert_ne!(lost.status.code(), Some(0));
+    receipts(&world, 2);
+    // The text cannot be printed: nothing is asked for.
+    let lost = loss(&mut generate(&world, &server, "8"));
+    let said = text(&lost.stderr);
+    assert!(said.contains("writing the text to the standard output: No space left"), "{said}");
+    assert!(!said.contains("receipt"), "{said}");
+    receipts(&world, 2);
+    let lost = loss(generate(&world, &server, "8").arg("--json"));
+    assert_ne!(lost.status.code(), Some(0));
+    receipts(&world, 3);
+    proved(&world);
+    server.stop();
+}
+
+#[test]
+fn a_signal_ends_the_run_and_the_session_with_it() {
+    let world = World::new();
+    let server = world.serve();
+    let mut child =
+        generate(&world, &server, "200").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 20]).unwrap();
+    signal(&child, "INT");
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(128 + 2), "{said}");
+    assert!(
+        rest.contains("ended                    by a signal") && rest.contains("signed by both"),
+        "{rest}"
+    );
+    assert!(said.contains("with a receipt of both for") && said.contains("stopped by SIGINT"), "{said}");
+    receipts(&world, 1);
+
+    for (number, name, code) in [(2, "TERM", 128 + 15), (3, "HUP", 128 + 1)] {
+        let before = bytes(&world.path("state"));
+        let mut command = eval(&world, &[&server], &["--batch-tokens", "16", "--blind"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        until(|| bytes(&world.path("state")) > before + (256 << 10));
+        signal(&child, name);
+        let output = child.wait_with_output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), &*output.stdout), (Some(code), &b""[..]), "{said}");
+        assert!(said.contains("with a receipt of both for"), "{said}");
+        let receipts = receipts(&world, number);
+        assert!(receipts.iter().all(|receipt| receipt.rows.iter().all(|&rows| rows < 6559)), "{receipts:?}");
+    }
+    proved(&world);
+    server.stop();
+}
+
+#[test]
+fn a_second_signal_quits_at_once_and_so_does_the_first_if_nothing_is_lost() {
+    let world = World::new();
+    let server = world.serve();
+    let mut child =
+        generate(&world, &server, "200").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
+    // It does not answer any more.
+    server.signal("STOP");
+    signal(&child, "INT");
+    sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, "INT");
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+
+    let mut child = generate(&world, &server, "200").stdout(Stdio::null()).spawn().unwrap();
+    until(|| mask(&child, "SigCgt") & (1 << 14) != 0);
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    server.signal("CONT");
+}
+
+#[test]
+fn a_signal_that_was_to_be_ignored_is_ignored() {
+    let world = World::new();
+    let server = world.serve();
+    let inner = generate(&world, &server, "40");
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 14]).unwrap();
+    assert_eq!(mask(&child, "SigCgt") & 0b11, 0b10, "SIGINT is listened for, SIGHUP is not");
+    signal(&child, "HUP");
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    receipts(&world, 1);
+}
+
+#[test]
+fn a_budget_that_ends_in_the_middle_leaves_receipts() {
+    let world = World::new();
+    let server = world.serve_more(&["--exposure-budget", "0.25"]);
+    let output = generate(&world, &server, "60").arg("--json").output().unwrap();
+    let (said, found) = (text(&output.stderr), json(&output));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(found["stopped"], "by an error");
+    assert!(
+        said.contains("with a receipt of both for") && said.contains("the contributor refuses"),
+        "{said}"
+    );
+    let receipt = &receipts(&world, 1)[0];
+    assert_eq!(found["sessions"][0]["session"], receipt.session.to_string());
+    // The text is that of the tokens that were there.
+    assert!(found["tokens"].as_u64().unwrap() > 5 && !found["text"].as_str().unwrap().is_empty(), "{found}");
+
+    proved(&world);
+}
+
+#[test]
+fn if_one_of_several_contributors_refuses_all_give_receipts() {
+    let (world, generous) = (World::new(), World::new());
+    let servers = [&world.serve_more(&["--exposure-budget", "0.25"]), &generous.serve()];
+    let words = fs::read_to_string(fixtures().join("text/es-heldout.txt")).unwrap();
+    let words: Vec<&str> = words.split_whitespace().take(60).collect();
+    let lines: Vec<String> = words.chunks(3).map(|words| words.join(" ")).collect();
+    fs::write(world.path("short.txt"), lines.join("\n")).unwrap();
+    let mut command = with(&world, "eval", &servers);
+    command.args(["--adapter", &generous.adapter, "--anyway", "--batch-tokens", "1", "--dataset"]);
+    let output = command.arg(world.path("short.txt")).output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{said}");
+    assert!(said.contains("the contributor refuses"), "{said}");
+    let receipts = receipts(&world, 2);
+    assert!(receipts.iter().all(|receipt| said.contains(&receipt.session.to_string())), "{said}");
+    proved(&world);
+}
+
+/// `generate` of so many tokens, which the model does not end by itself.
+fn generate(world: &World, server: &Server, tokens: &str) -> Command {
+    let mut command = with(world, "generate", &[server]);
+    command.args(["--prompt", "El sistema de", "--max-tokens", tokens, "--seed", "3", "--temperature", "3"]);
+    command
+}
+
+fn eval(world: &World, servers: &[&Server], more: &[&str]) -> Command {
+    let mut command = with(world, "eval", servers);
+    command.arg("--json").args(more).arg("--dataset").arg(fixtures().join("text/es-heldout.txt"));
+    command
+}
+
+/// A command with the adapter of this world, and for the other servers those that are added.
+fn with(world: &World, command: &str, servers: &[&Server]) -> Command {
+    let mut program = program("zklora-base-user");
+    program.arg(command).arg("--base-model").arg(fixtures().join("gpt2-tiny"));
+    program.args(["--adapter", &world.adapter]);
+    for server in servers {
+        program.args(["--contributor", &server.address]);
+    }
+    program.arg("--identity").arg(world.path("client.key")).arg("--sessions").arg(world.path("sessions"));
+    program.stderr(Stdio::piped());
+    program
+}
+
+/// The receipts of the client's sessions; there are so many.
+fn receipts(world: &World, count: usize) -> Vec<Receipt> {
+    let records = Records::new(Some(world.path("sessions"))).unwrap();
+    let receipt = |id| Some(records.get(id).unwrap().receipt?.receipt().clone());
+    let receipts: Vec<Receipt> = records.sessions().unwrap().into_iter().filter_map(receipt).collect();
+    assert_eq!(receipts.len(), count);
+    receipts
+}
+
+/// Has all sessions with receipts proved and fetched.
+fn proved(world: &World) {
+    let mut fetch = program("zklora-base-user");
+    fetch.args(["fetch", "--json", "--all", "--wait", "--identity"]).arg(world.path("client.key"));
+    fetch.arg("--sessions").arg(world.path("sessions")).arg("--out").arg(world.path("fetched"));
+    let said = success(&mut fetch);
+    let bundles: Vec<&Value> =
+        said["bundles"].as_array().unwrap().iter().map(|bundle| &bundle["session"]).collect();
+    let sessions: Vec<Value> =
+        receipts(world, bundles.len()).iter().map(|receipt| receipt.session.to_string().into()).collect();
+    assert_eq!(bundles, sessions.iter().collect::<Vec<_>>());
+}
+
+fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().unwrap();
+    assert!(sent.success());
+}
+
+/// A mask of signals of a process, 1 for SIGHUP.
+fn mask(child: &Child, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{name}:"))).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+/// All that is in a folder.
+fn bytes(folder: &Path) -> u64 {
+    let size =
+        |path: PathBuf| if path.is_dir() { bytes(&path) } else { path.metadata().map_or(0, |m| m.len()) };
+    fs::read_dir(folder).unwrap().map(|entry| size(entry.unwrap().path())).sum()
+}
+
+fn until(holds: impl Fn() -> bool) {
+    for _ in 0..2400 {
+        if holds() {
+            return;
+        }
+        sleep(Duration::from_millis(10));
+    }
+    panic!("nothing happened within a minute");
+}
+
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
