@@ -78,8 +78,8 @@ pub fn redact(
     }
     // Whatever the parameters of the proofs: how much they are worth is for the auditor to say.
     let verifier = Verifier::default().with_min_security(0);
-    let session =
-        check(bundle, record, &verifier).map_err(|why| RedactError::Bundle { path: bundle.into(), why })?;
+    let session = check(bundle, record, &verifier)
+        .map_err(|why| RedactError::Bundle { path: bundle.into(), why: why.to_string() })?;
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| RedactError::Write { path, error }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::trace_span;
+use zklora_circuit::security::{Security, UnknownSecurity};
 use zklora_cli::Escaped;
 use zklora_net::{DialError, FrameError};
 use zklora_proto::identity::Purpose;
@@ -20,6 +21,7 @@ use zklora_proto::{
     AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
     SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt,
 };
+use zklora_verifier::DEFAULT_MIN_SECURITY;
 
 use crate::link::Link;
 use crate::record::RecordError;
@@ -65,6 +67,23 @@ pub enum SessionError {
         found: String,
         /// What is pinned.
         expected: String,
+    },
+    /// Proofs that this program cannot check.
+    #[error(
+        "the contributor proves with a parameter set that this program does not know, so that its bundles cannot be checked here"
+    )]
+    UnknownSecurity(#[from] UnknownSecurity),
+    /// Proofs that are worth less than was asked for.
+    #[error(
+        "the contributor proves with the parameter set {:?}, which guarantees {} bits of soundness on theorems alone, expected at least \
+         {min}; --min-security accepts less",
+        .security.name(), .security.provable_bits()
+    )]
+    MinSecurity {
+        /// The contributor's parameter set.
+        security: Security,
+        /// Bits asked for.
+        min: u32,
     },
     /// A call that the manifest does not allow.
     #[error("this call cannot be made")]
@@ -130,7 +149,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects to a contributor and opens a session with the pinned adapter, for the base model with this digest.
+    /// Connects to a contributor and opens a session with the pinned adapter, for the base model with this digest. Its proofs are to be
+    /// worth [`DEFAULT_MIN_SECURITY`] bits.
     ///
     /// Blocks, as all methods do; must not be called from a task of the runtime.
     pub fn open(
@@ -140,13 +160,26 @@ impl Session {
         adapter: AdapterId,
         base_model: BaseModelDigest,
     ) -> Result<Self, SessionError> {
+        Self::open_with_min_security(runtime, key, address, adapter, base_model, DEFAULT_MIN_SECURITY)
+    }
+
+    /// The same with a contributor whose parameter set guarantees at least this many bits of soundness on theorems alone. That is what it
+    /// says of itself, before anything is asked of it; its bundle shows whether it was true.
+    pub fn open_with_min_security(
+        runtime: Handle,
+        key: SecretKey,
+        address: &Address,
+        adapter: AdapterId,
+        base_model: BaseModelDigest,
+        min_security: u32,
+    ) -> Result<Self, SessionError> {
         let key_of_client = key.public();
         let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
         let (nonce, seed, opened) = (Nonce::random(), CommitmentSeed::random(), unix_time());
         let commitment_seed = seed.clone();
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
-        let Response::Welcome { nonce: theirs, signature, max_call_bytes, left } = response else {
+        let Response::Welcome { nonce: theirs, signature, max_call_bytes, left, security } = response else {
             return Err(unexpected("welcome", &response));
         };
         let manifest = SignedManifest::parse(bytes, signature)?;
@@ -158,6 +191,10 @@ impl Session {
         }
         pinned("contributor", *manifest.manifest().contributor(), address.key)?;
         pinned("base model", *manifest.manifest().base_model(), base_model)?;
+        let security: Security = security.parse()?;
+        if security.provable_bits() < min_security {
+            return Err(SessionError::MinSecurity { security, min: min_security });
+        }
         let id =
             SessionId::derive(nonce.as_bytes(), theirs.as_bytes(), &key_of_client, &address.key, &adapter);
         let transcript = Mutex::new(Transcript::new(runtime.clone(), modules, seed.clone()));

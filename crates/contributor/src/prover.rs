@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{Span, error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::plan::Planner;
+use zklora_circuit::security::Security;
 use zklora_circuit::session::Circuits;
 use zklora_proto::bundle::{Bundle, BundleParts, PARTIAL};
 use zklora_proto::message::ProofState;
@@ -72,6 +73,7 @@ pub struct ProverConfig {
 /// The queue of sessions to be proved.
 pub struct Prover {
     out_dir: PathBuf,
+    security: Security,
     shared: Arc<Shared>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -166,6 +168,7 @@ impl Prover {
         config: ProverConfig,
     ) -> anyhow::Result<Self> {
         let ProverConfig { out_dir, planner, .. } = &config;
+        let security = planner.security;
         // What cannot be proved must not be served.
         let modules = state.manifest.manifest().modules().len();
         planner
@@ -184,7 +187,7 @@ impl Prover {
             .name("prover".into())
             .spawn(move || worker.run())
             .context("starting")?;
-        Ok(Self { out_dir, shared, worker: Mutex::new(Some(worker)) })
+        Ok(Self { out_dir, security, shared, worker: Mutex::new(Some(worker)) })
     }
 
     /// Adds a session that the store has as finished or as being proved. `journal` is the disk space it takes until then.
@@ -198,6 +201,11 @@ impl Prover {
     /// Whose a session is and how far it is; `None` if it was never submitted, or long ago.
     pub fn status(&self, session: &SessionId) -> Option<(PublicKey, ProofState)> {
         self.shared.lock().states.get(session).cloned()
+    }
+
+    /// The parameter set of the proofs.
+    pub fn security(&self) -> Security {
+        self.security
     }
 
     /// Where the bundle of a session is, once it is proved.

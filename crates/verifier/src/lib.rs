@@ -29,5 +29,5 @@ pub use html::{HtmlArgs, HtmlError, HtmlOutput};
 pub use keys::{KeyCache, Origin};
 pub use policy::{PinArgs, PolicyError, read_policy};
 pub use zklora_verdict::{
-    BundleReport, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
+    BundleReport, DEFAULT_MIN_SECURITY, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
 };

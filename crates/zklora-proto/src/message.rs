@@ -97,6 +97,8 @@ pub enum Response {
         max_call_bytes: usize,
         /// For each module of the manifest, linearly independent rows that it may still answer, to all clients together.
         left: Vec<u64>,
+        /// Name of the parameter set of the session's proofs, as in the plan of its bundle.
+        security: String,
     },
     /// Deltas. The payload is the deltas of each module in the order of the request, each packed to its width.
     Deltas {
@@ -240,6 +242,20 @@ mod tests {
     fn a_message_has_one_header() {
         let messages = [
             (Response::Accepted, r#"{"type":"accepted"}"#),
+            (
+                Response::Welcome {
+                    nonce: "ab".repeat(32).parse().unwrap(),
+                    signature: "cd".repeat(64).parse().unwrap(),
+                    max_call_bytes: 7,
+                    left: vec![1, 0],
+                    security: "standard".into(),
+                },
+                &format!(
+                    r#"{{"type":"welcome","nonce":"{}","signature":"{}","max_call_bytes":7,"left":[1,0],"security":"standard"}}"#,
+                    "ab".repeat(32),
+                    "cd".repeat(64)
+                ),
+            ),
             (Response::Deltas { widths: vec![1, 2] }, r#"{"type":"deltas","widths":[1,2]}"#),
             (Response::Status { state: ProofState::Open }, r#"{"type":"status","state":{"state":"open"}}"#),
             (

@@ -128,7 +128,13 @@ impl Seeds {
         for (name, response, payload) in [
             (
                 "welcome".into(),
-                Response::Welcome { nonce, signature, max_call_bytes: 1 << 16, left: vec![3, 0] },
+                Response::Welcome {
+                    nonce,
+                    signature,
+                    max_call_bytes: 1 << 16,
+                    left: vec![3, 0],
+                    security: "standard".into(),
+                },
                 manifest,
             ),
             ("deltas".into(), Response::Deltas { widths: vec![deltas.width] }, &deltas.bytes),

@@ -16,7 +16,7 @@ use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest};
 use zklora_verifier::{Pins, Verifier};
 
-use super::identity;
+use super::{SecurityArgs, identity};
 
 /// Takes an adapter that was delivered to you, if it is the one that was proved.
 ///
@@ -42,6 +42,8 @@ pub struct Accept {
     /// The bundle of a session with this adapter; may be given several times. It is verified, and all its deltas are computed again.
     #[arg(long, value_name = "FILE")]
     bundle: Vec<PathBuf>,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// The base model: a folder or a name on the Hugging Face hub. It is held against the manifest, and named to PEFT.
     #[arg(long, value_name = "DIR|NAME")]
     base_model: Option<Source>,
@@ -139,7 +141,8 @@ impl Accept {
             adapters: vec![delivery.manifest().adapter_id()],
             contributors: vec![*delivery.manifest().manifest().contributor()],
             ..Pins::default()
-        });
+        })
+        .with_min_security(self.security.min_security);
         let mut checked = Vec::with_capacity(self.bundle.len());
         for path in &self.bundle {
             let at = || path.display().to_string();

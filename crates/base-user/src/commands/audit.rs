@@ -20,7 +20,7 @@ use zklora_verifier::{Pins, Verifier};
 
 use super::eval::shown;
 use super::inputs::{DatasetArgs, Task, read_text};
-use super::{Loaded, ModelArgs, combine_modes, session_json};
+use super::{Loaded, ModelArgs, SecurityArgs, combine_modes, session_json};
 
 /// Shows that sessions were of this base model on this text: verifies their bundles, and runs the base model once more with the
 /// deltas in them.
@@ -52,6 +52,8 @@ pub struct Audit {
     /// Public key of the base-model user whose sessions count; repeated, one of them.
     #[arg(long, value_name = "KEY")]
     client: Vec<PublicKey>,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// What `loss --json` or `eval --json` printed, which has to say what the replay gives: losses within 1e-4, tokens, sessions.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -235,7 +237,8 @@ fn verify(
         base_models: vec![base.digest],
         clients: args.client.clone(),
         ..Pins::default()
-    });
+    })
+    .with_min_security(args.security.min_security);
     let (mut bundles, mut recordings): (Vec<OfBundle>, Vec<Recording>) = Default::default();
     for (path, &mode) in args.bundles.iter().zip(modes) {
         let verdict = verifier.check_file(path);

@@ -13,12 +13,12 @@ use zklora_cli::Escaped;
 use zklora_proto::{Address, SessionId};
 use zklora_verifier::Verifier;
 
-use super::{SessionsArgs, identity};
+use super::{SecurityArgs, SessionsArgs, identity};
 
 /// Fetches the bundles of your sessions from their contributors, and verifies them.
 ///
-/// A bundle is taken if every proof in it holds, and if its receipt is the one that you signed. What was interrupted goes on where it
-/// was.
+/// A bundle is taken if every proof in it holds and is worth --min-security, and if its receipt is the one that you signed. What was
+/// interrupted goes on where it was. What is not taken is kept beside, for you to look at.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -44,6 +44,8 @@ pub struct Fetch {
     identity: Option<PathBuf>,
     #[command(flatten)]
     sessions: SessionsArgs,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -71,7 +73,7 @@ pub fn run(args: &Fetch) -> anyhow::Result<()> {
     };
     let runtime = Runtime::new().context("starting the runtime")?;
     // Its circuits serve all bundles.
-    let verifier = Verifier::default();
+    let verifier = Verifier::default().with_min_security(args.security.min_security);
     let (mut fetched, mut failed) = (Vec::new(), Vec::new());
     for session in sessions {
         let one = || -> anyhow::Result<Option<Fetched>> {

@@ -31,6 +31,7 @@ use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::message::ProofState;
 use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SessionId, SignedReceipt};
+use zklora_verifier::DEFAULT_MIN_SECURITY;
 
 /// The model that runs here.
 #[derive(Args)]
@@ -98,6 +99,8 @@ pub struct ContributorArgs {
     identity: Option<PathBuf>,
     #[command(flatten)]
     sessions: SessionsArgs,
+    #[command(flatten)]
+    security: SecurityArgs,
     /// Wait until the contributors have proved the sessions.
     #[arg(long)]
     wait: bool,
@@ -120,6 +123,14 @@ impl SessionsArgs {
     pub fn records(&self) -> Result<Records, RecordError> {
         Records::new(self.sessions.clone())
     }
+}
+
+/// What proofs have to be worth.
+#[derive(Args)]
+pub struct SecurityArgs {
+    /// Fewest bits of soundness on theorems alone, all errors added up, that a proof must have.
+    #[arg(long, value_name = "BITS", default_value_t = DEFAULT_MIN_SECURITY)]
+    pub min_security: u32,
 }
 
 /// Open sessions with contributors.
@@ -155,8 +166,15 @@ impl ContributorArgs {
         let (mut sessions, mut kept) = (Vec::with_capacity(modes.len()), Vec::with_capacity(modes.len()));
         for ((address, adapter), mode) in self.contributor.iter().zip(&self.adapter).zip(modes) {
             let key = identity::load(self.identity.clone())?;
-            let session = Session::open(runtime.handle().clone(), key, address, *adapter, base_model)
-                .with_context(|| format!("opening a session with {address}"))?;
+            let session = Session::open_with_min_security(
+                runtime.handle().clone(),
+                key,
+                address,
+                *adapter,
+                base_model,
+                self.security.min_security,
+            )
+            .with_context(|| format!("opening a session with {address}"))?;
             info!(session = %session.id(), "session opened with {address}");
             // Before the first call: without its seed none can be shown.
             let record = Record::of(&session, address.clone());

@@ -331,6 +331,7 @@ impl Service {
             signature: *self.state.manifest.signature(),
             max_call_bytes: self.max_call_bytes(),
             left: self.ledger.exposures().iter().map(|exposure| exposure.left() as u64).collect(),
+            security: self.prover.security().name().into(),
         };
         Ok((welcome, self.state.manifest.bytes().to_vec()))
     }
