@@ -76,6 +76,11 @@ pub fn read(path: &Path, fields: &Fields) -> Result<Vec<Example>, DatasetError> 
         }
         let text =
             std::str::from_utf8(&bytes).map_err(|error| refuse(format!("it is not UTF-8: {error}")))?;
+        if line == 1 && text.starts_with(BYTE_ORDER_MARK) {
+            return Err(refuse(
+                "it begins with a byte order mark; save the file as UTF-8 without one".into(),
+            ));
+        }
         let text = text.trim_end_matches(['\r', '\n']);
         if text.trim().is_empty() {
             continue;
@@ -119,6 +124,8 @@ impl Fields {
     }
 }
 
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Far longer than any text that a model takes at once.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 
@@ -149,6 +156,8 @@ mod tests {
             ("a.jsonl", "{\"body\":\"a\"}\n", "line 1: there is no field \"text\", only body"),
             ("a.jsonl", "{\"text\":[1]}\n", "expected a text in the field \"text\""),
             ("a.txt", "\n\n", "has no text in it"),
+            ("a.txt", "\u{feff}uno\n", "line 1: it begins with a byte order mark"),
+            ("a.jsonl", "\u{feff}{\"text\":\"a\"}\n", "line 1: it begins with a byte order mark"),
         ] {
             let message = examples(name, content).unwrap_err().to_string();
             assert!(message.contains(why), "{message:?} should contain {why:?}");

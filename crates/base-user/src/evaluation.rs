@@ -25,8 +25,85 @@ pub struct Window {
 pub struct Windows {
     /// The windows, in the order of the dataset.
     pub windows: Vec<Window>,
-    /// Examples of which nothing is left to predict.
-    pub skipped: usize,
+    /// What of the dataset counts otherwise than its reader may think, in its order.
+    pub notes: Vec<Note>,
+}
+
+/// What happened to an example.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
+    /// Which one, from 0.
+    pub example: usize,
+    /// Its line in the dataset, from 1.
+    pub line: usize,
+    /// What.
+    pub what: Noted,
+}
+
+/// What may happen to an example.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Noted {
+    /// There are no tokens.
+    #[error("left out: it has no tokens")]
+    NoTokens,
+    /// There is one token.
+    #[error("left out: it has one token, which nothing comes before that it could be predicted from")]
+    OneToken,
+    /// The completion has no tokens.
+    #[error("left out: the completion is empty")]
+    NoCompletion,
+    /// The completion is the first token.
+    #[error(
+        "left out: the completion has one token, which nothing comes before that it could be predicted from"
+    )]
+    NoContext,
+    /// The completion begins with the first token.
+    #[error(
+        "the first token of the completion does not count: nothing comes before it that it could be predicted from"
+    )]
+    FirstNotCounted,
+    /// A token has the end of the text and the beginning of the completion in it.
+    #[error("a token has the end of the text and the beginning of the completion in it, and counts")]
+    Straddles,
+    /// Beyond as many tokens as are to be taken.
+    #[error("left out: --max-tokens ends before it")]
+    BeyondMaxTokens,
+    /// Its end is beyond as many tokens as are to be taken.
+    #[error("its end is left out: --max-tokens ends before that")]
+    CutByMaxTokens,
+}
+
+/// The same of several examples that follow one another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NotedLines {
+    /// The first and the last line.
+    pub lines: [usize; 2],
+    /// How many examples.
+    pub examples: usize,
+    /// What happened to them.
+    #[serde(serialize_with = "in_words")]
+    pub what: Noted,
+}
+
+fn in_words<S: serde::Serializer>(what: &Noted, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(what)
+}
+
+impl std::fmt::Display for NotedLines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { lines: [first, last], examples, what } = self;
+        match examples {
+            1 => write!(f, "line {first}: {what}"),
+            _ => write!(f, "{examples} lines from {first} to {last}, each: {what}"),
+        }
+    }
+}
+
+impl Noted {
+    /// Whether nothing of the example counts.
+    pub fn is_left_out(self) -> bool {
+        !matches!(self, Self::FirstNotCounted | Self::Straddles | Self::CutByMaxTokens)
+    }
 }
 
 /// What an example contributes: the sum of its losses, in nats, and how many there are.
@@ -50,7 +127,7 @@ pub struct Estimate {
 impl Windows {
     /// One text of these tokens, whose every token but the first counts.
     pub fn one(ids: Vec<i64>) -> Self {
-        Self { windows: vec![Window { example: 0, ids, from: 1 }], skipped: 0 }
+        Self { windows: vec![Window { example: 0, ids, from: 1 }], notes: Vec::new() }
     }
 
     /// Where a token is that goes through the model after so many others: its example, and its place in that, from 0.
@@ -71,35 +148,69 @@ impl Windows {
     /// Cuts examples into windows of at most `positions` tokens, one after the other without overlap. Where an example has a
     /// completion, only its tokens count, given the text before; it is not cut.
     ///
+    /// The tokens of a completion are those of text and completion together that have something of the completion in them, or of the
+    /// white space at the end of the text: most tokenizers make one token of a space and the word after it. Where the text's
+    /// own tokens are a beginning of all tokens, that is the rule of the Language Model Evaluation Harness.
+    ///
     /// Fails if an example with a completion is longer than that.
     pub fn of(examples: &[Example], tokenizer: &Tokenizer, positions: usize) -> anyhow::Result<Self> {
         let mut windows = Self::default();
         for (example, Example { line, text, completion }) in examples.iter().enumerate() {
-            let before = windows.windows.len();
-            let mut add = |ids: &[i64], from: usize| {
-                if ids.len() > from {
-                    windows.windows.push(Window { example, ids: ids.to_vec(), from });
+            let Some(completion) = completion else {
+                let ids = tokenizer.encode(text)?;
+                match ids.len() {
+                    0 => windows.note(example, *line, Noted::NoTokens),
+                    1 => windows.note(example, *line, Noted::OneToken),
+                    _ => {}
                 }
+                // A token that is left over at the end has nothing before it in its window.
+                let cut = ids.chunks(positions).filter(|ids| ids.len() > 1);
+                windows.windows.extend(cut.map(|ids| Window { example, ids: ids.to_vec(), from: 1 }));
+                continue;
             };
-            match completion {
-                None => tokenizer.encode(text)?.chunks(positions).for_each(|ids| add(ids, 1)),
-                Some(completion) => {
-                    let from = tokenizer.encode(text)?.len();
-                    let ids = tokenizer.encode(&format!("{text}{completion}"))?;
-                    anyhow::ensure!(
-                        ids.len() <= positions,
-                        "line {line} of the dataset has {} tokens with its completion, the base model takes at most {positions} at \
-                         once: shorten it",
-                        ids.len()
-                    );
-                    add(&ids, from.max(1));
-                }
+            let tokens = tokenizer.encode_with_spans(&format!("{text}{completion}"))?;
+            anyhow::ensure!(
+                tokens.len() <= positions,
+                "line {line} of the dataset has {} tokens with its completion, the base model takes at most {positions} at \
+                 once: shorten it",
+                tokens.len()
+            );
+            let boundary = text.trim_end_matches(is_space).len();
+            let first = tokens.iter().position(|(_, span)| span.end > boundary);
+            let Some(first) = first.filter(|_| !completion.is_empty()) else {
+                windows.note(example, *line, Noted::NoCompletion);
+                continue;
+            };
+            if tokens[first].1.start < boundary {
+                windows.note(example, *line, Noted::Straddles);
             }
-            if windows.windows.len() == before {
-                windows.skipped += 1;
+            if !tokens.iter().skip(first.max(1)).any(|(_, span)| span.end > boundary) {
+                windows.note(example, *line, Noted::NoContext);
+                continue;
             }
+            if first == 0 {
+                windows.note(example, *line, Noted::FirstNotCounted);
+            }
+            let ids = tokens.into_iter().map(|(id, _)| id).collect();
+            windows.windows.push(Window { example, ids, from: first.max(1) });
         }
         Ok(windows)
+    }
+
+    fn note(&mut self, example: usize, line: usize, what: Noted) {
+        self.notes.push(Note { example, line, what });
+    }
+
+    /// What there is to say, the same of examples that follow one another together.
+    pub fn noted_lines(&self) -> Vec<NotedLines> {
+        let together = |a: &Note, b: &Note| a.what == b.what && a.example + 1 == b.example;
+        let lines = |notes: &[Note]| NotedLines {
+            // A chunk has at least one.
+            lines: [notes[0].line, notes[notes.len() - 1].line],
+            examples: notes.len(),
+            what: notes[0].what,
+        };
+        self.notes.chunk_by(together).map(lines).collect()
     }
 
     /// Rows that every projection sees: all tokens.
@@ -107,15 +218,24 @@ impl Windows {
         self.windows.iter().map(|window| window.ids.len()).sum()
     }
 
-    /// The first windows, as many as have at most so many rows together.
-    pub fn truncate(&mut self, rows: usize) {
+    /// The first windows, as many as have at most so many rows together. `examples` are those that the windows are of.
+    pub fn truncate(&mut self, rows: usize, examples: &[Example]) {
         let mut left = rows;
         let fit = |window: &Window| {
             left = left.checked_sub(window.ids.len())?;
             Some(())
         };
         let count = self.windows.iter().map_while(fit).count();
-        self.windows.truncate(count);
+        let beyond = self.windows.split_off(count);
+        let last = self.windows.last().map(|window| window.example);
+        for windows in beyond.chunk_by(|a, b| a.example == b.example) {
+            let example = windows[0].example;
+            let what = if last == Some(example) { Noted::CutByMaxTokens } else { Noted::BeyondMaxTokens };
+            // What else was to be said of it is of no interest any more.
+            self.notes.retain(|note| note.example != example || what == Noted::CutByMaxTokens);
+            self.note(example, examples[example].line, what);
+        }
+        self.notes.sort_by_key(|note| note.example);
     }
 
     /// Windows that go through the model together, in order: at most `tokens` in a batch, but at least one window.
@@ -133,6 +253,11 @@ impl Windows {
             (!batch.is_empty()).then_some(batch)
         })
     }
+}
+
+/// Whether Python's `str.rstrip` takes it off.
+fn is_space(character: char) -> bool {
+    character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
 }
 
 /// Adds the losses of a batch to the totals of its examples.
@@ -206,7 +331,7 @@ mod tests {
     #[test]
     fn batches_hold_what_fits_and_at_least_one() {
         let windows =
-            Windows { windows: [5, 3, 20, 1, 2].map(|tokens| window(0, tokens)).to_vec(), skipped: 0 };
+            Windows { windows: [5, 3, 20, 1, 2].map(|tokens| window(0, tokens)).to_vec(), notes: vec![] };
         let sizes: Vec<Vec<usize>> =
             windows.batches(8).map(|batch| batch.iter().map(|w| w.ids.len()).collect()).collect();
         assert_eq!(sizes, [vec![5, 3], vec![20], vec![1, 2]]);
@@ -215,16 +340,151 @@ mod tests {
 
     #[test]
     fn a_dataset_is_cut_where_it_no_longer_fits() {
-        let mut windows = Windows { windows: [5, 3, 2].map(|tokens| window(0, tokens)).to_vec(), skipped: 0 };
-        windows.truncate(9);
+        let windows =
+            vec![window(0, 5), window(1, 3), window(1, 2), window(2, 1), window(2, 1), window(3, 1)];
+        let notes = vec![Note { example: 2, line: 30, what: Noted::Straddles }];
+        let mut windows = Windows { windows, notes };
+        let examples = [10, 20, 30, 40].map(|line| Example { line, text: String::new(), completion: None });
+        windows.truncate(9, &examples);
         assert_eq!(windows.rows(), 8);
-        windows.truncate(4);
+        let noted =
+            |windows: &Windows| windows.notes.iter().map(|note| (note.line, note.what)).collect::<Vec<_>>();
+        let beyond = Noted::BeyondMaxTokens;
+        assert_eq!(noted(&windows), [(20, Noted::CutByMaxTokens), (30, beyond), (40, beyond)]);
+        windows.truncate(4, &examples);
         assert_eq!(windows.rows(), 0);
+        assert_eq!(noted(&windows), [(10, beyond), (20, beyond), (30, beyond), (40, beyond)]);
+    }
+
+    /// The rule of the Language Model Evaluation Harness, where it is one: where the tokens of the context are a beginning of all.
+    fn rule(tokenizer: &Tokenizer, text: &str, completion: &str) -> Option<usize> {
+        let context = tokenizer.encode(text.trim_end()).unwrap();
+        let all = tokenizer.encode(&format!("{text}{completion}")).unwrap();
+        all.starts_with(&context).then_some(context.len())
+    }
+
+    #[test]
+    fn completions_begin_where_their_tokens_do() {
+        let whole = "El administrador  debe:\n\tcomprobar 25 cafés\u{a0}o 日本 en la red.";
+        for model in ["gpt2-tiny", "llama-tiny"] {
+            let tokenizer = open(&fixtures(model));
+            let (mut followed, mut straddling) = (0, 0);
+            for (cut, _) in whole.char_indices().skip(1) {
+                let (text, completion) = whole.split_at(cut);
+                let windows = of(&tokenizer, text, completion);
+                let window = &windows.windows[0];
+                assert_eq!(window.ids, tokenizer.encode(whole).unwrap());
+                let straddles = windows.notes.iter().any(|note| note.what == Noted::Straddles);
+                straddling += usize::from(straddles);
+                match rule(&tokenizer, text, completion) {
+                    Some(from) => {
+                        followed += 1;
+                        assert_eq!(
+                            (window.from, straddles),
+                            (from, false),
+                            "{model}: {text:?}, {completion:?}"
+                        );
+                    }
+                    // Its first token has something of the text.
+                    None => {
+                        let before = tokenizer.encode_with_spans(whole).unwrap()[window.from].1.start;
+                        assert!(
+                            straddles && before < text.trim_end().len(),
+                            "{model}: {text:?}, {completion:?}"
+                        );
+                    }
+                }
+            }
+            assert!(followed > 10 && straddling > 1, "{model}: {followed}, {straddling}");
+        }
+    }
+
+    #[test]
+    fn tokens_of_the_template_are_none_of_the_completion() {
+        // A tokenizer that ends each text with a token of its own.
+        let folder = tempfile::tempdir().unwrap();
+        let text = std::fs::read_to_string(fixtures("llama-tiny").join("tokenizer.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let end = serde_json::json!({ "SpecialToken": { "id": "</s>", "type_id": 0 } });
+        let template = &mut json["post_processor"];
+        template["single"].as_array_mut().unwrap().push(end);
+        template["special_tokens"]["</s>"] =
+            serde_json::json!({ "id": "</s>", "ids": [2], "tokens": ["</s>"] });
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let (plain, ending) = (open(&fixtures("llama-tiny")), open(folder.path()));
+        let (expected, found) = (of(&plain, "El sistema", " es"), of(&ending, "El sistema", " es"));
+        assert_eq!(found.windows[0].from, expected.windows[0].from);
+        assert_eq!(found.windows[0].ids, [&expected.windows[0].ids[..], &[2]].concat());
+        assert_eq!(of(&ending, "El sistema", "").notes[0].what, Noted::NoCompletion);
+    }
+
+    #[test]
+    fn no_example_is_left_out_without_a_word() {
+        let (gpt2, llama) = (open(&fixtures("gpt2-tiny")), open(&fixtures("llama-tiny")));
+        for (tokenizer, text, completion, what, windows) in [
+            (&gpt2, "", None, Some(Noted::NoTokens), 0),
+            (&gpt2, "Debian", None, None, 1),
+            (&gpt2, ".", None, Some(Noted::OneToken), 0),
+            // There is one at the beginning.
+            (&llama, "", None, Some(Noted::OneToken), 0),
+            (&gpt2, "El sistema", Some(""), Some(Noted::NoCompletion), 0),
+            (&gpt2, "El sistema ", Some(""), Some(Noted::NoCompletion), 0),
+            (&gpt2, "", Some("."), Some(Noted::NoContext), 0),
+            (&gpt2, " ", Some("."), Some(Noted::NoContext), 0),
+            (&llama, "", Some("n"), None, 1),
+            (&gpt2, "", Some("El sistema"), Some(Noted::FirstNotCounted), 1),
+            (&gpt2, "Debian is a free", Some("dom"), Some(Noted::Straddles), 1),
+            (&gpt2, "El ", Some("sistema"), None, 1),
+        ] {
+            let example = Example { line: 7, text: text.into(), completion: completion.map(str::to_owned) };
+            let found = Windows::of(&[example], tokenizer, 256).unwrap();
+            let noted: Vec<Noted> = found.notes.iter().map(|note| note.what).collect();
+            assert_eq!(noted, Vec::from_iter(what), "{text:?}, {completion:?}");
+            assert_eq!(found.windows.len(), windows, "{text:?}, {completion:?}");
+            assert_eq!(what.is_some_and(Noted::is_left_out), windows == 0);
+        }
+        let long = Example { line: 7, text: "de ".repeat(300), completion: Some("la".into()) };
+        let refused = Windows::of(&[long], &gpt2, 256).unwrap_err().to_string();
+        assert!(refused.starts_with("line 7 of the dataset has"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_said_of_lines_that_follow_one_another_is_said_once() {
+        let note = |example, line, what| Note { example, line, what };
+        let windows = Windows {
+            windows: vec![],
+            notes: vec![
+                note(1, 2, Noted::NoTokens),
+                note(4, 6, Noted::BeyondMaxTokens),
+                note(5, 9, Noted::BeyondMaxTokens),
+            ],
+        };
+        let said: Vec<String> = windows.noted_lines().iter().map(NotedLines::to_string).collect();
+        assert_eq!(
+            said,
+            [
+                "line 2: left out: it has no tokens",
+                "2 lines from 6 to 9, each: left out: --max-tokens ends before it"
+            ]
+        );
+    }
+
+    fn of(tokenizer: &Tokenizer, text: &str, completion: &str) -> Windows {
+        let example = Example { line: 1, text: text.into(), completion: Some(completion.into()) };
+        Windows::of(&[example], tokenizer, 256).unwrap()
+    }
+
+    fn open(folder: &std::path::Path) -> Tokenizer {
+        Tokenizer::open(folder).unwrap()
+    }
+
+    fn fixtures(name: &str) -> std::path::PathBuf {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
     }
 
     #[test]
     fn a_token_is_found_in_its_example() {
-        let windows = Windows { windows: vec![window(0, 5), window(2, 4), window(2, 3)], skipped: 1 };
+        let windows = Windows { windows: vec![window(0, 5), window(2, 4), window(2, 3)], notes: vec![] };
         let found = [0, 4, 5, 8, 9, 11, 12].map(|token| windows.find(token));
         let expected = [(0, 0), (0, 4), (2, 0), (2, 3), (2, 4), (2, 6)].map(Some);
         assert_eq!((&found[..6], found[6]), (&expected[..], None));

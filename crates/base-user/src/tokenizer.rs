@@ -1,6 +1,7 @@
 //! From text to token ids, as transformers' fast tokenizers do it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -51,6 +52,19 @@ impl Tokenizer {
         let encoding =
             self.tokenizer.encode_fast(text, true).map_err(|error| ModelError::Encode(error.to_string()))?;
         Ok(encoding.get_ids().iter().map(|&id| id.into()).collect())
+    }
+
+    /// The same with the bytes of the text that each token is of. Those of the template are of none; a token with a part of a character is
+    /// of the whole character.
+    pub fn encode_with_spans(&self, text: &str) -> Result<Vec<(i64, Range<usize>)>, ModelError> {
+        let encoding =
+            self.tokenizer.encode(text, true).map_err(|error| ModelError::Encode(error.to_string()))?;
+        let tokens =
+            encoding.get_ids().iter().zip(encoding.get_offsets()).zip(encoding.get_special_tokens_mask());
+        let span = |((&id, &(start, end)), &special): ((&u32, &(usize, usize)), &u32)| {
+            (id.into(), if special == 1 { 0..0 } else { start..end })
+        };
+        Ok(tokens.map(span).collect())
     }
 
     /// The text of these tokens, with U+FFFD in place of bytes that are no UTF-8. Special tokens, and ids that no token has, give none.

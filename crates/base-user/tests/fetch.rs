@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use common::{World, failure, program, success, text};
+use common::{World, failure, fixtures, program, success, text};
 use serde_json::Value;
 use tokio::runtime::Runtime;
+use zklora_contributor::state::State;
 use zklora_net::{Listener, deliver, read_frame, write_frame};
-use zklora_proto::message::{ProofState, Request, Response};
+use zklora_proto::message::{Nonce, ProofState, Request, Response};
 use zklora_proto::{Address, SecretKey};
 
 const PART: usize = 64 << 10;
@@ -211,34 +212,172 @@ fn broken_off_it_goes_on_where_it_was() {
 }
 
 #[test]
-fn what_is_not_the_sessions_bundle_is_found_out_and_deleted() {
+fn what_is_not_the_sessions_bundle_is_found_out_and_set_aside() {
     let proved = Proved::new();
     let (world, bundle) = (&proved.world, proved.bundles[0].clone());
     let refused = |file: Vec<u8>, words: &str| {
-        let fake = Fake::serving(world, file, u64::MAX);
+        let fake = Fake::serving(world, file.clone(), u64::MAX);
         let said = failure(&mut proved.fetch(&fake.address));
-        assert!(said.contains("was deleted") && said.contains(words), "{words:?}: {said}");
+        assert!(said.contains("it is kept as") && said.contains(words), "{words:?}: {said}");
         assert!(!proved.file(".pf").exists() && !proved.file(".pf.part").exists());
+        let kept = fs::read(proved.file(".pf.refused")).unwrap();
+        fs::remove_file(proved.file(".pf.refused")).unwrap();
+        (file, kept)
     };
+    let kept = |(file, kept): (Vec<u8>, Vec<u8>)| assert!(file == kept, "what was sent is what is kept");
     // The last bytes are a proof's.
     let mut changed = bundle.clone();
     let last = changed.len() - 9;
     changed[last] ^= 1;
-    refused(changed, "does not have the digest");
+    kept(refused(changed, "does not have the digest"));
     let mut changed = zklora_testing::RawBundle::parse(&bundle);
     *changed.blobs.last_mut().unwrap().last_mut().unwrap() ^= 1;
-    refused(changed.to_bytes(), "proof 0");
+    kept(refused(changed.to_bytes(), "proof 0"));
     // A true bundle of the same parties and adapter.
-    refused(proved.bundles[1].clone(), "its receipt is not the one that you signed for this session");
-    refused(bundle[..bundle.len() - 1].to_vec(), "cut off or extended");
-    refused(b"no bundle".to_vec(), "the header claims");
+    kept(refused(proved.bundles[1].clone(), "its receipt is not the one that you signed for this session"));
+    kept(refused(bundle[..bundle.len() - 1].to_vec(), "cut off or extended"));
+    kept(refused(b"no bundle".to_vec(), "the header claims"));
+    kept(refused(b"none".to_vec(), "reading the bundle"));
 
     // What was begun with something else.
     fs::create_dir_all(world.path("fetched")).unwrap();
     fs::write(proved.file(".pf.part"), vec![7; PART]).unwrap();
     refused(bundle.clone(), "");
+
+    // Of several, the first is kept.
+    for (file, words) in [(&b"the first"[..], "it is kept as"), (b"the second", "it was deleted, since")] {
+        let fake = Fake::serving(world, file.to_vec(), u64::MAX);
+        let said = failure(&mut proved.fetch(&fake.address));
+        assert!(said.contains(words), "{said}");
+        assert_eq!(fs::read(proved.file(".pf.refused")).unwrap(), b"the first");
+    }
     let honest = Fake::serving(world, bundle.clone(), u64::MAX);
     success(&mut proved.fetch(&honest.address));
+}
+
+/// What another program may make something of is none of the evidence that is set aside.
+#[test]
+fn what_this_program_cannot_check_stays() {
+    let proved = Proved::new();
+    let newer = replaced(&proved.bundles[0], b"\"format\":\"zklora-pf/", |digit| digit + 1);
+    let unknown = replaced(&proved.bundles[0], b"\"security\":\"standar", |_| b't');
+    for (file, words) in
+        [(newer, "the bundle's format is"), (unknown, "parameter set \"standart\" is not known")]
+    {
+        let fake = Fake::serving(&proved.world, file.clone(), u64::MAX);
+        for _ in 0..2 {
+            let said = failure(&mut proved.fetch(&fake.address));
+            assert!(said.contains("cannot be checked here") && said.contains(words), "{said}");
+            assert!(fs::read(proved.file(".pf.part")).unwrap() == file);
+        }
+        // Not even if the contributor says that it is shorter.
+        let cut = Fake::serving(&proved.world, file[..file.len() - 1].to_vec(), u64::MAX);
+        let said = failure(&mut proved.fetch(&cut.address));
+        assert!(said.contains("cannot be checked here"), "{said}");
+        assert!(fs::read(proved.file(".pf.part")).unwrap() == file);
+        fs::remove_file(proved.file(".pf.part")).unwrap();
+    }
+    // Half of it, and the rest later.
+    let bundle = &proved.bundles[0];
+    fs::write(proved.file(".pf.part"), &bundle[..bundle.len() / 2]).unwrap();
+    let honest = Fake::serving(&proved.world, bundle.clone(), u64::MAX);
+    success(&mut proved.fetch(&honest.address));
+}
+
+/// The file with another byte after this text.
+fn replaced(file: &[u8], after: &[u8], with: impl Fn(u8) -> u8) -> Vec<u8> {
+    let place = file.windows(after.len()).position(|bytes| bytes == after).unwrap() + after.len();
+    let mut file = file.to_vec();
+    file[place] = with(file[place]);
+    file
+}
+
+#[test]
+fn a_weaker_parameter_set_is_refused_at_hello_and_its_bundle_kept() {
+    let world = World::new();
+    let server = world.serve_more(&["--exposure-budget", "1", "--security", "compact"]);
+    let loss = || world.loss(&server.address, "Debian es libre.");
+    let weak = "the parameter set \"compact\", which guarantees 65 bits of soundness on theorems alone, expected at least";
+    for (args, bits) in [(&[][..], "100"), (&["--min-security", "66"], "66")] {
+        let said = failure(loss().args(args));
+        assert!(said.contains(&format!("{weak} {bits}; --min-security accepts less")), "{said}");
+        assert!(!world.path("sessions").exists(), "no session was begun");
+    }
+    let said = success(loss().args(["--min-security", "65", "--wait"]));
+    let session = said["sessions"][0]["session"].as_str().unwrap();
+    let file = |suffix: &str| world.path("fetched").join(format!("{session}{suffix}"));
+    let served = fs::read(world.path("out").join(format!("{session}.pf"))).unwrap();
+
+    let one = |more: &[&str]| {
+        let mut command = fetch(&world);
+        command.args(["--session", session]).args(more);
+        command
+    };
+    for more in [&[][..], &["--min-security", "101"], &[]] {
+        let said = failure(&mut one(more));
+        assert!(said.contains("the session's bundle is there, but is not taken: its proofs have"), "{said}");
+        assert!(said.contains("--min-security accepts less") && said.contains(".pf.part"), "{said}");
+        assert!(fs::read(file(".pf.part")).unwrap() == served && !file(".pf").exists());
+    }
+    let said = success(&mut one(&["--min-security", "65"]));
+    assert_eq!(said["bundles"][0]["received"], 0);
+    assert!(fs::read(file(".pf")).unwrap() == served && !file(".pf.part").exists());
+    let said = failure(&mut one(&[]));
+    assert!(
+        said.contains("is not taken: its proofs have") && fs::read(file(".pf")).unwrap() == served,
+        "{said}"
+    );
+
+    // Nor do those that take bundles take it, unless told.
+    let audit = |more: &[&str]| {
+        let mut command = program("zklora-base-user");
+        command
+            .args(["audit", "--json", "--text", "Debian es libre.", "--base-model"])
+            .arg(fixtures().join("gpt2-tiny"));
+        let output = command.args(more).arg(file(".pf")).output().unwrap();
+        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap())
+    };
+    let (code, said) = audit(&[]);
+    assert_eq!((code, &said["bundles"][0]["error"]["kind"]), (Some(1), &"security".into()), "{said}");
+    assert_eq!(audit(&["--min-security", "65"]).0, Some(0));
+    let client = SecretKey::load(&world.path("client.key")).unwrap().public().to_string();
+    let mut deliver = program("zklora-contributor");
+    deliver.args(["deliver", "--json", "--adapter", &world.adapter, "--to", &client, "--state"]);
+    success(deliver.arg(world.path("state")).arg("--out").arg(world.path("package")));
+    let accept = |more: &[&str]| {
+        let mut command = program("zklora-base-user");
+        command.args(["accept", "--json", "--adapter", &world.adapter]).arg(world.path("package")).args(more);
+        command.arg("--identity").arg(world.path("client.key")).arg("--bundle").arg(file(".pf"));
+        command.arg("--out").arg(world.path("bought"));
+        command
+    };
+    let said = failure(&mut accept(&[]));
+    assert!(said.contains("--min-security accepts less") && !world.path("bought").exists(), "{said}");
+    success(&mut accept(&["--min-security", "65"]));
+    server.stop();
+}
+
+#[test]
+fn a_parameter_set_that_nobody_knows_here_is_refused_at_hello() {
+    let world = World::new();
+    let manifest = State::open(&world.path("state")).unwrap().manifest;
+    let modules = manifest.manifest().modules().len();
+    let fake = Fake::new(&world, move |request| {
+        let Request::Hello { .. } = request else { panic!("nothing is asked for: {request:?}") };
+        let welcome = Response::Welcome {
+            nonce: Nonce::random(),
+            signature: *manifest.signature(),
+            max_call_bytes: 1 << 20,
+            left: vec![9; modules],
+            security: "quick\u{1b}[2J".into(),
+        };
+        Some((welcome, manifest.bytes().to_vec()))
+    });
+    let said = failure(&mut world.loss(&fake.address, "Debian es libre."));
+    assert!(
+        said.contains("a parameter set that this program does not know") && !said.contains('\u{1b}'),
+        "{said}"
+    );
 }
 
 #[test]

@@ -152,6 +152,87 @@ fn eval_counts_only_completions_where_there_are_some() {
     assert_eq!(found["sessions"], json!([]));
 }
 
+/// The losses are those of transformers on the tokens that the Language Model Evaluation Harness takes for the completion's.
+#[test]
+fn a_space_before_a_completion_is_a_part_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = folder.path().join("spaces.jsonl");
+    let eval = |base: &str, lines: &[(&str, &str)]| {
+        let lines = lines
+            .iter()
+            .map(|(text, completion)| json!({ "text": text, "completion": completion }).to_string());
+        fs::write(&dataset, lines.collect::<Vec<_>>().join("\n")).unwrap();
+        success(local("eval", &fixtures().join(base)).arg("--dataset").arg(&dataset))
+    };
+    for (base, text, completion, tokens, loss) in [
+        ("gpt2-tiny", "El administrador debe ", "comprobar la red.", 6, 8.645872),
+        ("llama-tiny", "El administrador debe ", "comprobar la red.", 17, 7.067901),
+        ("gpt2-tiny", "El administrador  ", "debe", 2, 9.281745),
+        ("llama-tiny", "El administrador  ", "debe", 5, 8.765286),
+        ("gpt2-tiny", "x:\n\n", "Debian es libre", 5, 13.952163),
+        ("gpt2-tiny", "El\u{a0}", "sistema", 5, 9.666466),
+    ] {
+        let found = eval(base, &[(text, completion)]);
+        assert_eq!(found["predicted"], tokens, "{base}: {text:?}");
+        close(&found["base"]["loss"]["value"], &json!(loss));
+        assert_eq!(found["notes"], json!([]));
+    }
+    let found = eval("gpt2-tiny", &[("El ", "sistema"), ("El", ""), ("", ""), ("Debian is a free", "dom")]);
+    assert_eq!((&found["texts"], &found["texts_skipped"]), (&json!(2), &json!(2)));
+    assert_eq!(found["notes"][0]["lines"], json!([2, 3]));
+    assert_eq!(found["notes"][0]["what"], "left out: the completion is empty");
+    assert_eq!(found["notes"][1]["lines"], json!([4, 4]));
+    let output =
+        local("eval", &fixtures().join("gpt2-tiny")).arg("--dataset").arg(&dataset).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("spaces.jsonl, 2 lines from 2 to 3, each: left out: the completion is empty"),
+        "{said}"
+    );
+    assert!(said.contains("spaces.jsonl, line 4: a token has the end of the text"), "{said}");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_generated_as_replacement_characters() {
+    let base = fixtures().join("llama-tiny");
+    let world = World::of(&base, &fixtures().join("adapters/llama-all"));
+    let server = world.serve();
+    let generate = |command: &mut Command, prompt: &str, more: &[&str]| {
+        success(command.args(["--prompt", prompt, "--max-tokens", "24"]).args(more))
+    };
+    let greedy = |prompt: &str| {
+        generate(&mut local("generate", &base), prompt, &["--temperature", "0"])["text"].clone()
+    };
+    // What transformers decodes.
+    assert_eq!(greedy("Hello"), format!("{0:\u{fffd}<9}no{0:\u{fffd}<13}no", ""));
+    assert_eq!(
+        greedy("Debian"),
+        format!("\u{1f}n\u{16}no{0:\u{fffd}<3}pacJ/\"p ed{0:\u{fffd}<6}ed{0:\u{fffd}<3}", "")
+    );
+    for seed in 0..10 {
+        let found = generate(
+            &mut served(&world, "generate", &base, &[&server]),
+            "Hello",
+            &["--seed", &seed.to_string()],
+        );
+        assert!(found["sessions"][0]["calls"].as_u64() > Some(0), "{found}");
+    }
+    // As it is streamed.
+    let mut command = program("zklora-base-user");
+    command.args([
+        "generate",
+        "--prompt",
+        "Hello",
+        "--max-tokens",
+        "24",
+        "--temperature",
+        "0",
+        "--base-model",
+    ]);
+    let streamed = text(&command.arg(&base).output().unwrap().stdout);
+    assert!(streamed.starts_with(&format!("Hello{}\n\n", greedy("Hello").as_str().unwrap())), "{streamed}");
+}
+
 #[test]
 fn eval_says_beforehand_what_does_not_fit() {
     let base = fixtures().join("gpt2-tiny");

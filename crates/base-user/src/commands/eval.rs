@@ -15,7 +15,8 @@ use super::{ContributorArgs, Contributors, Finished, ModelArgs};
 /// confidence, and ends each session with a receipt that both sign.
 ///
 /// Losses are means over tokens. A line of a text file is a text; a line of a .jsonl file is an object with the text in a field,
-/// and if it has a completion or a label, too, only its tokens count. Texts longer than the model's context are cut into pieces.
+/// and if it has a completion or a label, too, only its tokens count. A token with a space before the completion is one of them. Texts longer
+/// than the model's context are cut into pieces.
 #[derive(Args)]
 #[command(
     after_help = "Example: zklora-base-user eval --base-model fixtures/gpt2-tiny --dataset fixtures/text/es-heldout.txt --max-tokens 500 --contributor zklora://KEY@127.0.0.1:30000 --adapter ID"
@@ -69,7 +70,7 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
         };
         let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
         let summary = json!({
-            "texts": counted, "texts_skipped": task.examples.len() - counted, "tokens": tokens, "predicted": predicted,
+            "texts": counted, "texts_skipped": task.examples.len() - counted, "notes": task.windows.noted_lines(), "tokens": tokens, "predicted": predicted,
             "tokenizer": base.tokenizer.digest()?.to_string(),
             "base": of(&without), "adapter": with.as_ref().map(of), "difference": change, "sessions": sessions,
         });

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use tracing::{info, warn};
 use zklora_base_user::dataset::{self, Example, Fields};
 use zklora_base_user::error::ModelError;
-use zklora_base_user::evaluation::{Total, Windows, add_losses};
+use zklora_base_user::evaluation::{Noted, Total, Windows, add_losses};
 use zklora_base_user::models::Model;
 
 use super::{Loaded, progress};
@@ -70,8 +71,9 @@ impl DatasetArgs {
     pub fn cut(&self, path: &Path, examples: Vec<Example>, base: &Loaded) -> anyhow::Result<Task> {
         let mut windows = Windows::of(&examples, &base.tokenizer, base.model.positions())?;
         if let Some(rows) = self.max_tokens {
-            windows.truncate(rows);
+            windows.truncate(rows, &examples);
         }
+        self.tell(path, &windows, &examples);
         ensure!(
             !windows.windows.is_empty(),
             "there is nothing to predict in {}{}",
@@ -85,6 +87,34 @@ impl DatasetArgs {
         Ok(Task { windows, examples, batch_tokens: self.batch_tokens as usize })
     }
 }
+
+impl DatasetArgs {
+    /// Says what counts otherwise than may be thought, by line.
+    fn tell(&self, path: &Path, windows: &Windows, examples: &[Example]) {
+        let path = path.display();
+        let noted = windows.noted_lines();
+        for noted in noted.iter().take(MOST_NOTED) {
+            match noted.what {
+                // That was asked for.
+                Noted::BeyondMaxTokens | Noted::CutByMaxTokens => info!("{path}, {noted}"),
+                _ => warn!("{path}, {noted}"),
+            }
+        }
+        if noted.len() > MOST_NOTED {
+            warn!("{path}: and so on, {} more notes; eval --json has them all", noted.len() - MOST_NOTED);
+        }
+        let with = examples.iter().filter(|example| example.completion.is_some()).count();
+        if (1..examples.len()).contains(&with) {
+            warn!(
+                "{path}: {with} of {} lines have a completion, of which that alone counts; of the others everything counts",
+                examples.len()
+            );
+        }
+    }
+}
+
+/// Notes on a dataset that are logged.
+const MOST_NOTED: usize = 20;
 
 /// What is evaluated, and how.
 pub struct Task {
