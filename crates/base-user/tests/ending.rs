@@ -48,7 +48,7 @@ fn a_disk_that_is_full_costs_no_receipt() {
     // The text cannot be printed: nothing is asked for.
     let lost = loss(&mut generate(&world, &server, "8"));
     let said = text(&lost.stderr);
-    assert!(said.contains("writing the text to the standard output: No space left"), "{said}");
+    assert!(said.contains("to the standard output: No space left"), "{said}");
     assert!(!said.contains("receipt"), "{said}");
     receipts(&world, 2);
     let lost = loss(generate(&world, &server, "8").arg("--json"));

@@ -313,6 +313,8 @@ pub fn prepare(
             Ok(())
         })?;
         let manifest = engines.manifest();
+        // As the client was told, whatever the setting is now.
+        let planner = Planner { security: session.security, ..*planner };
         let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
         let salt = seed.transcript_salt();
         let parts =

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use zklora_base_user::session::{Session, SessionError};
+use zklora_circuit::security::Security;
 use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::state::State;
 use zklora_proto::bundle::Bundle;
@@ -119,6 +120,40 @@ fn a_daemon_that_dies_and_comes_back_is_found_again_by_its_clients() {
     session.finish().unwrap();
     assert_eq!(world.verified(session.id()), 24);
     drop(daemon);
+}
+
+/// A daemon whose setting is changed keeps the word that it gave.
+#[test]
+fn a_session_is_proved_with_the_parameter_set_that_its_client_was_told() {
+    let world = World::new();
+    let daemon = world.serve(&["--security", "compact"]);
+    let listen = format!("127.0.0.1:{}", daemon.address().port);
+    let error = world.session(&daemon.address()).err().unwrap();
+    assert!(matches!(error, SessionError::MinSecurity { security: Security::Compact, min: 100 }), "{error}");
+    let open = |address| {
+        Session::open_with_min_security(
+            world.runtime.handle().clone(),
+            SecretKey::generate(),
+            address,
+            world.state.manifest.adapter_id(),
+            *world.state.manifest.manifest().base_model(),
+            65,
+        )
+    };
+    let session = open(&daemon.address()).unwrap();
+    world.forward_all(&session, 1).unwrap();
+    daemon.stop();
+    let daemon = Process::start_at(world.path(), &listen);
+    world.forward_all(&session, 2).unwrap();
+    session.finish().unwrap();
+    let new = world.session(&daemon.address()).unwrap();
+    world.forward_all(&new, 1).unwrap();
+    new.finish().unwrap();
+    for (session, security) in [(&session, "compact"), (&new, "standard")] {
+        world.verified(session.id());
+        let path = world.path().join("out").join(format!("{}.pf", session.id()));
+        assert_eq!(Bundle::open(&path).unwrap().plan().security, security);
+    }
 }
 
 #[test]

@@ -343,7 +343,13 @@ mod tests {
             let world = Self { folder: tempfile::tempdir().unwrap(), manifest, calls: 0 };
             world
                 .store()
-                .begin(SESSION, SecretKey::generate().public(), 0, &zklora_proto::CommitmentSeed::random())
+                .begin(
+                    SESSION,
+                    SecretKey::generate().public(),
+                    0,
+                    zklora_circuit::security::Security::Standard,
+                    &zklora_proto::CommitmentSeed::random(),
+                )
                 .unwrap();
             world
         }

@@ -323,7 +323,9 @@ impl Service {
             );
         }
         let session = Session::new(unix_time(), modules, seed.clone(), self.journal(client));
-        self.store.begin(id, client, session.started, &seed).map_err(|e| not_recorded(id, &e))?;
+        self.store
+            .begin(id, client, session.started, self.prover.security(), &seed)
+            .map_err(|e| not_recorded(id, &e))?;
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
         info!(session = %id, %client, "session opened");
         let welcome = Response::Welcome {

@@ -19,6 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
+use zklora_circuit::security::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
 use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 
@@ -38,6 +39,7 @@ CREATE TABLE session (
     by_client TEXT,
     bundle_bytes INTEGER,
     bundle_deleted INTEGER,
+    security TEXT NOT NULL,
     seed BLOB
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE call (
@@ -142,6 +144,8 @@ pub struct StoredSession {
     pub bundle_bytes: Option<u64>,
     /// When the bundle was deleted because it had been kept for long enough, in seconds since 1970.
     pub bundle_deleted: Option<u64>,
+    /// The parameter set of its proofs, which the client was told.
+    pub security: Security,
     /// What its commitments are salted with, as long as that is needed: until its job folder is there.
     pub seed: Option<CommitmentSeed>,
 }
@@ -287,12 +291,13 @@ impl Store {
         id: SessionId,
         client: PublicKey,
         started: u64,
+        security: Security,
         seed: &CommitmentSeed,
     ) -> anyhow::Result<()> {
         self.change(false, |db| {
             db.execute(
-                "INSERT INTO session (id, client, started, state, seed) VALUES (?, ?, ?, 'open', ?)",
-                params![id.as_bytes(), client.as_bytes(), started as i64, seed.as_bytes()],
+                "INSERT INTO session (id, client, started, state, security, seed) VALUES (?, ?, ?, 'open', ?, ?)",
+                params![id.as_bytes(), client.as_bytes(), started as i64, security.name(), seed.as_bytes()],
             )
         })?;
         Ok(())
@@ -440,7 +445,8 @@ impl Store {
 
     fn sessions(&self, which: &str, values: &[&dyn rusqlite::ToSql]) -> anyhow::Result<Vec<StoredSession>> {
         let db = self.db();
-        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, seed, bundle_deleted";
+        let columns =
+            "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, security, seed, bundle_deleted";
         let mut query = db.prepare_cached(&format!("SELECT {columns} FROM session {which}"))?;
         let mut rows = query.query(values)?;
         let mut sessions = Vec::new();
@@ -456,8 +462,9 @@ impl Store {
                 by_contributor: signature(row.get(5)?)?,
                 by_client: signature(row.get(6)?)?,
                 bundle_bytes: row.get::<_, Option<i64>>(7)?.map(|bytes| bytes as u64),
-                seed: row.get::<_, Option<_>>(8)?.map(CommitmentSeed::from_bytes),
-                bundle_deleted: row.get::<_, Option<i64>>(9)?.map(|time| time as u64),
+                security: row.get::<_, String>(8)?.parse()?,
+                seed: row.get::<_, Option<_>>(9)?.map(CommitmentSeed::from_bytes),
+                bundle_deleted: row.get::<_, Option<i64>>(10)?.map(|time| time as u64),
             });
         }
         Ok(sessions)
@@ -546,7 +553,7 @@ mod tests {
         let store = || Store::open(&path, adapter(1)).unwrap();
         let (id, key) = (SessionId::from_bytes([7; 32]), SecretKey::generate());
         let seed = CommitmentSeed::random();
-        store().begin(id, key.public(), 99, &seed).unwrap();
+        store().begin(id, key.public(), 99, Security::Compact, &seed).unwrap();
         let call = (&[3, 1][..], 2, &[1i16, -2, 3, -32767][..]);
         store().record(id, 0, call, &[]).unwrap();
         assert!(store().record(id, 0, call, &[]).is_err(), "a call is recorded once");
@@ -579,7 +586,7 @@ mod tests {
         assert_eq!((session.stage, session.client, session.started), (Stage::Finished, key.public(), 99));
         assert_eq!(session.receipt.as_deref(), Some(&b"receipt"[..]));
         assert_eq!((session.by_contributor, session.by_client), (Some(signature), Some(signature)));
-        assert_eq!(session.seed, Some(seed));
+        assert_eq!((session.seed, session.security), (Some(seed), Security::Compact));
         store().proving(id).unwrap();
         assert_eq!(calls(), [], "the job folder has them");
         store().proved(id, 1234).unwrap();
@@ -600,6 +607,7 @@ mod tests {
                 SessionId::from_bytes([7; 32]),
                 SecretKey::generate().public(),
                 0,
+                Security::Standard,
                 &CommitmentSeed::random(),
             )
             .unwrap();
@@ -706,7 +714,9 @@ mod tests {
         let [path, left] = ["store", "left"].map(|name| folder.path().join(name));
         let id = SessionId::from_bytes([7; 32]);
         let store = Store::open(&path, adapter(1)).unwrap();
-        store.begin(id, SecretKey::generate().public(), 0, &CommitmentSeed::random()).unwrap();
+        store
+            .begin(id, SecretKey::generate().public(), 0, Security::Standard, &CommitmentSeed::random())
+            .unwrap();
         for number in 0..4 {
             store.record(id, number, (&[0], 1, &[1, 2, 3]), &[]).unwrap();
         }
