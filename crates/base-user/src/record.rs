@@ -20,6 +20,9 @@ const FORMAT: &str = "zklora-session/1";
 /// A receipt as a JSON string, in which each byte takes two at most, and all the rest.
 const MAX_RECORD_BYTES: u64 = 2 * MAX_RECEIPT_BYTES as u64 + 4096;
 
+/// More than a record with a receipt takes, its rows left aside.
+const RESERVED_BYTES: usize = 8192;
+
 /// Why a record cannot be kept or found.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
@@ -173,6 +176,20 @@ impl Records {
 
     fn path(&self, session: SessionId) -> PathBuf {
         self.folder.join(format!("{session}.json"))
+    }
+
+    /// Takes the space on the disk that the receipt of a session with so many modules will need, until the file is dropped. No other program
+    /// sees it.
+    pub fn reserve(&self, modules: usize) -> Result<File, RecordError> {
+        let reserve = || {
+            let mut file = tempfile::tempfile_in(&self.folder)?;
+            // A record with a number of rows for each module, of at most 20 digits and a comma; each byte of a receipt may take two.
+            file.write_all(&vec![0; 2 * 21 * modules + RESERVED_BYTES])?;
+            // Some file systems find a place for it only now.
+            file.sync_all()?;
+            Ok(file)
+        };
+        reserve().map_err(|error| RecordError::Io { path: self.folder.clone(), error })
     }
 
     /// Writes a record in the place of what there is of that session; it is on the disk when this returns.

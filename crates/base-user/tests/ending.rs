@@ -58,6 +58,40 @@ fn a_disk_that_is_full_costs_no_receipt() {
     server.stop();
 }
 
+/// Not even if it is the disk of the records, and is full when the run ends.
+#[test]
+fn a_receipt_has_its_place_before_anything_is_asked() {
+    let world = World::new();
+    let server = world.serve();
+    let records = world.path("sessions");
+    fs::create_dir(&records).unwrap();
+    // A folder in a file system of its own, which is there as long as the shell is.
+    let script = "mount -t tmpfs -o size=256k,mode=700 none \"$0\" && { \"$@\"; code=$?; cp -r \"$0\" \"$0.kept\"; exit $code; }";
+    let inner = generate(&world, &server, "60");
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(&records);
+    command.arg(inner.get_program()).args(inner.get_args()).arg("--json");
+    inner.get_envs().for_each(|(name, value)| match value {
+        Some(value) => drop(command.env(name, value)),
+        None => drop(command.env_remove(name)),
+    });
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let inside = PathBuf::from(format!("/proc/{}/root{}", child.id(), records.display()));
+    let is_open = || {
+        fs::read_dir(&inside)
+            .is_ok_and(|mut entries| entries.any(|entry| entry.unwrap().path().extension().is_some()))
+    };
+    let before = bytes(&world.path("state"));
+    until(|| is_open() && bytes(&world.path("state")) > before + (64 << 10));
+    let full = fs::write(inside.join("fill"), vec![1; 1 << 20]).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    fs::remove_dir(&records).unwrap();
+    fs::rename(world.path("sessions.kept"), &records).unwrap();
+    receipts(&world, 1);
+}
+
 #[test]
 fn a_signal_ends_the_run_and_the_session_with_it() {
     let world = World::new();
@@ -122,16 +156,8 @@ fn a_second_signal_quits_at_once_and_so_does_the_first_if_nothing_is_lost() {
 fn a_signal_that_was_to_be_ignored_is_ignored() {
     let world = World::new();
     let server = world.serve();
-    let inner = generate(&world, &server, "40");
-    let mut command = Command::new("sh");
-    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-    for (name, value) in inner.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = generate_under("--ignore-signal=HUP", &world, &server, "40");
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 14]).unwrap();
     assert_eq!(mask(&child, "SigCgt") & 0b11, 0b10, "SIGINT is listened for, SIGHUP is not");
     signal(&child, "HUP");
@@ -168,7 +194,7 @@ fn if_one_of_several_contributors_refuses_all_give_receipts() {
     let words: Vec<&str> = words.split_whitespace().take(60).collect();
     let lines: Vec<String> = words.chunks(3).map(|words| words.join(" ")).collect();
     fs::write(world.path("short.txt"), lines.join("\n")).unwrap();
-    let mut command = with(&world, "eval", &servers);
+    let mut command = with(DEFAULT, &world, "eval", &servers);
     command.args(["--adapter", &generous.adapter, "--anyway", "--batch-tokens", "1", "--dataset"]);
     let output = command.arg(world.path("short.txt")).output().unwrap();
     let said = text(&output.stderr);
@@ -181,28 +207,45 @@ fn if_one_of_several_contributors_refuses_all_give_receipts() {
 
 /// `generate` of so many tokens, which the model does not end by itself.
 fn generate(world: &World, server: &Server, tokens: &str) -> Command {
-    let mut command = with(world, "generate", &[server]);
+    generate_under(DEFAULT, world, server, tokens)
+}
+
+fn generate_under(signals: &str, world: &World, server: &Server, tokens: &str) -> Command {
+    let mut command = with(signals, world, "generate", &[server]);
     command.args(["--prompt", "El sistema de", "--max-tokens", tokens, "--seed", "3", "--temperature", "3"]);
     command
 }
 
 fn eval(world: &World, servers: &[&Server], more: &[&str]) -> Command {
-    let mut command = with(world, "eval", servers);
+    let mut command = with(DEFAULT, world, "eval", servers);
     command.arg("--json").args(more).arg("--dataset").arg(fixtures().join("text/es-heldout.txt"));
     command
 }
 
-/// A command with the adapter of this world, and for the other servers those that are added.
-fn with(world: &World, command: &str, servers: &[&Server]) -> Command {
-    let mut program = program("zklora-base-user");
-    program.arg(command).arg("--base-model").arg(fixtures().join("gpt2-tiny"));
-    program.args(["--adapter", &world.adapter]);
-    for server in servers {
-        program.args(["--contributor", &server.address]);
+/// Whoever runs the tests may have signals ignored, as a shell has for what runs in its background.
+const DEFAULT: &str = "--default-signal=HUP";
+
+/// A command with the adapter of this world, and for the other servers those that are added. Signals are as `env` is told to have them.
+fn with(signals: &str, world: &World, command: &str, servers: &[&Server]) -> Command {
+    let program = program("zklora-base-user");
+    let mut env = Command::new("env");
+    env.args(["--default-signal=INT,TERM", signals]).arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
     }
-    program.arg("--identity").arg(world.path("client.key")).arg("--sessions").arg(world.path("sessions"));
-    program.stderr(Stdio::piped());
-    program
+    env.arg(command)
+        .arg("--base-model")
+        .arg(fixtures().join("gpt2-tiny"))
+        .args(["--adapter", &world.adapter]);
+    for server in servers {
+        env.args(["--contributor", &server.address]);
+    }
+    env.arg("--identity").arg(world.path("client.key")).arg("--sessions").arg(world.path("sessions"));
+    env.stdin(Stdio::null()).stderr(Stdio::piped());
+    env
 }
 
 /// The receipts of the client's sessions; there are so many.

@@ -11,6 +11,7 @@ pub mod loss;
 pub mod open;
 pub mod redact;
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -137,8 +138,8 @@ pub struct SecurityArgs {
 pub struct Contributors {
     // Closed before the runtime ends.
     sessions: Vec<(Arc<Session>, CombineMode)>,
-    /// Of each session, in their order.
-    kept: Vec<Record>,
+    /// Of each session, in their order; with the space for its receipt.
+    kept: Vec<(Record, File)>,
     records: Records,
     runtime: Runtime,
     stop: Stop,
@@ -178,8 +179,12 @@ impl ContributorArgs {
             info!(session = %session.id(), "session opened with {address}");
             // Before the first call: without its seed none can be shown.
             let record = Record::of(&session, address.clone());
-            records.put(&record).context("keeping the record of the session")?;
-            kept.push(record);
+            let keep = || {
+                records.put(&record)?;
+                records.reserve(session.manifest().modules().len())
+            };
+            let reserved = keep().context("keeping the record of the session")?;
+            kept.push((record, reserved));
             sessions.push((Arc::new(session), mode));
         }
         Ok(Contributors { sessions, kept, records, runtime, stop, wait: self.wait, blind: self.blind })
@@ -254,10 +259,10 @@ impl Contributors {
     /// for and all of them have one.
     fn finish(self) -> Ended {
         let mut sessions = Vec::with_capacity(self.sessions.len());
-        for ((session, _), record) in self.sessions.iter().zip(self.kept) {
+        for ((session, _), kept) in self.sessions.iter().zip(self.kept) {
             let receipt = match session.counts().0 {
                 0 => None,
-                _ => Some(end(session, record, &self.records, self.blind)),
+                _ => Some(end(session, kept, &self.records, self.blind)),
             };
             sessions.push(EndedSession { id: session.id(), receipt });
         }
@@ -288,7 +293,12 @@ impl Contributors {
 }
 
 /// Ends a session that has calls.
-fn end(session: &Session, record: Record, records: &Records, blind: bool) -> anyhow::Result<Finished> {
+fn end(
+    session: &Session,
+    (record, reserved): (Record, File),
+    records: &Records,
+    blind: bool,
+) -> anyhow::Result<Finished> {
     let blinded = match blind.then(|| session.blind()) {
         None => None,
         Some(Ok(())) => Some(true),
@@ -299,8 +309,10 @@ fn end(session: &Session, record: Record, records: &Records, blind: bool) -> any
             Some(false)
         }
     };
-    let keep =
-        |receipt: &SignedReceipt| records.put(&Record { receipt: Some(receipt.clone()), ..record.clone() });
+    let keep = |receipt: &SignedReceipt| {
+        drop(reserved);
+        records.put(&Record { receipt: Some(receipt.clone()), ..record })
+    };
     let receipt = session.finish_keeping(keep)?;
     info!(session = %session.id(), "receipt signed by both");
     Ok(Finished { receipt, blinded, bundle_bytes: None })
