@@ -181,7 +181,7 @@ impl Records {
     /// Takes the space on the disk that the receipt of a session with so many modules will need, until the file is dropped. No other program
     /// sees it.
     pub fn reserve(&self, modules: usize) -> Result<File, RecordError> {
-        let reserve = || {
+        let reserve = || -> io::Result<File> {
             let mut file = tempfile::tempfile_in(&self.folder)?;
             // A record with a number of rows for each module, of at most 20 digits and a comma; each byte of a receipt may take two.
             file.write_all(&vec![0; 2 * 21 * modules + RESERVED_BYTES])?;

@@ -114,6 +114,8 @@ fn a_signal_ends_the_run_and_the_session_with_it() {
     receipts(&world, 1);
 
     for (number, name, code) in [(2, "TERM", 128 + 15), (3, "HUP", 128 + 1)] {
+        // What proving puts into the state folder is gone.
+        world.wait_for_bundles(number - 1);
         let before = bytes(&world.path("state"));
         let mut command = eval(&world, &[&server], &["--batch-tokens", "16", "--blind"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -136,7 +138,8 @@ fn a_second_signal_quits_at_once_and_so_does_the_first_if_nothing_is_lost() {
     let server = world.serve();
     let mut child =
         generate(&world, &server, "200").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    child.stdout.take().unwrap().read_exact(&mut [0; 20]).unwrap();
+    let mut out = child.stdout.take().unwrap();
+    out.read_exact(&mut [0; 20]).unwrap();
     // It does not answer any more.
     server.signal("STOP");
     signal(&child, "INT");
