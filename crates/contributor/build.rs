@@ -1,6 +1,7 @@
 //! Tells the linker where libtorch is, so that the binary and the tests find it again when they run, without
 //! LD_LIBRARY_PATH: where it is now, or in the folder that ZKLORA_RPATH names, for a program that will be installed beside its
 //! own libtorch.
+#![allow(clippy::print_stdout, reason = "cargo reads it")]
 
 use std::env;
 

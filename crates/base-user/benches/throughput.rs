@@ -7,6 +7,7 @@
 //!
 //! The last writes model and adapter for `scripts/bench_peft.py`. The contributor is a process of its own, with one thread of
 //! libtorch and a budget that lets it answer everything.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

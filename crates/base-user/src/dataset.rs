@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
+use zklora_proto::Bytes;
 
 /// One text of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +73,7 @@ pub fn read(path: &Path, fields: &Fields) -> Result<Vec<Example>, DatasetError> 
             break;
         }
         if bytes.len() as u64 > MAX_LINE_BYTES {
-            return Err(refuse(format!("it is longer than {MAX_LINE_BYTES} bytes; split it")));
+            return Err(refuse(format!("it is longer than {}; split it", Bytes(MAX_LINE_BYTES))));
         }
         let text =
             std::str::from_utf8(&bytes).map_err(|error| refuse(format!("it is not UTF-8: {error}")))?;

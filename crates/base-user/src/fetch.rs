@@ -16,13 +16,12 @@ use zklora_cli::Escaped;
 use zklora_proto::bundle::BundleError;
 use zklora_proto::limits::MAX_BUNDLE_PART_BYTES;
 use zklora_proto::message::{ProofState, Request, Response};
-use zklora_proto::{Address, SecretKey, SessionId, secret_file};
+use zklora_proto::{Address, Bytes, SecretKey, SessionId, secret_file};
 use zklora_verifier::{Refusal, Verifier};
 
 use crate::link::Link;
 use crate::record::Record;
-use crate::session::{SessionError, ask, status, unexpected, wait_for_proof};
-use crate::stop::Stop;
+use crate::session::{SessionError, ask, status, unexpected};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +48,9 @@ pub enum FetchError {
     NotProved,
     /// More than the caller takes.
     #[error(
-        "the contributor says that the bundle has {found} bytes, expected at most {max}; --max-bytes takes more"
+        "the contributor says that the bundle has {}, expected at most {}; --max-bytes takes more",
+        Bytes(*.found),
+        Bytes(*.max)
     )]
     TooLarge {
         /// What it says.
@@ -131,13 +132,9 @@ impl Fetcher {
         Ok(Self { runtime, link })
     }
 
-    /// Waits until a session is proved.
-    pub fn wait_for_proof(
-        &self,
-        session: SessionId,
-        progress: impl FnMut(&ProofState),
-    ) -> Result<u64, SessionError> {
-        wait_for_proof(&self.runtime, &self.link, session, &Stop::default(), progress)
+    /// How far the proof of a session is.
+    pub fn state(&self, session: SessionId) -> Result<ProofState, SessionError> {
+        status(&self.runtime, &self.link, session)
     }
 
     /// Fetches the bundle of a session into a folder, unless it is there. `progress` hears how many bytes of how many are there.

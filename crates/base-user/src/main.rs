@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact};
+use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact, sessions};
 use zklora_base_user::stop::Stopped;
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hf::hub::VARIABLES;
@@ -29,6 +29,7 @@ enum Command {
     Eval(eval::Eval),
     Generate(generate::Generate),
     Fetch(fetch::Fetch),
+    Sessions(sessions::Sessions),
     Open(open::Open),
     Redact(redact::Redact),
     Accept(accept::Accept),
@@ -64,20 +65,24 @@ const MANUAL: Manual = Manual {
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match zklora_cli::parse::<Cli>() {
+        Ok((cli, _)) => cli,
+        Err(code) => return code,
+    };
     let mut stopped = None;
-    let code = zklora_cli::run(&cli.logging, || {
+    let code = zklora_cli::run(&cli.logging, |out| {
         match cli.command {
-            Command::Audit(args) => return Ok(audit::run(&args)),
-            Command::Loss(args) => loss::run(&args),
-            Command::Eval(args) => eval::run(&args),
-            Command::Generate(args) => generate::run(&args),
-            Command::Fetch(args) => fetch::run(&args),
-            Command::Open(args) => open::run(&args),
-            Command::Redact(args) => redact::run(&args),
-            Command::Accept(args) => accept::run(&args),
-            Command::Identity(args) => identity::run(args),
-            Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, &mut std::io::stdout())?),
+            Command::Audit(args) => return Ok(audit::run(&args, out)),
+            Command::Loss(args) => loss::run(&args, out),
+            Command::Eval(args) => eval::run(&args, out),
+            Command::Generate(args) => generate::run(&args, out),
+            Command::Fetch(args) => fetch::run(&args, out),
+            Command::Sessions(args) => sessions::run(&args, out),
+            Command::Open(args) => open::run(&args, out),
+            Command::Redact(args) => redact::run(&args, out),
+            Command::Accept(args) => accept::run(&args, out),
+            Command::Identity(args) => identity::run(args, out),
+            Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, out)?),
         }
         .map(|()| ExitCode::SUCCESS)
         .inspect_err(|error| {

@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -74,6 +75,8 @@ pub struct Record {
     pub receipt: Option<SignedReceipt>,
     /// The challenge α of the folds that were signed, once some were: the session is redacted under no other.
     pub alpha: Option<Element>,
+    /// Where the bundle was fetched to, once it was.
+    pub bundle: Option<PathBuf>,
 }
 
 /// The file, field by field.
@@ -88,6 +91,8 @@ struct Fields {
     receipt: Option<Signed>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     alpha: Option<Element>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bundle: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +113,7 @@ impl Record {
             seed: session.commitment_seed().clone(),
             receipt: None,
             alpha: None,
+            bundle: None,
         }
     }
 
@@ -125,6 +131,7 @@ impl Record {
                 client: *receipt.client_signature(),
             }),
             alpha: self.alpha,
+            bundle: self.bundle.as_ref().map(|path| path.to_string_lossy().into_owned()),
         };
         // A plain struct of strings always serialises.
         Zeroizing::new(serde_json::to_vec(&fields).expect("a record always serialises"))
@@ -152,8 +159,8 @@ impl Record {
         if !receipt.as_ref().is_none_or(of_session) {
             return Err("its receipt is of another session".into());
         }
-        let Fields { session, adapter, seed, alpha, .. } = fields;
-        Ok(Self { session, contributor, adapter, seed, receipt, alpha })
+        let Fields { session, adapter, seed, alpha, bundle, .. } = fields;
+        Ok(Self { session, contributor, adapter, seed, receipt, alpha, bundle: bundle.map(PathBuf::from) })
     }
 }
 
@@ -172,6 +179,11 @@ impl Records {
         let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
         let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
         Ok(Self { folder: state.ok_or(RecordError::NoFolder)?.join("zklora/sessions") })
+    }
+
+    /// Where they are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn path(&self, session: SessionId) -> PathBuf {
@@ -219,6 +231,22 @@ impl Records {
             return Err(RecordError::Content { path, why });
         }
         Ok(record)
+    }
+
+    /// When the record of a session was written last.
+    pub fn written(&self, session: SessionId) -> Option<SystemTime> {
+        fs::metadata(self.path(session)).and_then(|found| found.modified()).ok()
+    }
+
+    /// Deletes the record of a session, readable or not; with it the seed is gone for good.
+    pub fn remove(&self, session: SessionId) -> Result<(), RecordError> {
+        let path = self.path(session);
+        match fs::remove_file(&path).and_then(|()| File::open(&self.folder)?.sync_all()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(RecordError::Unknown { session, folder: self.folder.clone() })
+            }
+            removed => removed.map_err(|error| RecordError::Io { path, error }),
+        }
     }
 
     /// All sessions that there are records of, in the order of their ids.
@@ -278,6 +306,7 @@ mod tests {
             seed: CommitmentSeed::random(),
             receipt: Some(SignedReceipt::parse(receipt, by_a, by_b).unwrap()),
             alpha: None,
+            bundle: Some("/a/b.pf".into()),
         }
     }
 

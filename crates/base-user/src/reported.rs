@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use zklora_proto::read_bounded;
+use zklora_proto::{Bytes, read_bounded};
 
 use crate::evaluation::Estimate;
 
@@ -24,7 +24,7 @@ pub enum ReportError {
     #[error("the report cannot be read: {0}")]
     Io(#[from] io::Error),
     /// It is too long.
-    #[error("the report has more than {MAX_BYTES} bytes")]
+    #[error("the report has more than {}", Bytes(MAX_BYTES))]
     TooLarge,
     /// It is no JSON object.
     #[error("the report is not the JSON object that `loss --json` or `eval --json` prints: {0}")]

@@ -19,7 +19,7 @@ use zklora_proto::receipt::ReceiptError;
 use zklora_proto::transcript::{CallError, CallShape};
 use zklora_proto::{
     AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
-    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt,
+    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
 };
 use zklora_verifier::DEFAULT_MIN_SECURITY;
 
@@ -180,7 +180,7 @@ impl Session {
         let hello = Request::Hello { version: PROTOCOL_VERSION, adapter, base_model, nonce, commitment_seed };
         let (response, bytes) = ask(&runtime, &link, &hello)?;
         let Response::Welcome { nonce: theirs, signature, max_call_bytes, left, security } = response else {
-            return Err(unexpected("welcome", &response));
+            return Err(unexpected("a welcome", &response));
         };
         let manifest = SignedManifest::parse(bytes, signature)?;
         pinned("adapter", manifest.adapter_id(), adapter)?;
@@ -314,7 +314,12 @@ impl Session {
     /// The deltas of an answer.
     fn unpack(&self, shape: &CallShape, widths: &[u8], payload: &[u8]) -> Result<Vec<Delta>, SessionError> {
         if widths.len() != shape.modules().len() {
-            return Err(unexpected("one width for each module", &widths));
+            let found = format!(
+                "{} for {}",
+                counted(widths.len(), "width"),
+                counted(shape.modules().len(), "module")
+            );
+            return Err(SessionError::Unexpected { expected: "one width for each module", found });
         }
         let mut rest = payload;
         let mut deltas = Vec::with_capacity(widths.len());
@@ -360,7 +365,7 @@ impl Session {
             Request::Finish { session: self.id, calls: hasher.calls(), transcript: hasher.digest() };
         let (response, bytes) = ask(&self.runtime, &self.link, &request)?;
         let Response::Receipt { signature } = response else {
-            return Err(unexpected("receipt", &response));
+            return Err(unexpected("a receipt", &response));
         };
         let receipt = Receipt::from_bytes(&bytes)?;
         self.check(&receipt, transcript.hasher())?;
@@ -416,7 +421,7 @@ impl Session {
         let request = Request::Countersign { session: self.id, signature };
         match ask(&self.runtime, &self.link, &request)?.0 {
             Response::Accepted => Ok(()),
-            other => Err(unexpected("accepted", &other)),
+            other => Err(unexpected("that it accepts the receipt", &other)),
         }
     }
 
@@ -509,7 +514,7 @@ pub(crate) fn wait_for_proof(
 pub(crate) fn status(runtime: &Handle, link: &Link, session: SessionId) -> Result<ProofState, SessionError> {
     match ask(runtime, link, &Request::Status { session })?.0 {
         Response::Status { state } => Ok(state),
-        other => Err(unexpected("status", &other)),
+        other => Err(unexpected("how far proving is", &other)),
     }
 }
 
@@ -543,6 +548,6 @@ fn pinned<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) ->
     Err(SessionError::NotPinned { what, found: found.to_string(), expected: expected.to_string() })
 }
 
-pub(crate) fn unexpected(expected: &'static str, found: &impl std::fmt::Debug) -> SessionError {
-    SessionError::Unexpected { expected, found: format!("{found:?}").chars().take(200).collect() }
+pub(crate) fn unexpected(expected: &'static str, found: &Response) -> SessionError {
+    SessionError::Unexpected { expected, found: found.kind().into() }
 }

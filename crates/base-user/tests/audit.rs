@@ -145,7 +145,7 @@ fn an_honest_loss_is_replayed() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let words = text(&output.stdout);
     for expected in
-        ["REPLAYED", "NOT PINNED", "AGREES", "loss with the adapter    6.", "means: these are the losses"]
+        ["REPLAYED", "NOT PINNED", "AGREES", "loss with the adapter    6.", "means: These are the losses"]
     {
         assert!(words.contains(expected), "{words}");
     }

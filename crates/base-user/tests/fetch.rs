@@ -3,8 +3,10 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{World, failure, fixtures, program, success, text};
@@ -236,7 +238,7 @@ fn what_is_not_the_sessions_bundle_is_found_out_and_set_aside() {
     // A true bundle of the same parties and adapter.
     kept(refused(proved.bundles[1].clone(), "its receipt is not the one that you signed for this session"));
     kept(refused(bundle[..bundle.len() - 1].to_vec(), "cut off or extended"));
-    kept(refused(b"no bundle".to_vec(), "the header claims"));
+    kept(refused(b"no bundle".to_vec(), "this is no bundle"));
     kept(refused(b"none".to_vec(), "reading the bundle"));
 
     // What was begun with something else.
@@ -381,6 +383,143 @@ fn a_parameter_set_that_nobody_knows_here_is_refused_at_hello() {
 }
 
 #[test]
+fn of_all_sessions_one_that_is_dead_does_not_hold_up_the_others() {
+    let proved = Proved::new();
+    let [dead, alive] = proved.sessions.clone();
+    let (bundle, served) = (proved.bundles[1].clone(), Arc::new(AtomicBool::new(false)));
+    let bytes = bundle.len() as u64;
+    let fake = Fake::new(&proved.world, {
+        let dead = dead.clone();
+        move |request| {
+            Some(match request {
+                // It is waited for until there is nothing else to wait for.
+                Request::Status { session } if session.to_string() == dead => {
+                    let state = match served.load(Ordering::SeqCst) {
+                        true => ProofState::Failed,
+                        false => ProofState::Proving { done: 0, total: 4 },
+                    };
+                    (Response::Status { state }, vec![])
+                }
+                Request::Fetch { offset, .. } => {
+                    let part = bundle[*offset as usize..].iter().copied().take(PART).collect::<Vec<u8>>();
+                    served.store(*offset as usize + part.len() == bundle.len(), Ordering::SeqCst);
+                    (Response::Bundle { bytes }, part)
+                }
+                _ => (Response::Status { state: ProofState::Proved { bytes } }, vec![]),
+            })
+        }
+    });
+    let output =
+        fetch(&proved.world).args(["--all", "--wait", "--contributor", &fake.address]).output().unwrap();
+    let (said, log) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["bundles"][0]["session"], alive.as_str(), "{said}");
+    assert_eq!(said["failed"][0]["session"], dead.as_str(), "{said}");
+    assert!(log.contains("the contributor's proof: under way, 0 of 4 parts done"), "{log}");
+    assert!(log.contains(&format!("error: session {dead}: the contributor failed to prove")), "{log}");
+}
+
+#[test]
+fn contributors_that_are_down_are_named_once_and_the_others_are_asked() {
+    let (world, other) = (World::new(), World::new());
+    let (server, down) = (world.serve(), other.serve());
+    success(world.loss(&server.address, "Debian es libre.").arg("--wait"));
+    for text in ["El sistema es otro.", "La red es lenta."] {
+        let mut loss = program("zklora-base-user");
+        loss.args([
+            "loss",
+            "--json",
+            "--contributor",
+            &down.address,
+            "--adapter",
+            &other.adapter,
+            "--text",
+            text,
+        ]);
+        loss.arg("--base-model").arg(fixtures().join("gpt2-tiny"));
+        loss.arg("--identity").arg(world.path("client.key")).arg("--sessions").arg(world.path("sessions"));
+        success(&mut loss);
+    }
+    let address = down.address.clone();
+    down.stop();
+    let output = fetch(&world).arg("--all").output().unwrap();
+    let (said, log) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((said["bundles"].as_array().unwrap().len(), said["failed"].as_array().unwrap().len()), (1, 2));
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 2, "{log}");
+    assert!(errors[0].contains(&address) && errors[0].ends_with("2 bundles not fetched"), "{log}");
+    assert!(errors[1].contains("2 of 3 bundles not fetched"), "{log}");
+}
+
+#[test]
+fn sessions_are_listed_and_forgotten() {
+    let world = World::new();
+    let server = world.serve();
+    let sessions = |args: &[&str]| {
+        let mut command = program("zklora-base-user");
+        command.arg("sessions").args(args).arg("--sessions").arg(world.path("sessions"));
+        command
+    };
+    let list = || success(&mut sessions(&["list", "--json"]));
+    assert_eq!(list()["sessions"], Value::Array(vec![]));
+    let ids = ["Debian es libre.", "El sistema es otro."].map(|text| {
+        let said = success(world.loss(&server.address, text).arg("--wait"));
+        said["sessions"][0]["session"].as_str().unwrap().to_owned()
+    });
+    success(fetch(&world).args(["--session", &ids[0]]));
+    let listed = list();
+    let of = |id: &str| {
+        let all = listed["sessions"].as_array().unwrap();
+        all.iter().find(|session| session["session"] == id).unwrap().clone()
+    };
+    assert_eq!((&of(&ids[0])["fetched"], &of(&ids[1])["fetched"]), (&true.into(), &false.into()));
+    let bundle = world.path("fetched").join(format!("{}.pf", ids[0]));
+    assert_eq!(of(&ids[0])["bundle"], bundle.to_str().unwrap());
+    for id in &ids {
+        let session = of(id);
+        assert_eq!(session["state"], "signed");
+        assert_eq!(session["contributor"], server.address.as_str());
+        assert_eq!(session["adapter"], world.adapter.as_str());
+        assert_eq!(session["calls"], 12);
+        assert!(session["started"].as_u64() <= session["finished"].as_u64());
+    }
+    let shown = text(&sessions(&["list"]).output().unwrap().stdout);
+    for part in [&ids[1], "signed by both: 12 calls", "bundle       not fetched", "2 sessions in "] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+
+    // All of them or none, if one's bundle would be lost.
+    let refused = sessions(&["forget", &ids[0], &ids[1]]).output().unwrap();
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains(&ids[1]) && !said.contains(&ids[0]) && said.contains("--yes"), "{said}");
+    assert_eq!(list()["sessions"].as_array().unwrap().len(), 2);
+    assert_eq!(success(&mut sessions(&["forget", "--json", &ids[0]]))["forgotten"][0], ids[0].as_str());
+    success(&mut sessions(&["forget", "--json", "--yes", &ids[1]]));
+    assert_eq!(list()["sessions"], Value::Array(vec![]));
+    let said = failure(&mut sessions(&["forget", &ids[1]]));
+    assert!(said.contains("there is no record of session"), "{said}");
+
+    // A record that cannot be read is told, and does not hide the others.
+    success(&mut world.loss(&server.address, "Debian es libre."));
+    let damaged = world.path("sessions").join(format!("{}.json", ids[0]));
+    fs::write(&damaged, "{").unwrap();
+    fs::set_permissions(&damaged, fs::Permissions::from_mode(0o600)).unwrap();
+    let output = sessions(&["list", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(said["unreadable"][0]["session"], ids[0].as_str());
+    assert_eq!(sessions(&["forget", &ids[0]]).output().unwrap().status.code(), Some(2));
+    success(&mut sessions(&["forget", "--json", "--yes", &ids[0]]));
+    assert!(!damaged.exists());
+    server.stop();
+}
+
+#[test]
 fn answers_that_do_not_fit_each_other_end_it() {
     let proved = Proved::new();
     let bytes = proved.bundles[0].len() as u64;
@@ -409,7 +548,7 @@ fn answers_that_do_not_fit_each_other_end_it() {
         Some((Response::Status { state: ProofState::Proved { bytes: 1 << 39 } }, vec![]))
     });
     let said = failure(&mut proved.fetch(&large.address));
-    assert!(said.contains("has 549755813888 bytes, expected at most 8589934592"), "{said}");
+    assert!(said.contains("has 512 GiB, expected at most 8 GiB"), "{said}");
     let waiting =
         Fake::new(&proved.world, |_| Some((Response::Status { state: ProofState::Queued }, vec![])));
     let said = failure(&mut proved.fetch(&waiting.address));

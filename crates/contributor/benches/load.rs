@@ -5,6 +5,7 @@
 //! By default 32 clients with 4 sessions each, every session asking all 12 modules of the fixture adapter for 15 rows, 5 times:
 //! 7,680 forwards. Prints how many were answered in a second, how long they took, what memory the daemon took, and how long
 //! its proofs; then verifies every bundle.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

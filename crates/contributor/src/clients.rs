@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use zklora_proto::PublicKey;
 use zklora_proto::message::ErrorCode;
+use zklora_proto::{PublicKey, counted};
 
 use crate::limits::Limits;
 use crate::service::{Refusal, refuse};
@@ -125,8 +125,8 @@ impl Seat {
                 return refuse(
                     ErrorCode::Limit,
                     format!(
-                        "you have asked for more than {} rows a minute; go on in {} s",
-                        self.clients.limits.client_rows_per_minute,
+                        "you have asked for more than {} a minute; go on in {} s",
+                        counted(self.clients.limits.client_rows_per_minute, "row"),
                         wait.as_secs() + 1
                     ),
                 );

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use zklora_proto::{AdapterId, Address};
+use zklora_proto::{AdapterId, Address, counted};
 
 use crate::exposure::Exposure;
 use crate::memory;
@@ -174,8 +174,8 @@ impl Status {
         };
         let stopping = if self.stopping { "stopping: " } else { "" };
         format!(
-            "{stopping}{} sessions open, {} to be proved{proving}; {} proved, {} failed",
-            open + signed,
+            "{stopping}{} open, {} to be proved{proving}; {} proved, {} failed",
+            counted(open + signed, "session"),
             prover.queued + prover.proving.len(),
             prover.totals.proved,
             prover.totals.failed

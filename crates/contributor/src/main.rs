@@ -4,8 +4,9 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use tracing::warn;
 use zklora_cli::{Documents, Logging};
 
 /// Serves a private LoRA adapter's deltas and proves them.
@@ -32,29 +33,32 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let mut matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     // A core file would hold the weights and the private key.
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        eprintln!("warning: core files cannot be switched off: {error}");
-    }
+    let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    let (cli, mut matches) = match zklora_cli::parse::<Cli>() {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
     // There is one: clap asks for it.
     let (_, matches) = matches.remove_subcommand().unwrap_or_default();
     let mut logging = cli.logging.clone();
     if let (None, Command::Serve(args)) = (logging.log_format, &cli.command) {
         logging.log_format = commands::serve::log_format(args, &matches);
     }
-    zklora_cli::run(&logging, || match cli.command {
-        Command::Init(args) => commands::init::run(&args).map(done),
-        Command::Deliver(args) => commands::deliver::run(&args).map(done),
-        Command::Plan(args) => commands::plan::run(&args).map(done),
-        Command::Exposure(args) => commands::exposure::run(&args).map(done),
-        Command::Status(args) => commands::status::run(&args, &matches),
-        Command::Documents(args) => {
-            Ok(args.write::<Cli>(&commands::MANUAL, &mut std::io::stdout()).map(done)?)
+    zklora_cli::run(&logging, |out| {
+        if let Err(error) = undumpable {
+            warn!("core files cannot be switched off: {error}");
         }
-        Command::Prove(args) => commands::prove::run(&args),
-        Command::Serve(args) => commands::serve::run(&args, &matches),
+        match cli.command {
+            Command::Init(args) => commands::init::run(&args, out).map(done),
+            Command::Deliver(args) => commands::deliver::run(&args, out).map(done),
+            Command::Plan(args) => commands::plan::run(&args, out).map(done),
+            Command::Exposure(args) => commands::exposure::run(&args, out).map(done),
+            Command::Status(args) => commands::status::run(&args, &matches, out),
+            Command::Documents(args) => Ok(args.write::<Cli>(&commands::MANUAL, out).map(done)?),
+            Command::Prove(args) => commands::prove::run(&args, out),
+            Command::Serve(args) => commands::serve::run(&args, &matches, out),
+        }
     })
 }
 

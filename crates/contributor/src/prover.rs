@@ -22,7 +22,7 @@ use zklora_circuit::security::Security;
 use zklora_circuit::session::Circuits;
 use zklora_proto::bundle::{Bundle, BundleParts, PARTIAL};
 use zklora_proto::message::ProofState;
-use zklora_proto::{PublicKey, SessionId, SignedReceipt, partial, secret_file};
+use zklora_proto::{PublicKey, SessionId, SignedReceipt, counted, partial, secret_file};
 
 use crate::budget::Reservation;
 use crate::delta::Engines;
@@ -397,12 +397,12 @@ impl Worker {
         let progress = |done| shared.set(id, client, ProofState::Proving { done, total });
         progress(done.load(Ordering::Relaxed));
         if *place == Place::Here && !missing.is_empty() {
-            info!("proving: {} of {total} batches", total - missing.len());
+            info!("proving: {} of {}", total - missing.len(), counted(total, "batch"));
             // Of this thread; the proofs are made by others.
             let span = Span::current();
             let proved = || {
                 let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                span.in_scope(|| info!("proving: {done} of {total} batches"));
+                span.in_scope(|| info!("proving: {done} of {}", counted(total, "batch")));
                 progress(done);
                 match shared.stopping.load(Ordering::Relaxed) {
                     true => ControlFlow::Break(()),

@@ -91,8 +91,8 @@ fn all_that_is_wrong_is_told_at_once() {
         .output()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("contributor.toml:3: listen") && said.contains("wrong in 2 ways"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("contributor.toml:3: listen") && said.contains("wrong in 2 places"), "{said}");
 }
 
 #[test]

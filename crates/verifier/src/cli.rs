@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
-use zklora_cli::{Documents, Escaped, Logging, Manual};
+use zklora_cli::{Documents, Escaped, Logging, Manual, Output, fail, say_error, say_panics};
+use zklora_proto::counted;
 use zklora_verdict::{
     BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Standing, Verifier, circuits_of,
 };
 
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
-use crate::html::{HtmlArgs, HtmlOutput};
+use crate::html::{HtmlArgs, HtmlError, HtmlOutput};
 use crate::keys::{KeyCache, Origin};
 use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
@@ -106,6 +107,10 @@ pub struct VerifyArgs {
     #[arg(long, short)]
     pub verbose: bool,
 
+    /// Print bundles that are not valid and the count alone
+    #[arg(long, short, conflicts_with_all = ["verbose", "json"])]
+    pub quiet: bool,
+
     /// Print one JSON document on stdout instead of text
     #[arg(long)]
     pub json: bool,
@@ -123,13 +128,16 @@ pub struct VerifyArgs {
 pub fn main() -> ExitCode {
     // Before anything is read, and before there is another thread.
     let confined = sandbox::enter();
-    let cli = Cli::parse();
+    let cli = match zklora_cli::parse::<Cli>() {
+        Ok((cli, _)) => cli,
+        Err(code) => return code,
+    };
     cli.logging.init();
     if let Err(unavailable) = confined {
         tracing::info!("{unavailable}; going on without");
     }
-    log_panics();
-    let out = &mut io::stdout().lock();
+    say_panics();
+    let out = &mut Output::stdout();
     let code = match cli.command {
         Command::Verify(args) => verify(&args, out),
         Command::Explain(args) => {
@@ -140,23 +148,21 @@ pub fn main() -> ExitCode {
             Ok(()) => VALID,
             Err(refusal) => refused(&refusal),
         }),
-        Command::Extract(args) => Ok(match extract(&args, out) {
-            Ok(()) => VALID,
-            Err(ExtractError::Bundle(refusal)) => refused(&refusal),
+        Command::Extract(args) => match extract(&args, out) {
+            Ok(()) => Ok(VALID),
+            Err(ExtractError::Output(error)) => Err(error),
+            Err(ExtractError::Bundle(refusal)) => Ok(refused(&refusal)),
             Err(error) => {
-                tracing::error!("{}", Escaped(&error.to_string()));
-                UNUSABLE
+                say_error(error);
+                Ok(UNUSABLE)
             }
-        }),
+        },
         Command::Keys(args) => keys(&args, out),
         Command::Documents(args) => args.write::<Cli>(&MANUAL, out).map(|()| VALID),
     };
-    match code {
+    match code.and_then(|code| out.flush().map(|()| code)) {
         Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tracing::error!("output: {error}");
-            ExitCode::from(UNUSABLE)
-        }
+        Err(error) => fail(&error.into(), UNUSABLE),
     }
 }
 
@@ -170,14 +176,14 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
         },
         Some(Ok(policy)) => policy,
         Some(Err(error)) => {
-            tracing::error!("{}", Escaped(&error.to_string()));
+            say_error(error);
             return Ok(UNUSABLE);
         }
     };
     let page = match HtmlOutput::new(&args.html, args.json) {
         Ok(page) => page,
         Err(error) => {
-            tracing::error!("{}", Escaped(&error.to_string()));
+            say_error(error);
             return Ok(UNUSABLE);
         }
     };
@@ -199,19 +205,18 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     for place in args.proof_dirs.iter().chain(&args.paths) {
         let found = bundles(place).unwrap_or_else(|error| {
             let problem = Escaped(&error.to_string()).to_string();
-            tracing::error!("{problem}");
+            say_error(&problem);
             report.problems.push(problem);
             Vec::new()
         });
         for path in found {
             tracing::debug!("checking {}", Escaped(&path.to_string_lossy()));
             let bundle = BundleReport::new(&path, verifier.pins(), &verifier.check_file(&path));
-            if text {
+            let bundle = report.add(bundle);
+            if text && !args.quiet {
                 bundle.write_text(out, args.verbose)?;
                 out.flush()?;
             }
-            report.proofs += bundle.batches.len();
-            report.bundles.push(bundle);
         }
     }
 
@@ -227,18 +232,50 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else if text {
+        // Where there are many, they have scrolled away.
+        if args.quiet || report.bundles.len() > 1 {
+            write_failures(&report, out)?;
+        }
         let refused = report.bundles.iter().filter(|bundle| bundle.verdict == Standing::Refused).count();
         let word = if refused > 0 { format!(", {refused} REFUSED") } else { String::new() };
         let valid = report.bundles.len() - invalid;
         writeln!(out, "bundles: {valid} valid{word}, {} INVALID", invalid - refused)?;
-        writeln!(out, "Done verifying {} proofs. Total time: {:.2} s", report.proofs, report.seconds)?;
+        let again = report.bundles.iter().filter(|bundle| bundle.valid && bundle.same_session_as.is_some());
+        match again.count() {
+            0 => {}
+            again => writeln!(
+                out,
+                "sessions: {}, since {again} of the bundles {} of a session that another is of, too",
+                valid - again,
+                if again == 1 { "is" } else { "are" }
+            )?,
+        }
+        writeln!(
+            out,
+            "Done verifying {}. Total time: {:.2} s",
+            counted(report.proofs, "proof"),
+            report.seconds
+        )?;
     }
     out.flush()?;
-    if let Some(Err(error)) = page.map(|page| page.write(&report, out)) {
-        tracing::error!("{}", Escaped(&error.to_string()));
-        return Ok(UNUSABLE);
+    match page.map(|page| page.write(&report, out)) {
+        None | Some(Ok(())) => Ok(code),
+        Some(Err(HtmlError::Output(error))) => Err(error),
+        Some(Err(error)) => {
+            say_error(error);
+            Ok(UNUSABLE)
+        }
     }
-    Ok(code)
+}
+
+/// Names the bundles that are not valid once more, and why.
+fn write_failures(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    for bundle in report.bundles.iter().filter(|bundle| !bundle.valid) {
+        // One that is not valid has an error.
+        let why = bundle.error.as_ref().map_or("", |error| &error.what);
+        writeln!(out, "{}: {}: {why}", Escaped(&bundle.path), bundle.verdict())?;
+    }
+    Ok(())
 }
 
 /// Checks the opening that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
@@ -262,12 +299,12 @@ pub fn opening(args: &OpeningArgs, out: &mut dyn Write) -> io::Result<u8> {
 /// code. Fails only if `out` does.
 pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
     let Some(cache) = KeyCache::of_user() else {
-        tracing::error!("no folder for keys, expected XDG_CACHE_HOME or HOME as an absolute path: set one");
+        say_error("no folder for keys, expected XDG_CACHE_HOME or HOME as an absolute path: set one");
         return Ok(UNUSABLE);
     };
     let mut code = VALID;
     let mut failed = |exit: u8, what: &str| {
-        tracing::error!("{}", Escaped(what));
+        say_error(what);
         code = code.max(exit);
     };
     let mut seen = HashSet::new();
@@ -308,22 +345,15 @@ pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
             }
         }
     }
-    writeln!(out, "{} keys in {}", seen.len(), Escaped(&cache.folder().to_string_lossy()))?;
+    writeln!(out, "{} in {}", counted(seen.len(), "key"), Escaped(&cache.folder().to_string_lossy()))?;
     out.flush()?;
     Ok(code)
 }
 
-/// Logs why a bundle cannot be read, and gives the exit code.
+/// Says why a bundle cannot be read, and gives the exit code.
 fn refused(refusal: &Refusal) -> u8 {
-    tracing::error!("{}", Escaped(&refusal.to_string()));
+    say_error(refusal);
     if refusal.kind() == "file" { UNUSABLE } else { INVALID }
-}
-
-fn log_panics() {
-    // A panic becomes a verdict; what it said is for a bug report.
-    std::panic::set_hook(Box::new(|panic| {
-        tracing::error!("internal error: {}", Escaped(&panic.to_string()));
-    }));
 }
 
 /// Every bundle is valid, and there was at least one.

@@ -8,8 +8,8 @@ use zklora_circuit::circuit::BatchVerifier;
 use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
 use zklora_circuit::security::{Security, Soundness};
 use zklora_cli::Escaped;
-use zklora_proto::ModuleShape;
 use zklora_proto::bundle::Bundle;
+use zklora_proto::{ModuleShape, counted};
 use zklora_verdict::{Pins, Verifier, open};
 
 /// Arguments of `explain`.
@@ -48,9 +48,9 @@ fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool>
     for (index, batch) in session.batches.iter().enumerate() {
         writeln!(
             out,
-            "proof {index}: parameter set {:?}, {} modules, 2^{} rows",
+            "proof {index}: parameter set {:?}, {}, 2^{} rows",
             session.security.name(),
-            batch.modules.len(),
+            counted(batch.modules.len(), "module"),
             batch.degree_bits
         )?;
         writeln!(out, "{}", batch.soundness)?;

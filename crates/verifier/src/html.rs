@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use zklora_proto::read_bounded;
+use zklora_proto::{Bytes, read_bounded};
 use zklora_verdict::{Evaluation, EvaluationError, MAX_EVALUATION_BYTES, Made, Page, Report};
 
 /// Arguments of the page.
@@ -27,6 +27,9 @@ pub enum HtmlError {
     /// Two documents cannot both be the standard output.
     #[error("--html - and --json both ask for the standard output: give --html a file")]
     Stdout,
+    /// The standard output does not take the page.
+    #[error(transparent)]
+    Output(io::Error),
     /// The page cannot be there.
     #[error("{path}: {error}", path = path.display())]
     Io {
@@ -44,7 +47,7 @@ pub enum HtmlError {
         what: &'static str,
     },
     /// It is far longer than any evaluation.
-    #[error("{path}: the evaluation has more than {MAX_EVALUATION_BYTES} bytes", path = path.display())]
+    #[error("{path}: the evaluation has more than {}", Bytes(MAX_EVALUATION_BYTES), path = path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -98,7 +101,7 @@ impl HtmlOutput {
         let page = Page::new(report, self.evaluations, made)?;
         let failed = |error| HtmlError::Io { path: path.clone(), error };
         if stdout {
-            return page.write(out).and_then(|()| out.flush()).map_err(failed);
+            return page.write(out).and_then(|()| out.flush()).map_err(HtmlError::Output);
         }
         let mut builder = tempfile::Builder::new();
         // As any file that a program makes, less what the umask takes: there is no secret in it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use zklora_circuit::circuit::{BatchVerifier, CircuitError};
 use zklora_circuit::keys::{KeyError, MAX_KEY_BYTES};
 use zklora_circuit::security::{CircuitId, Security};
-use zklora_proto::{ModuleShape, secret_file};
+use zklora_proto::{Bytes, ModuleShape, secret_file};
 
 /// Keys by circuit id, in a folder that only its owner may change.
 ///
@@ -47,7 +47,7 @@ enum CacheError {
          XDG_CACHE_HOME"
     )]
     Owner { found: u32, user: u32 },
-    #[error("it has more than {MAX_KEY_BYTES} bytes")]
+    #[error("it has more than {}", Bytes(MAX_KEY_BYTES))]
     TooLarge,
     #[error("{0}")]
     Key(#[from] KeyError),

@@ -30,4 +30,5 @@ pub use keys::{KeyCache, Origin};
 pub use policy::{PinArgs, PolicyError, read_policy};
 pub use zklora_verdict::{
     BundleReport, DEFAULT_MIN_SECURITY, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
+    date, write_not_shown,
 };

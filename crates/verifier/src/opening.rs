@@ -10,9 +10,9 @@ use zklora_proto::Escaped;
 use zklora_proto::call_opening::OpeningError;
 use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, read_bounded,
+    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, counted, read_bounded,
 };
-use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, Standing, word_on};
+use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, Standing, word_on, write_not_shown};
 
 use crate::policy::PinArgs;
 
@@ -166,22 +166,19 @@ impl OpeningReport {
             writeln!(out, "  reason: {}", error.what)?;
         }
         let Some(opened) = &self.opening else {
-            return writeln!(out, "  means: nothing in this file can be relied on");
+            return writeln!(out, "  means: Nothing in this file can be relied on.");
         };
         let Opened { call, calls, module, rows, d_in, d_out, .. } = opened;
-        writeln!(out, "  call {call} of {calls}, counted from 0; {module}: {rows} rows, {d_in} to {d_out}")?;
+        let rows = counted(*rows, "row");
+        writeln!(out, "  call {call} of {calls}, counted from 0; {module}: {rows}, {d_in} to {d_out}")?;
         if self.valid {
             writeln!(
                 out,
-                "  means: both parties signed that in this call these activations were answered with these deltas"
+                "  means: The seller and the user both signed that in this call these activations were answered with these deltas."
             )?;
-            writeln!(
-                out,
-                "  does not show: that the deltas are X·A·B of the adapter below, whose proof is in the session's bundle; what any \
-                 other call was; that the activations came from the base model"
-            )?;
+            write_not_shown(out, "  ", &NOT_SHOWN)?;
         } else {
-            writeln!(out, "  means: nothing about what you pinned")?;
+            writeln!(out, "  means: Nothing is said about what you pinned.")?;
         }
         const ALONE: &str = "NOT PINNED: only this file says so; anyone can make one";
         let (given, pinned) = (self.given, self.pinned);
@@ -216,6 +213,13 @@ impl OpeningReport {
         writeln!(out, "  session: {}", opened.session)
     }
 }
+
+/// What no opening shows.
+const NOT_SHOWN: [&str; 3] = [
+    "that the deltas were computed with the adapter below (the proof of that is in the session's bundle)",
+    "what any other call was",
+    "that the activations came from the base model, or from any text",
+];
 
 impl Opened {
     fn new(opening: &CallOpening) -> Self {

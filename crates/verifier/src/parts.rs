@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use zklora_circuit::session::VerifySessionError;
 use zklora_cli::Escaped;
 use zklora_proto::bundle::{Bundle, BundleError};
+use zklora_proto::{Bytes, counted};
 use zklora_verdict::{Refusal, open};
 
 /// Arguments of `inspect`.
@@ -53,6 +54,9 @@ pub enum ExtractError {
         /// What there is.
         parts: String,
     },
+    /// The standard output does not take it.
+    #[error(transparent)]
+    Output(io::Error),
     /// The file cannot be made.
     #[error("{path}: {error}", path = path.display())]
     Out {
@@ -101,12 +105,12 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
     writeln!(out, "  contributor: {}", receipt.contributor)?;
     writeln!(out, "  client: {}", receipt.client)?;
     writeln!(out, "  base model: {}", receipt.base_model)?;
-    writeln!(out, "  session: {}, {} calls", receipt.session, receipt.calls)?;
+    writeln!(out, "  session: {}, {}", receipt.session, counted(receipt.calls, "call"))?;
     writeln!(out, "  modules:")?;
     for (entry, rows) in manifest.modules().iter().zip(&receipt.rows) {
         let shape = entry.shape();
         let (d_in, rank, d_out) = (shape.d_in(), shape.rank(), shape.d_out());
-        writeln!(out, "    {}: {d_in} to {d_out}, rank {rank}, {rows} rows", entry.name())?;
+        writeln!(out, "    {}: {d_in} to {d_out}, rank {rank}, {}", entry.name(), counted(*rows, "row"))?;
     }
     // Any text: only a verifier knows the sets.
     writeln!(out, "  plan: parameter set {}", Escaped(&format!("{:?}", plan.security)))?;
@@ -115,7 +119,7 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
     }
     writeln!(out, "  parts:")?;
     for blob in bundle.blobs() {
-        writeln!(out, "    {}: {} bytes at {}", blob.name, blob.length, blob.offset)?;
+        writeln!(out, "    {}: {} at byte {}", blob.name, Bytes(blob.length), blob.offset)?;
     }
     Ok(Ok(()))
 }
@@ -123,7 +127,11 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
 /// Writes one part of a bundle to a new file or to `out`.
 pub fn extract(args: &ExtractArgs, out: &mut dyn Write) -> Result<(), ExtractError> {
     let mut bundle = read(&args.file)?;
-    let failed = |error| ExtractError::Out { path: args.out.clone(), error };
+    let stdout = args.out.as_os_str() == "-";
+    let failed = |error| match stdout {
+        true => ExtractError::Output(error),
+        false => ExtractError::Out { path: args.out.clone(), error },
+    };
     let mut copy = |to: &mut dyn Write| match bundle
         .read_blob(&args.part, |piece| to.write_all(piece).map_err(failed))
     {
@@ -133,7 +141,7 @@ pub fn extract(args: &ExtractArgs, out: &mut dyn Write) -> Result<(), ExtractErr
             Err(ExtractError::NoPart { found: args.part.clone(), parts })
         }
     };
-    if args.out.as_os_str() == "-" {
+    if stdout {
         return copy(out);
     }
     // It appears under its name only when it is whole and has its digest, and never in the place of another file.

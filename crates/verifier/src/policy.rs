@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use clap::Args;
-use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, read_bounded};
+use zklora_proto::{AdapterId, BaseModelDigest, Bytes, PublicKey, read_bounded};
 use zklora_verdict::{Pins, Policy};
 
 /// The pins as options.
@@ -52,13 +52,13 @@ pub enum PolicyError {
         error: io::Error,
     },
     /// It is far longer than any policy.
-    #[error("{path}: the policy has more than {MAX_POLICY_BYTES} bytes", path = path.display())]
+    #[error("{path}: the policy has more than {}", Bytes(MAX_POLICY_BYTES), path = path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
     },
     /// It is not what docs/verifying.md describes.
-    #[error("{path}: {error}", path = path.display())]
+    #[error("{path}:{error}", path = path.display())]
     Content {
         /// The file.
         path: PathBuf,
@@ -72,12 +72,21 @@ pub fn read_policy(path: &Path) -> Result<Policy, PolicyError> {
     let io = |error| PolicyError::Io { path: path.into(), error };
     let bytes = read_bounded(fs::File::open(path).map_err(io)?, MAX_POLICY_BYTES).map_err(io)?;
     let bytes = bytes.ok_or_else(|| PolicyError::TooLarge { path: path.into() })?;
-    let text = String::from_utf8(bytes).map_err(|error| error.to_string());
-    text.and_then(|text| parse(&text)).map_err(|error| PolicyError::Content { path: path.into(), error })
+    let content = |error| PolicyError::Content { path: path.into(), error };
+    let text = String::from_utf8(bytes).map_err(|error| content(format!(" {error}")))?;
+    parse(&text).map_err(content)
 }
 
+/// The policy; or what is wrong, on one line and with its place if it has one.
 fn parse(text: &str) -> Result<Policy, String> {
-    toml::from_str(text).map_err(|error| error.to_string())
+    toml::from_str(text).map_err(|error: toml::de::Error| match error.span() {
+        // What the document as a whole lacks is no line's fault.
+        Some(span) if span.len() < text.trim_end().len() => {
+            let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+            format!("{line}: {}", error.message())
+        }
+        _ => format!(" {}", error.message()),
+    })
 }
 
 const MAX_POLICY_BYTES: u64 = 1 << 20;
@@ -111,10 +120,11 @@ mod tests {
             ("adapters = [\"abc\"]", "hexadecimal"),
             ("max_age_days = -1", "max_age_days"),
             ("min_security = \"high\"", "min_security"),
-            ("adapters", "line 1"),
+            ("\nadapters", "2: "),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
+            assert!(!error.contains('\n'), "{error:?}");
         }
     }
 }

@@ -67,7 +67,8 @@ fn an_honest_folder_is_valid() {
             "a.pf: VALID",
             "m.0: 4 rows, proof 0, ok",
             "m.2: 2 rows, proof 1, ok",
-            "both parties signed for these 9 rows",
+            "The seller and the user both signed the record of this session. Every answer in it was computed with the adapter below; none was \
+             altered.",
             "NOT PINNED: only this bundle says so; give the id that you were promised with --adapter",
             "NOT PINNED: only this bundle says so; anyone can make a bundle",
             &SESSION.world.manifest().adapter_id().to_string(),
@@ -80,6 +81,52 @@ fn an_honest_folder_is_valid() {
     assert!(out.find("a.pf").unwrap() < out.find("b.pf").unwrap());
     let last = out.lines().last().unwrap();
     assert!(last.starts_with("Done verifying 4 proofs. Total time: ") && last.ends_with(" s"), "{last}");
+}
+
+#[test]
+fn of_many_the_failures_are_told_at_the_end_and_quietly_nothing_else() {
+    let folder =
+        folder(&[("a.pf", &bad()), ("b.pf", &SESSION.bundle), ("c.pf", &bad()), ("d.pf", &SESSION.bundle)]);
+    let (code, out, _) = verify(&folder, &[]);
+    assert_eq!(code, Some(1));
+    let end: Vec<&str> = out.lines().rev().take(5).collect();
+    assert!(end[0].starts_with("Done verifying 4 proofs"), "{out}");
+    assert_eq!(end[1], "sessions: 1, since 1 of the bundles is of a session that another is of, too");
+    assert_eq!(end[2], "bundles: 2 valid, 2 INVALID");
+    assert!(end[3].contains("c.pf: INVALID: proof 1") && end[4].contains("a.pf: INVALID: proof 1"), "{out}");
+
+    let (code, quiet, _) = verify(&folder, &["--quiet"]);
+    assert_eq!(code, Some(1));
+    // But for the times.
+    let lines: Vec<&str> = quiet.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[1], lines[2], lines[3]), (5, end[4], end[3], end[2], end[1]));
+    let valid = self::folder(&[("a.pf", &SESSION.bundle)]);
+    let (code, quiet, _) = verify(&valid, &["-q"]);
+    assert_eq!((code, quiet.lines().count()), (Some(0), 2), "{quiet}");
+}
+
+/// Two bundles of one session are no two sessions, whoever gives them.
+#[test]
+fn a_session_that_is_given_twice_is_told() {
+    let folder = folder(&[("a.pf", &SESSION.bundle), ("b.pf", &SESSION.bundle)]);
+    let (_, out, _) = verify(&folder, &[]);
+    let first = folder.path().join("a.pf");
+    contains(
+        &out,
+        &[&format!("the same session as {}: it counts once", first.display()), "sessions: 1, since"],
+    );
+    assert_eq!(out.matches("the same session as").count(), 1, "{out}");
+    let (_, out, _) = verify(&folder, &["--json"]);
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(report["bundles"][0]["same_session_as"], Value::Null);
+    assert_eq!(report["bundles"][1]["same_session_as"], first.to_str().unwrap());
+    // The same file twice, too; and what is not valid is nobody's double.
+    let first = first.to_str().unwrap();
+    let out = text(run(&["verify", first, first]).stdout);
+    contains(&out, &["the same session as"]);
+    let folder = self::folder(&[("a.pf", &bad()), ("b.pf", &SESSION.bundle)]);
+    let (_, out, _) = verify(&folder, &[]);
+    assert!(!out.contains("the same session"), "{out}");
 }
 
 #[test]
@@ -131,7 +178,7 @@ fn client_base_model_and_age_can_be_asked_for() {
         &[
             &format!("client: {}\n    pinned: it is the one you gave\n", of("client")),
             &format!("base model: {}\n    pinned: it is the one you gave\n", of("base_model")),
-            "does not show: that the client ran this base model",
+            "Not shown:\n  - that the user ran this base model",
             "by the contributor's clock",
         ],
     );
@@ -273,7 +320,7 @@ fn one_bad_bundle_does_not_hide_the_others() {
             "3-junk.pf: INVALID",
             "4-folder.pf: INVALID",
             "this is not a regular file",
-            "nothing in this file can be relied on",
+            "Nothing in this file can be relied on",
             "bundles: 1 valid, 3 INVALID",
             "Done verifying 2 proofs.",
         ],

@@ -6,6 +6,7 @@
 //! Each case runs in a process of its own, so that its peak memory is its own. Proofs are made one after another; times of single
 //! modules are the median of nine. Weights and activations are random, deltas
 //! are true, proofs are verified.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 use std::collections::HashMap;
 use std::process::Command;

@@ -3,6 +3,7 @@
 //! Proves `blocks` transformer blocks of distilgpt2 (four modules each, rank 8) with random weights, and prints for each set
 //! the circuit's rows, the times to build, prove and verify, the proof's size and the bits of soundness. `docs/soundness.md`
 //! holds a run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 use std::time::{Duration, Instant};
 

@@ -14,8 +14,12 @@ use clap_mangen::roff::{Roff, bold, roman};
 pub enum Documents {
     /// Prints completions for a shell
     #[command(after_help = "\
-Example, and likewise for the other programs:
-  zklora-verifier completions bash > ~/.local/share/bash-completion/completions/zklora-verifier")]
+Examples, and likewise for the other programs:
+  zklora-verifier completions bash > ~/.local/share/bash-completion/completions/zklora-verifier
+  source <(zklora-verifier completions bash)
+
+bash finds the file of the first example by itself if the package bash-completion is installed. The second needs nothing, and
+is a line for ~/.bashrc.")]
     Completions {
         /// The shell.
         shell: Shell,
@@ -51,7 +55,10 @@ impl Documents {
                 // Not straight to `out`, since a pipe that is closed would make it panic.
                 let mut script = Vec::new();
                 let name = program.get_name().to_owned();
-                clap_complete::generate(*shell, &mut program, name, &mut script);
+                clap_complete::generate(*shell, &mut program, &name, &mut script);
+                if *shell == Shell::Bash {
+                    script = with_one_name(&name, &String::from_utf8_lossy(&script)).into_bytes();
+                }
                 out.write_all(&script)
             }
             Self::Man { out_dir } => {
@@ -64,6 +71,12 @@ impl Documents {
             }
         }
     }
+}
+
+/// Has clap_complete's script for bash call the program by one name. Where a name has dashes, the script goes to a command under a
+/// name with `__` for each of them and looks for that command's options under one with `__subcmd__`, so that it finds none.
+fn with_one_name(program: &str, script: &str) -> String {
+    script.replace(&program.replace('-', "__subcmd__"), &program.replace('-', "__"))
 }
 
 /// The page of a command of `program` and those of its commands.
@@ -188,7 +201,7 @@ mod tests {
 
     /// Does a thing.
     #[derive(Parser)]
-    #[command(name = "program", version, after_help = "Exit codes: 0 done, 1 not.")]
+    #[command(name = "some-program", version, after_help = "Exit codes: 0 done, 1 not.")]
     struct Cli {
         #[command(subcommand)]
         command: Commands,
@@ -202,9 +215,27 @@ mod tests {
             /// At once.
             #[arg(long)]
             quickly: bool,
+            /// How.
+            #[arg(long, value_parser = ["well", "badly"])]
+            how: Option<String>,
+        },
+        /// Does others
+        Others {
+            #[command(subcommand)]
+            which: Others,
         },
         #[command(flatten)]
         Documents(Documents),
+    }
+
+    #[derive(Subcommand)]
+    enum Others {
+        /// Does the second thing
+        TheSecond {
+            /// Slowly.
+            #[arg(long)]
+            slowly: bool,
+        },
     }
 
     const MANUAL: Manual = Manual {
@@ -225,14 +256,23 @@ mod tests {
 
     #[test]
     fn each_command_that_is_shown_has_a_page() {
-        assert_eq!(pages().1, ["program-completions.1", "program-one.1", "program.1"]);
+        assert_eq!(
+            pages().1,
+            [
+                "some-program-completions.1",
+                "some-program-one.1",
+                "some-program-others-the-second.1",
+                "some-program-others.1",
+                "some-program.1"
+            ]
+        );
     }
 
     #[test]
     fn a_page_has_what_help_and_manual_say() {
         let (folder, _) = pages();
         let read = |name| fs::read_to_string(folder.path().join(name)).unwrap();
-        let program = read("program.1");
+        let program = read("some-program.1");
         for part in [
             ".SH \"EXIT STATUS\"\n0 done, 1 not.\n",
             "\\fBSOME_FOLDER\\fR\nWhere things are.\n",
@@ -242,12 +282,12 @@ mod tests {
         ] {
             assert!(program.contains(part), "{part}\nnot in\n{program}");
         }
-        let one = read("program-one.1");
+        let one = read("some-program-one.1");
         for part in [
             ".SH NOTES\nA note: it\nis long.\n",
             ".SH EXAMPLES\n.nf\nprogram one\nprogram one \\-\\-quickly\n.fi\n",
             ".SH \"EXIT STATUS\"\n0 done, 1 not.\n",
-            ".SH \"SEE ALSO\"\nprogram(1), other(1)\n",
+            ".SH \"SEE ALSO\"\nsome\\-program(1), other(1)\n",
         ] {
             assert!(one.contains(part), "{part}\nnot in\n{one}");
         }
@@ -261,6 +301,44 @@ mod tests {
             Documents::Completions { shell }.write::<Cli>(&MANUAL, &mut script).unwrap();
             assert!(String::from_utf8(script).unwrap().contains("quickly"), "{shell}");
         }
+    }
+
+    /// What bash offers for the last of these words, as it asks when the tab key is struck.
+    fn offered(words: &[&str]) -> Vec<String> {
+        let mut script = Vec::new();
+        Documents::Completions { shell: Shell::Bash }.write::<Cli>(&MANUAL, &mut script).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("script");
+        fs::write(&path, script).unwrap();
+        let ask = r#"
+            source "$1"; shift
+            [[ $(complete -p "${1##*/}") =~ -F\ ([^ ]+) ]] || exit 1
+            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+            "${BASH_REMATCH[1]}" "$1" "${!#}" "${COMP_WORDS[COMP_CWORD - 1]}"
+            printf '%s\n' "${COMPREPLY[@]}"
+        "#;
+        let bash = std::process::Command::new("bash");
+        let output = { bash }.args(["-c", ask, "bash"]).arg(&path).args(words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().split_whitespace().map(Into::into).collect()
+    }
+
+    #[test]
+    fn bash_completes_commands_options_and_values() {
+        let contains = |words: &[&str], expected: &[&str]| {
+            let offered = offered(words);
+            for word in expected {
+                assert!(offered.iter().any(|offer| offer == word), "{words:?}: {offered:?} has no {word}");
+            }
+        };
+        contains(&["some-program", ""], &["one", "others", "completions", "--version"]);
+        contains(&["some-program", "one", "--"], &["--quickly", "--how", "--help"]);
+        contains(&["/usr/bin/some-program", "one", "--q"], &["--quickly"]);
+        contains(&["some-program", "one", "--quickly", "--how", ""], &["well", "badly"]);
+        contains(&["some-program", "others", ""], &["the-second"]);
+        contains(&["some-program", "others", "the-second", "--"], &["--slowly"]);
+        contains(&["some-program", "completions", ""], &["bash", "zsh"]);
+        assert_eq!(offered(&["some-program", "one", "--quickly", "--q"]), ["--quickly"]);
     }
 
     #[test]

@@ -1,21 +1,40 @@
-//! What the three programs have in common on the command line: logging to stderr, the way they fail, text from
-//! elsewhere made safe for a terminal, completions and manual pages.
+//! What the three programs have in common on the command line: the standard output, logging to stderr, the way they fail, text
+//! from elsewhere made safe for a terminal, completions and manual pages.
 
 mod documents;
+mod failure;
 mod format;
+mod output;
 
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{ExitCode, Termination};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use documents::{Documents, Manual};
+pub use failure::{CLOSED_PIPE, UsageError, WRONG_USAGE, causes, fail, say_error, say_panics};
+pub use output::{Output, OutputError};
 pub use zklora_proto::Escaped;
+
+/// The process's arguments, and what clap found them to be. Help, version and wrong usage are told, and there is nothing to do
+/// but end with the exit code.
+pub fn parse<C: Parser>() -> Result<(C, ArgMatches), ExitCode> {
+    let parsed =
+        C::command().try_get_matches().and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|error| {
+        let told = error.print().map_err(OutputError::wrap).and_then(|()| Output::stdout().flush());
+        match told {
+            Err(lost) if !error.use_stderr() => fail(&lost.into(), 1),
+            _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE)),
+        }
+    })
+}
 
 /// Flags for logging. What is logged is chosen by `RUST_LOG`, by default `info`.
 #[derive(Debug, Clone, Args)]
@@ -40,9 +59,18 @@ pub enum LogFormat {
 impl Logging {
     /// Sends the log to stderr from now on.
     pub fn init(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let colours = std::io::stderr().is_terminal();
-        format::subscriber(self.format(), filter, std::io::stderr, colours).init();
+        let given = std::env::var("RUST_LOG").unwrap_or_default();
+        let filter = (!given.trim().is_empty()).then(|| EnvFilter::try_new(&given));
+        let (filter, wrong) = match filter {
+            None => (EnvFilter::new("info"), None),
+            Some(Ok(filter)) => (filter, None),
+            Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+        };
+        let format = *failure::FORMAT.get_or_init(|| self.format());
+        format::subscriber(format, filter, || failure::Stderr, colours()).init();
+        if let Some(error) = wrong {
+            tracing::warn!("RUST_LOG is {given:?}, which is no filter: {error}; logging as with info");
+        }
     }
 
     fn format(&self) -> LogFormat {
@@ -51,6 +79,17 @@ impl Logging {
             _ => LogFormat::Text,
         })
     }
+}
+
+/// Whether people read the log who want colours (<https://no-color.org>).
+fn colours() -> bool {
+    let variable = |name: &str| std::env::var_os(name);
+    std::io::stderr().is_terminal() && !colours_unwanted(variable)
+}
+
+fn colours_unwanted(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    variable("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || variable("TERM").is_some_and(|terminal| terminal == "dumb")
 }
 
 /// Whether an open file is the one that systemd names as `device:inode` (systemd.exec(5), `JOURNAL_STREAM`). A child whose stderr
@@ -62,30 +101,23 @@ fn is_stream(stream: &str, open: &impl AsFd) -> bool {
     stream == format!("{}:{}", metadata.dev(), metadata.ino())
 }
 
-/// Starts logging, runs a command and turns its error into a line on stderr and exit code 1.
-pub fn run<T: Termination>(logging: &Logging, command: impl FnOnce() -> anyhow::Result<T>) -> ExitCode {
+/// Starts logging and runs a command, which writes what it has to say to the standard output. Its error becomes a line on stderr
+/// and exit code 1, or that of [`fail`].
+pub fn run<T: Termination>(
+    logging: &Logging,
+    command: impl FnOnce(&mut Output) -> anyhow::Result<T>,
+) -> ExitCode {
     logging.init();
-    match command() {
+    say_panics();
+    let mut out = Output::stdout();
+    let done = command(&mut out).and_then(|done| {
+        out.flush()?;
+        Ok(done)
+    });
+    match done {
         Ok(done) => done.report(),
-        Err(error) => {
-            let priority = if logging.format() == LogFormat::Journal { format::ERROR } else { "" };
-            eprintln!("{priority}error: {}", Escaped(&causes(&error)));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error, 1),
     }
-}
-
-/// What an error says and what its causes say, each once: the texts of many errors have their cause's in them.
-pub fn causes(error: &anyhow::Error) -> String {
-    let mut said = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if said.is_empty() {
-            said = cause;
-        } else if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said
 }
 
 #[cfg(test)]
@@ -93,28 +125,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_said_once() {
-        use anyhow::Context;
-
-        #[derive(Debug)]
-        struct Unreadable(std::io::Error);
-
-        impl std::fmt::Display for Unreadable {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "cannot read it: {}", self.0)
-            }
-        }
-
-        impl std::error::Error for Unreadable {
-            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-                Some(&self.0)
-            }
-        }
-
-        let error = anyhow::Error::new(Unreadable(std::io::Error::other("the disk is gone")));
-        assert_eq!(causes(&error), "cannot read it: the disk is gone");
-        let error = Err::<(), _>(error).context("opening the state").unwrap_err();
-        assert_eq!(causes(&error), "opening the state: cannot read it: the disk is gone");
+    fn no_color_is_heeded_unless_it_is_empty() {
+        let unwanted = |name: &'static str, value: &'static str| {
+            colours_unwanted(move |asked| (asked == name).then(|| value.into()))
+        };
+        assert!(unwanted("NO_COLOR", "1") && unwanted("TERM", "dumb"));
+        assert!(!unwanted("NO_COLOR", "") && !unwanted("TERM", "xterm") && !unwanted("X", "1"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use zklora_circuit::commitment::Opening;
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::MAX_MANIFEST_BYTES;
 use zklora_proto::manifest::ManifestError;
-use zklora_proto::{AdapterId, DeliveryDigest, PublicKey, SecretKey, Signature, SignedManifest};
+use zklora_proto::{AdapterId, Bytes, DeliveryDigest, PublicKey, SecretKey, Signature, SignedManifest};
 
 use crate::cipher::{ENCAPSULATED, Opener, Sealer, TAG};
 use crate::content;
@@ -30,7 +30,7 @@ pub enum SealError {
     #[error("the openings are not of the shapes in the manifest, or the key is not that of its contributor")]
     Foreign,
     /// More than a reader takes.
-    #[error("the adapter has {0} bytes, expected at most {MAX_CONTENT_BYTES}")]
+    #[error("the adapter has {}, expected at most {}", Bytes(*.0), Bytes(MAX_CONTENT_BYTES))]
     TooLarge(u64),
     /// The cipher gave up, which it does not do within these bounds.
     #[error("internal error: the cipher refused a chunk")]
@@ -112,7 +112,7 @@ pub enum PackageError {
     #[error("this is no package of the format zklora-delivery/2")]
     Format,
     /// More than a manifest may have.
-    #[error("the package claims a manifest of {0} bytes, expected at most {MAX_MANIFEST_BYTES}")]
+    #[error("by the package its manifest has {}, expected at most {}", Bytes(*.0), Bytes(MAX_MANIFEST_BYTES as u64))]
     ManifestLength(u64),
     /// The manifest is not valid.
     #[error(transparent)]
@@ -126,7 +126,7 @@ pub enum PackageError {
         found: AdapterId,
     },
     /// More than is read.
-    #[error("the manifest's modules have {0} bytes, expected at most {MAX_CONTENT_BYTES}")]
+    #[error("the manifest's modules have {}, expected at most {}", Bytes(*.0), Bytes(MAX_CONTENT_BYTES))]
     TooLarge(u64),
     /// It is for somebody else.
     #[error("the package is for {recipient}, but the identity is {identity}; --identity names another")]

@@ -271,7 +271,7 @@ pub enum OpenError {
         called: Vec<String>,
     },
     /// The call is larger than a file may be.
-    #[error("the opening takes {0} bytes, expected at most {MAX_OPENING_BYTES}")]
+    #[error("the opening takes {}, expected at most {}", crate::Bytes(*.0), crate::Bytes(MAX_OPENING_BYTES))]
     TooLarge(u64),
 }
 
@@ -279,7 +279,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpeningError {
     /// More bytes than an opening may have.
-    #[error("the opening has more than {MAX_OPENING_BYTES} bytes")]
+    #[error("the opening has more than {}", crate::Bytes(MAX_OPENING_BYTES))]
     TooLarge,
     /// No such JSON.
     #[error("the opening is not valid JSON of its format: {0}")]

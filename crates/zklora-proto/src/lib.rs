@@ -32,6 +32,7 @@ pub mod receipt;
 pub mod secret_file;
 pub mod shape;
 pub mod transcript;
+mod words;
 
 pub use bounded::read_bounded;
 pub use call_opening::CallOpening;
@@ -46,6 +47,7 @@ pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
 pub use receipt::{Receipt, SignedReceipt};
 pub use shape::ModuleShape;
 pub use transcript::{Call, Delta, TranscriptHasher};
+pub use words::{Bytes, counted};
 
 /// The version of the protocol and of everything hashed under it. Part of every hash context as `v1`.
 pub const PROTOCOL_VERSION: u32 = 2;

@@ -255,7 +255,7 @@ impl SignedManifest {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ManifestError {
     /// More bytes than a manifest may have.
-    #[error("the manifest has {0} bytes, expected at most {MAX_MANIFEST_BYTES}")]
+    #[error("the manifest has {}, expected at most {}", crate::Bytes(*.0 as u64), crate::Bytes(MAX_MANIFEST_BYTES as u64))]
     TooLarge(usize),
     /// No such JSON.
     #[error("the manifest is not valid JSON of its format: {0}")]

@@ -3,11 +3,13 @@
 //! A frame is a `u32` length and that many bytes of JSON (the header), then a `u64` length and that many bytes of
 //! payload; lengths are little-endian and bounded by [`crate::limits`].
 
+use std::fmt;
+
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::digest::hex_text;
-use crate::{AdapterId, BaseModelDigest, CommitmentSeed, SessionId, Signature, TranscriptDigest};
+use crate::{AdapterId, BaseModelDigest, Bytes, CommitmentSeed, SessionId, Signature, TranscriptDigest};
 
 /// The ALPN protocol name.
 pub const ALPN: &[u8] = b"zklora/1";
@@ -132,6 +134,21 @@ pub enum Response {
     },
 }
 
+impl Response {
+    /// What kind of answer it is, in words for people.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Welcome { .. } => "a welcome",
+            Self::Deltas { .. } => "deltas",
+            Self::Receipt { .. } => "a receipt",
+            Self::Accepted => "that it accepts",
+            Self::Status { .. } => "how far proving is",
+            Self::Bundle { .. } => "a part of a bundle",
+            Self::Error { .. } => "a refusal",
+        }
+    }
+}
+
 /// How far a session is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
@@ -154,6 +171,18 @@ pub enum ProofState {
     },
     /// Proving failed; the contributor's log says why.
     Failed,
+}
+
+impl fmt::Display for ProofState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("not begun: the session is not finished"),
+            Self::Queued => f.write_str("waiting for its turn"),
+            Self::Proving { done, total } => write!(f, "under way, {done} of {total} parts done"),
+            Self::Proved { bytes } => write!(f, "done, a bundle of {}", Bytes(*bytes)),
+            Self::Failed => f.write_str("failed"),
+        }
+    }
 }
 
 /// Kinds of refusal that a program may act on.

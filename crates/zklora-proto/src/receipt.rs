@@ -158,7 +158,7 @@ impl SignedReceipt {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReceiptError {
     /// More bytes than a receipt may have.
-    #[error("the receipt has {0} bytes, expected at most {MAX_RECEIPT_BYTES}")]
+    #[error("the receipt has {}, expected at most {}", crate::Bytes(*.0 as u64), crate::Bytes(MAX_RECEIPT_BYTES as u64))]
     TooLarge(usize),
     /// No such JSON.
     #[error("the receipt is not valid JSON of its format: {0}")]

@@ -36,7 +36,7 @@ pub enum SecretFileError {
         expected: &'static str,
     },
     /// The file is larger than such a file can be.
-    #[error("{path}: expected at most {max} bytes", path = path.display())]
+    #[error("{path}: expected at most {}", crate::Bytes(*.max), path = path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,

@@ -16,7 +16,7 @@ use zklora_circuit::session::{
     Circuits, VerifiedSession, VerifySessionError, check_proofs, verify_session_with,
 };
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
-use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt};
+use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt, counted};
 
 use crate::pins::{PinRefusal, Pins};
 
@@ -134,13 +134,13 @@ impl Verifier {
         }
         let announced = (self.announce)(match new.values().max() {
             Some(bits) => format!(
-                "building the circuit for {} (up to 2^{bits} rows) and folding {} rows of transcript; circuits are built once \
+                "building the circuit for {} (up to 2^{bits} rows) and folding {} of transcript; circuits are built once \
                  and serve all bundles of this run",
                 declared.module_names(),
-                declared.total_rows(),
+                counted(declared.total_rows(), "row"),
             ),
             None if declared.redacted => "checking proofs".into(),
-            None => format!("folding {} rows of transcript", declared.total_rows()),
+            None => format!("folding {} of transcript", counted(declared.total_rows(), "row")),
         });
         let session = verify_session_with(&mut bundle, &self.circuits, &self.build)?;
         drop(announced);

@@ -29,4 +29,6 @@ pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALU
 pub use html::{Made, Page};
 pub use pins::{PinRefusal, Pinned, Pins, word_on};
 pub use policy::Policy;
-pub use report::{BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report, Standing};
+pub use report::{
+    BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report, Standing, date, write_not_shown,
+};

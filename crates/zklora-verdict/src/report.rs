@@ -10,7 +10,7 @@ use zklora_circuit::E;
 use zklora_circuit::fold::canonical;
 use zklora_circuit::security::Soundness;
 use zklora_circuit::session::VerifiedSession;
-use zklora_proto::{AdapterId, BaseModelDigest, Escaped, PublicKey, SessionId};
+use zklora_proto::{AdapterId, BaseModelDigest, Bytes, Escaped, PublicKey, SessionId, counted};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits, weakest};
 use crate::pins::{Pinned, Pins, word_on};
@@ -35,6 +35,19 @@ pub struct Report {
 impl Report {
     /// The name of this layout.
     pub const FORMAT: &'static str = "zklora-verify/1";
+
+    /// Adds a bundle, after noting whether one before it is of the same session.
+    pub fn add(&mut self, mut bundle: BundleReport) -> &BundleReport {
+        bundle.same_session_as = bundle.session.and_then(|session| {
+            let same = |other: &&BundleReport| {
+                other.valid && other.session == Some(session) && other.contributor == bundle.contributor
+            };
+            self.bundles.iter().find(same).map(|other| other.path.clone())
+        });
+        self.proofs += bundle.batches.len();
+        self.bundles.push(bundle);
+        &self.bundles[self.bundles.len() - 1]
+    }
 }
 
 /// One bundle: its verdict, what was shown, and by whose word the rest holds.
@@ -48,6 +61,8 @@ pub struct BundleReport {
     pub verdict: Standing,
     /// Why not, if it is not.
     pub error: Option<ErrorReport>,
+    /// The valid bundle before it that is of the same session, so that it says nothing new.
+    pub same_session_as: Option<String>,
     /// The adapter id. This and what follows is null where the bundle could not be read so far.
     pub adapter: Option<AdapterId>,
     /// The contributor's key.
@@ -204,6 +219,7 @@ impl BundleReport {
                 .as_ref()
                 .err()
                 .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
+            same_session_as: None,
             adapter,
             contributor,
             pinned: pins.found_in(adapter, contributor, base_model, client),
@@ -262,37 +278,35 @@ impl BundleReport {
         }
     }
 
-    /// What the verdict means.
+    /// What the verdict means, in sentences.
     pub fn meaning(&self) -> String {
-        match self.verdict {
-            Standing::Invalid => return "nothing in this file can be relied on".into(),
-            Standing::Refused if self.error.as_ref().is_some_and(|error| error.kind == "security") => {
-                return "its proofs hold, and are worth less than was asked for".into();
+        let meaning = match (self.verdict, self.redacted) {
+            (Standing::Invalid, _) => "Nothing in this file can be relied on.",
+            (Standing::Refused, _) if self.error.as_ref().is_some_and(|error| error.kind == "security") => {
+                "Its proofs hold, and are worth less than was asked for."
             }
-            Standing::Refused => {
-                return "it is not what was asked for; whether it holds was not looked into any further"
-                    .into();
+            (Standing::Refused, _) => {
+                "It is not what was asked for. Whether it holds was not looked into any further."
             }
-            Standing::Valid => {}
-        }
-        let rows = self.rows();
-        match self.redacted {
-            Some(true) => format!(
-                "both parties signed for these {rows} rows, and if the client below folded them as it signed, every delta in them \
-                 is exactly X·A·B of the adapter below"
-            ),
-            _ => format!(
-                "both parties signed for these {rows} rows, and every delta in them is exactly X·A·B of the adapter below"
-            ),
-        }
+            (Standing::Valid, Some(true)) => {
+                "The seller and the user both signed the record of this session. If the sums in this file are those of the record, \
+                 for which the user gives its word, every answer in it was computed with the adapter below; none was altered."
+            }
+            (Standing::Valid, _) => {
+                "The seller and the user both signed the record of this session. Every answer in it was computed with the adapter \
+                 below; none was altered."
+            }
+        };
+        meaning.into()
     }
 
-    /// What a valid bundle leaves open; nothing is said of one that is not.
-    pub fn not_shown(&self) -> Option<&'static str> {
-        self.valid.then_some(match self.redacted {
-            Some(true) => NOT_SHOWN_REDACTED,
-            _ => NOT_SHOWN,
-        })
+    /// What a valid bundle leaves open, each a clause that begins with "that"; nothing is said of one that is not.
+    pub fn not_shown(&self) -> &'static [&'static str] {
+        match (self.valid, self.redacted) {
+            (false, _) => &[],
+            (true, Some(true)) => &NOT_SHOWN_REDACTED,
+            (true, _) => &NOT_SHOWN,
+        }
     }
 
     /// Who and what the bundle is about, as far as it could be read, each with by whose word.
@@ -373,17 +387,18 @@ impl BundleReport {
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
         }
+        if let Some(other) = &self.same_session_as {
+            writeln!(out, "  the same session as {}: it counts once", Escaped(other))?;
+        }
         for module in &self.modules {
             let (name, rows, word) = (&module.name, module.rows, self.word_on(module));
             match module.batch {
-                Some(batch) => writeln!(out, "  {name}: {rows} rows, proof {batch}, {word}")?,
+                Some(batch) => writeln!(out, "  {name}: {}, proof {batch}, {word}", counted(rows, "row"))?,
                 None => writeln!(out, "  {name}: 0 rows, {word}")?,
             }
         }
         writeln!(out, "  means: {}", self.meaning())?;
-        if let Some(not_shown) = self.not_shown() {
-            writeln!(out, "  does not show: {not_shown}")?;
-        }
+        write_not_shown(out, "  ", self.not_shown())?;
         for Fact { what, value, word } in self.facts() {
             writeln!(out, "  {what}: {value}\n    {word}")?;
         }
@@ -401,7 +416,8 @@ impl BundleReport {
 
     fn write_details(&self, out: &mut dyn Write) -> io::Result<()> {
         if let (Some(session), Some(calls)) = (self.session, self.calls) {
-            writeln!(out, "  session: {session}, {calls} calls")?;
+            let rows = counted(self.rows(), "row");
+            writeln!(out, "  session: {session}, {}, {rows}", counted(calls, "call"))?;
         }
         if let Some(seconds) = self.fold_seconds {
             writeln!(out, "  transcript: read and folded in {seconds:.3} s")?;
@@ -409,11 +425,11 @@ impl BundleReport {
         for (index, batch) in self.batches.iter().enumerate() {
             writeln!(
                 out,
-                "  proof {index}: of {}; circuit of 2^{} rows built in {:.3} s, {} bytes checked in {:.4} s",
+                "  proof {index}: of {}; circuit of 2^{} rows built in {:.3} s, {} checked in {:.3} s",
                 batch.modules.join(", "),
                 batch.degree_bits,
                 batch.build_seconds,
-                batch.proof_bytes,
+                Bytes(batch.proof_bytes as u64),
                 batch.verify_seconds
             )?;
         }
@@ -442,18 +458,32 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
         .collect()
 }
 
+/// Writes what a verdict leaves open as a list, if there is anything.
+pub fn write_not_shown(out: &mut dyn Write, indent: &str, not_shown: &[&str]) -> io::Result<()> {
+    if !not_shown.is_empty() {
+        writeln!(out, "{indent}Not shown:")?;
+    }
+    not_shown.iter().try_for_each(|clause| writeln!(out, "{indent}- {clause}"))
+}
+
 /// What no bundle shows by itself.
-const NOT_SHOWN: &str = "that the client ran this base model, that the activations came from any text, or that a loss that somebody reports is \
-                         true, all of which replay shows (zklora-base-user audit); that the adapter is good";
+const NOT_SHOWN: [&str; 3] = [
+    "that the user ran this base model, or that what it sent came from any text (a replay shows that: zklora-base-user audit)",
+    "that a loss that somebody reports is true (a replay shows that, too)",
+    "that the adapter is good",
+];
 
 /// What a redacted one does not show.
-const NOT_SHOWN_REDACTED: &str = "that the folds in the file are those of the rows that both signed for: the rows are not there, and it is the client's \
-                                  word, which a client in league with the contributor can give for false deltas; that the client ran this base model, \
-                                  that the activations came from any text, or that a loss that somebody reports is true, all of which replay shows of \
-                                  the full bundle alone; that the adapter is good";
+const NOT_SHOWN_REDACTED: [&str; 4] = [
+    "that the sums in this file, the folds, are those of the record: what was sent and answered is not there, and a user in league \
+     with the seller can give its word for false answers",
+    "that the user ran this base model, or that what it sent came from any text (a replay of the full bundle shows that)",
+    "that a loss that somebody reports is true (a replay of the full bundle shows that, too)",
+    "that the adapter is good",
+];
 
-/// A time as people write it, in UTC.
-pub(crate) fn date(seconds: u64) -> String {
+/// A time as people write it, in UTC, of seconds since 1970.
+pub fn date(seconds: u64) -> String {
     // A receipt may have any number: what no calendar has is shown as it is.
     match seconds {
         0..=MAX_DATE => {

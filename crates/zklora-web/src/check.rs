@@ -62,7 +62,7 @@ struct Problem {
 struct Answer<'a> {
     verdict: String,
     meaning: String,
-    not_shown: Option<&'static str>,
+    not_shown: &'static [&'static str],
     facts: Vec<Fact>,
     modules: Vec<&'static str>,
     when: Option<String>,

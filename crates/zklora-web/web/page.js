@@ -123,6 +123,8 @@ function fail({ file, card, badge, body }, words) {
 
 function show({ card, badge, body, started }, answer) {
   const { report } = answer;
+  const same = reports.find((other) => other.valid && other.session === report.session && other.contributor === report.contributor);
+  report.same_session_as = same && report.session !== null ? same.path : null;
   // A pinned adapter names its contributor. Without either, it may be a perfect proof about another one: not something to be green.
   const known = report.pinned.adapter || report.pinned.contributor;
   card.className = !report.valid ? "invalid" : known ? "valid" : "valid unpinned";
@@ -138,8 +140,10 @@ function show({ card, badge, body, started }, answer) {
   if (answer.worth) fact("security", answer.worth, null);
   body.replaceChildren(
     report.error ? make("p", "reason", `${report.error.what} (${report.error.kind})`) : "",
-    make("p", "", make("strong", "", "Means: "), answer.meaning, "."),
-    answer.not_shown ? make("p", "", make("strong", "", "Does not show: "), answer.not_shown, ".") : "",
+    report.same_session_as !== null ? make("p", "note", `The same session as ${report.same_session_as}: it counts once.`) : "",
+    make("p", "", make("strong", "", "Means: "), answer.meaning),
+    answer.not_shown.length > 0 ? make("p", "", make("strong", "", "Not shown:")) : "",
+    answer.not_shown.length > 0 ? make("ul", "", ...answer.not_shown.map((clause) => make("li", "", clause))) : "",
     facts.hasChildNodes() ? facts : "",
     report.modules.length > 0 ? modules(report.modules, answer.modules) : "",
     details("As the program says it", make("pre", "", answer.text)),

@@ -6,6 +6,7 @@
 //!
 //! The contributor is a process of its own, with one thread of libtorch. Models take turns, so that what else the machine does
 //! meets all of them.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;

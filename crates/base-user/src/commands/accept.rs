@@ -1,7 +1,7 @@
 //! `zklora-base-user accept`.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -13,7 +13,7 @@ use zklora_delivery::{Compared, Delivery, Package, PeftFolder, difference};
 use zklora_hf::BaseModel;
 use zklora_hf::hub::{Options, Source};
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest};
+use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest, counted};
 use zklora_verifier::{Pins, Verifier};
 
 use super::{SecurityArgs, identity};
@@ -65,7 +65,7 @@ struct Checked {
     compared: Compared,
 }
 
-pub fn run(args: &Accept) -> anyhow::Result<()> {
+pub fn run(args: &Accept, out: &mut dyn Write) -> anyhow::Result<()> {
     // Better known before hours of work than after it.
     ensure!(
         args.out.symlink_metadata().is_err(),
@@ -93,8 +93,7 @@ pub fn run(args: &Accept) -> anyhow::Result<()> {
     });
     let name = args.base_model_name.clone().or(base_model);
     PeftFolder::new(&delivery, name.as_deref())?.write(&args.out)?;
-    args.print(&delivery, &checked);
-    Ok(())
+    Ok(args.print(&delivery, &checked, out)?)
 }
 
 impl Accept {
@@ -162,7 +161,7 @@ impl Accept {
         Ok(checked)
     }
 
-    fn print(&self, delivery: &Delivery, checked: &[Checked]) {
+    fn print(&self, delivery: &Delivery, checked: &[Checked], out: &mut dyn Write) -> io::Result<()> {
         let (adapter, manifest) = (delivery.manifest().adapter_id(), delivery.manifest().manifest());
         let modules = delivery.openings().len();
         if self.json {
@@ -188,22 +187,25 @@ impl Accept {
                 "bundles": bundles.collect::<Value>(),
                 "rows": checked.iter().map(|bundle| bundle.compared.rows).sum::<u64>(),
             });
-            println!("{summary}");
-            return;
+            return writeln!(out, "{summary}");
         }
         let pinned = |pinned: bool| if pinned { "the one you gave" } else { "not pinned" };
-        println!("folder       {}", self.out.display());
-        println!("adapter      {adapter}, {}", pinned(self.adapter.is_some()));
-        println!("contributor  {}, {}", manifest.contributor(), pinned(self.contributor.is_some()));
-        println!("base model   {}", manifest.base_model());
-        println!("package      {}, signed by the contributor", delivery.digest());
-        println!("weights      of all {modules} modules open their commitments");
+        writeln!(out, "folder       {}", self.out.display())?;
+        writeln!(out, "adapter      {adapter}, {}", pinned(self.adapter.is_some()))?;
+        writeln!(out, "contributor  {}, {}", manifest.contributor(), pinned(self.contributor.is_some()))?;
+        writeln!(out, "base model   {}", manifest.base_model())?;
+        writeln!(out, "package      {}, signed by the contributor", delivery.digest())?;
+        writeln!(out, "weights      of all {} open their commitments", counted(modules, "module"))?;
         for Checked { path, compared: Compared { calls, rows, deltas }, .. } in checked {
-            println!(
-                "deltas       of {}: all {deltas} are those of these weights ({calls} calls, {rows} rows)",
-                path.display()
-            );
+            writeln!(
+                out,
+                "deltas       of {}: all {deltas} are those of these weights ({}, {})",
+                path.display(),
+                counted(*calls, "call"),
+                counted(*rows, "row")
+            )?;
         }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `zklora-base-user audit`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,16 +8,16 @@ use std::sync::Arc;
 use anyhow::{Context, ensure};
 use clap::Args;
 use serde_json::{Value, json};
-use tracing::{error, info};
+use tracing::info;
 use zklora_base_user::error::ModelError;
 use zklora_base_user::evaluation::{Estimate, difference, mean};
 use zklora_base_user::remote::CombineMode;
 use zklora_base_user::replay::{NotReplayed, Recording, ReplayError, ReplayHook, Replayed, TOLERANCE};
 use zklora_base_user::reported::{Report, Truth};
-use zklora_cli::Escaped;
+use zklora_cli::{Escaped, WRONG_USAGE, fail};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedReceipt};
-use zklora_verifier::{Pins, Verifier};
+use zklora_verifier::{Pins, Verifier, write_not_shown};
 
 use super::eval::shown;
 use super::inputs::{DatasetArgs, Task, read_text};
@@ -132,32 +133,22 @@ struct Failure {
     place: Option<Value>,
 }
 
-pub fn run(args: &Audit) -> ExitCode {
-    match audit(args) {
-        Ok(audited) => {
-            match args.json {
-                true => println!("{}", audited.json(args)),
-                false => audited.print(args),
-            }
-            if audited.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+pub fn run(args: &Audit, out: &mut dyn Write) -> ExitCode {
+    let tell = |audited: Audited| -> anyhow::Result<ExitCode> {
+        match args.json {
+            true => writeln!(out, "{}", audited.json(args))?,
+            false => audited.print(args, out)?,
         }
-        Err(error) => {
-            error!("{}", Escaped(&format!("{error:#}")));
-            ExitCode::from(UNUSABLE)
-        }
-    }
+        out.flush()?;
+        Ok(if audited.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    };
+    // As for wrong usage: an audit that was not made has not failed.
+    audit(args).and_then(tell).unwrap_or_else(|error| fail(&error, WRONG_USAGE))
 }
-
-/// As for wrong usage.
-const UNUSABLE: u8 = 2;
 
 /// Fails only if something that it takes cannot be had.
 fn audit(args: &Audit) -> anyhow::Result<Audited> {
     let modes = combine_modes(&args.combine_mode, args.bundles.len(), "bundles")?;
-    ensure!(
-        args.input.dataset.is_some() || !args.reading.for_dataset_only(),
-        "--max-tokens and --completion-field are for a --dataset"
-    );
     let report =
         args.report.as_deref().map(|path| Report::read(path).with_context(|| path.display().to_string()));
     let report = report.transpose()?;
@@ -385,79 +376,90 @@ impl Audited {
         })
     }
 
-    fn print(&self, args: &Audit) {
-        self.bundles.iter().for_each(|bundle| bundle.print(args));
+    fn print(&self, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
+        self.bundles.iter().try_for_each(|bundle| bundle.print(args, out))?;
         let Some(losses) = &self.losses else {
-            println!("means: nothing about a loss can be relied on");
-            return;
+            return writeln!(out, "means: Nothing about a loss can be relied on.");
         };
-        println!("tokenizer                {}", self.tokenizer);
-        println!("tokens                   {}, of which {} predicted", self.tokens, losses.predicted);
+        writeln!(out, "tokenizer                {}", self.tokenizer)?;
+        writeln!(out, "tokens                   {}, of which {} predicted", self.tokens, losses.predicted)?;
         let [base, adapter, difference] = [losses.base, losses.adapter, losses.difference]
             .map(|loss| if losses.texts > 1 { shown(loss, 4) } else { format!("{:.4}", loss.value) });
-        println!("loss of the base model   {base}");
-        println!("loss with the adapter    {adapter}");
-        println!("difference               {difference}");
+        writeln!(out, "loss of the base model   {base}")?;
+        writeln!(out, "loss with the adapter    {adapter}")?;
+        writeln!(out, "difference               {difference}")?;
         match &self.report {
             None => {}
-            Some(None) => println!("report                   AGREES"),
-            Some(Some(wrong)) => println!("report                   DOES NOT AGREE: {}", Escaped(wrong)),
+            Some(None) => writeln!(out, "report                   AGREES")?,
+            Some(Some(wrong)) => {
+                writeln!(out, "report                   DOES NOT AGREE: {}", Escaped(wrong))?
+            }
         }
         let local =
             if args.model.lora.is_some() { ", with the adapter of --lora added to its weights," } else { "" };
-        println!(
-            "means: these are the losses on this text of the base model {}{local} with the committed adapters above: what was sent is \
-             what it computes, within {TOLERANCE} unit of int16, and every delta is proved",
+        writeln!(
+            out,
+            "means: These are the losses of the base model {}{local} on this text, without and with the adapters above. What was sent \
+             is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.",
             self.base_model
-        );
-        println!(
-            "does not show: that this text speaks for any other, or was not chosen to please; that the adapter is good, or the one that is \
-             delivered"
-        );
+        )?;
+        write_not_shown(out, "", &NOT_SHOWN)
     }
 }
 
+/// What no audit shows.
+const NOT_SHOWN: [&str; 3] = [
+    "that this text speaks for any other, or was not chosen to please",
+    "that the adapter is good",
+    "that an adapter that is delivered is this one (zklora-base-user accept shows that)",
+];
+
 impl OfBundle {
-    fn print(&self, args: &Audit) {
+    fn print(&self, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
         let path = self.path.to_string_lossy();
         let path = Escaped(&path);
         match &self.outcome {
-            Outcome::Replayed(_) => println!("{path}: REPLAYED"),
-            Outcome::Valid => println!("{path}: NOT REPLAYED\n  reason: {STOPPED}"),
+            Outcome::Replayed(_) => writeln!(out, "{path}: REPLAYED")?,
+            Outcome::Valid => writeln!(out, "{path}: NOT REPLAYED\n  reason: {STOPPED}")?,
             Outcome::Failed(Failure { what, .. }) => {
-                println!("{path}: NOT REPLAYED\n  reason: {}", Escaped(what))
+                writeln!(out, "{path}: NOT REPLAYED\n  reason: {}", Escaped(what))?
             }
         }
         if let Some(receipt) = &self.receipt {
             let receipt = receipt.receipt();
-            println!("  session: {}", receipt.session);
+            writeln!(out, "  session: {}", receipt.session)?;
             let word = |pinned: bool, option: &str| match pinned {
                 true => "pinned: it is one that you gave".to_owned(),
                 false => format!(
                     "NOT PINNED: only this bundle says so; give the one that you know with --{option}"
                 ),
             };
-            println!(
+            writeln!(
+                out,
                 "  adapter: {}\n    {}",
                 receipt.adapter,
                 word(args.adapter.contains(&receipt.adapter), "adapter")
-            );
+            )?;
             let contributor = receipt.contributor;
-            println!(
+            writeln!(
+                out,
                 "  contributor: {contributor}\n    {}",
                 word(args.contributor.contains(&contributor), "contributor")
-            );
+            )?;
         }
         if let Outcome::Replayed(Replayed { entries, differing, largest, blinding_rows }) = self.outcome {
-            println!(
+            writeln!(
+                out,
                 "  activations: {entries} compared, {differing} differ by one unit, none by more; the largest difference is {largest}"
-            );
+            )?;
             if blinding_rows > 0 {
-                println!(
+                writeln!(
+                    out,
                     "  {blinding_rows} random rows of each module, sent to blind a redacted bundle, are not part of the text"
-                );
+                )?;
             }
         }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `zklora-base-user eval`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::info;
 use zklora_base_user::evaluation::{Estimate, difference, mean};
 
-use super::inputs::{DatasetArgs, Evaluated};
+use super::inputs::{DatasetArgs, Evaluated, Task};
 use super::{ContributorArgs, Contributors, Finished, ModelArgs};
 
 /// Computes mean loss and perplexity over a dataset with the base model alone and with the adapter, with intervals of 95 %
@@ -39,14 +40,15 @@ pub struct Eval {
     json: bool,
 }
 
-pub fn run(args: &Eval) -> anyhow::Result<()> {
+pub fn run(args: &Eval, out: &mut dyn Write) -> anyhow::Result<()> {
+    args.contributors.check()?;
     let examples = args.reading.read(&args.dataset)?;
     let mut base = args.model.load()?;
     let task = args.reading.cut(&args.dataset, examples, &base)?;
     let tokens = task.windows.rows();
     let contributors = args.contributors.connect(base.digest)?;
     if !args.anyway {
-        fits(&contributors, tokens)?;
+        fits(&contributors, &task)?;
     }
     info!(texts = task.examples.len(), tokens, "dataset read");
 
@@ -74,35 +76,40 @@ pub fn run(args: &Eval) -> anyhow::Result<()> {
             "tokenizer": base.tokenizer.digest()?.to_string(),
             "base": of(&without), "adapter": with.as_ref().map(of), "difference": change, "sessions": sessions,
         });
-        println!("{summary}");
+        writeln!(out, "{summary}")?;
         return ended.proved();
     }
-    println!("texts                    {counted}, {} left out", task.examples.len() - counted);
-    println!("tokens                   {tokens}, of which {predicted} predicted");
+    writeln!(out, "texts                    {counted}, {} left out", task.examples.len() - counted)?;
+    writeln!(out, "tokens                   {tokens}, of which {predicted} predicted")?;
     let all = [("base model", Some(&without)), ("with adapter", with.as_ref())];
     for (name, evaluated) in all.into_iter().filter_map(|(name, evaluated)| Some((name, evaluated?))) {
         let loss = mean(&evaluated.totals);
-        println!("{name:<25}loss {}, perplexity {}", shown(loss, 4), shown(loss.exp(), 2));
+        writeln!(out, "{name:<25}loss {}, perplexity {}", shown(loss, 4), shown(loss.exp(), 2))?;
         let speed = tokens as f64 / evaluated.took.as_secs_f64();
-        println!("{:<25}{speed:.0} tokens/s", "");
+        writeln!(out, "{:<25}{speed:.0} tokens/s", "")?;
     }
     if let Some(change) = change {
-        println!("difference               loss {}", shown(change, 4));
+        writeln!(out, "difference               loss {}", shown(change, 4))?;
     }
-    ended.finished().for_each(Finished::print);
+    ended.finished().try_for_each(|session| session.print(out))?;
     ended.proved()
 }
 
 /// Refuses beforehand what may stop half-way.
-fn fits(contributors: &Contributors, rows: usize) -> anyhow::Result<()> {
-    match contributors.too_few(rows) {
-        Some((left, module)) => bail!(
-            "the dataset has {rows} tokens, each a row of every module, but {module} may answer {left} more independent rows{}: take \
-             less with --max-tokens {left}, or, if many of these rows were answered before, try with --anyway",
-            contributors.beside()
-        ),
-        None => Ok(()),
-    }
+fn fits(contributors: &Contributors, task: &Task) -> anyhow::Result<()> {
+    let rows = task.windows.rows();
+    let Some((left, module)) = contributors.too_few(rows) else { return Ok(()) };
+    // Texts are taken whole, so that fewer tokens may be none at all.
+    let first = task.windows.windows.first().map_or(0, |window| window.ids.len());
+    let advice = match first as u64 <= left {
+        true => format!("take less with --max-tokens {left}"),
+        false => format!("not even the first text fits, which has {first}: take shorter texts"),
+    };
+    bail!(
+        "the dataset has {rows} tokens, each a row of every module, but {module} may answer {left} more independent rows{}: {advice}, \
+         or, if many of these rows were answered before, try with --anyway",
+        contributors.beside()
+    )
 }
 
 pub fn shown(estimate: Estimate, digits: usize) -> String {

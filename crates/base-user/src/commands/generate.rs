@@ -1,15 +1,17 @@
 //! `zklora-base-user generate`.
 
-use std::io::{self, Write, stdout};
+use std::io::Write;
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 use zklora_base_user::models::Past;
 use zklora_base_user::sampling::Sampler;
 use zklora_base_user::stop::Stopped;
 use zklora_base_user::text_stream::TextStream;
+use zklora_cli::OutputError;
 
 use super::{ContributorArgs, Finished, Loaded, ModelArgs};
 
@@ -44,7 +46,7 @@ pub struct Generate {
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// End before this text; may be given several times.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Print the result as JSON, when it is there.
     #[arg(long)]
@@ -61,11 +63,8 @@ struct Generated {
     failed: Option<anyhow::Error>,
 }
 
-pub fn run(args: &Generate) -> anyhow::Result<()> {
-    ensure!(
-        args.stop.iter().all(|stop| !stop.is_empty()),
-        "--stop is empty; name the text before which to end"
-    );
+pub fn run(args: &Generate, out: &mut dyn Write) -> anyhow::Result<()> {
+    args.contributors.check()?;
     let mut base = args.model.load()?;
     let prompt = base.tokenizer.encode(&args.prompt)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens; give a text to continue");
@@ -82,7 +81,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
     let (generated, mut ended) = contributors.run(&mut base, |base, hook| {
         base.adapt(hook)?;
         let started = Instant::now();
-        let generated = args.generate(base, &prompt, longest)?;
+        let generated = args.generate(base, &prompt, longest, out)?;
         Ok((generated, started.elapsed()))
     });
     let (mut generated, took) = match generated {
@@ -90,7 +89,7 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
         Err(error) => return ended.complete(Err(error)),
     };
     let failed = generated.failed.take();
-    if failed.as_ref().is_some_and(|error| error.is::<io::Error>()) {
+    if failed.as_ref().is_some_and(|error| OutputError::behind(error).is_some()) {
         // There is nobody to tell.
         return ended.complete(failed.map_or(Ok(()), Err));
     }
@@ -101,13 +100,18 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
             "prompt": args.prompt, "prompt_tokens": prompt.len(), "text": generated.text, "tokens": generated.tokens,
             "stopped": generated.stopped, "tokens_per_second": speed, "sessions": sessions,
         });
-        println!("{summary}");
+        writeln!(out, "{summary}")?;
     } else {
-        println!();
-        println!();
-        println!("tokens                   {} after {}, {speed:.1} a second", generated.tokens, prompt.len());
-        println!("ended                    {}", generated.stopped);
-        ended.finished().for_each(Finished::print);
+        writeln!(out)?;
+        writeln!(out)?;
+        writeln!(
+            out,
+            "tokens                   {} after {}, {speed:.1} a second",
+            generated.tokens,
+            prompt.len()
+        )?;
+        writeln!(out, "ended                    {}", generated.stopped)?;
+        ended.finished().try_for_each(|session| session.print(out))?;
     }
     ended.complete(failed.map_or(Ok(()), Err))?;
     ended.proved()
@@ -115,9 +119,16 @@ pub fn run(args: &Generate) -> anyhow::Result<()> {
 
 impl Generate {
     /// Prints the text as it comes, unless it is to be JSON. Fails only if nothing was generated.
-    fn generate(&self, base: &Loaded, prompt: &[i64], longest: usize) -> anyhow::Result<Generated> {
+    fn generate(
+        &self,
+        base: &Loaded,
+        prompt: &[i64],
+        longest: usize,
+        out: &mut dyn Write,
+    ) -> anyhow::Result<Generated> {
         let mut stream = TextStream::after(&base.tokenizer, prompt)?;
-        let mut text = Text { stops: &self.stop, quiet: self.json, text: String::new(), printed: 0 };
+        let out = (!self.json).then_some(out);
+        let mut text = Text { stops: &self.stop, out, text: String::new(), printed: 0 };
         text.print(&self.prompt)?;
         let mut tokens = 0;
         let ended = self.extend(base, prompt, longest, |id| {
@@ -178,15 +189,16 @@ impl Generate {
 const STOP_TEXT: &str = "before a stop text";
 
 /// The text that continues the prompt, as far as it has come.
-struct Text<'a> {
+struct Text<'a, 'o> {
     stops: &'a [String],
-    quiet: bool,
+    /// Where it goes as it comes, if anywhere.
+    out: Option<&'o mut dyn Write>,
     text: String,
     /// Bytes of it that are printed.
     printed: usize,
 }
 
-impl Text<'_> {
+impl Text<'_, '_> {
     /// Adds to it, and prints what can be no stop text. Gives whether there is one, which is cut off with all after it.
     fn add(&mut self, new: &str) -> anyhow::Result<bool> {
         self.text.push_str(new);
@@ -207,20 +219,19 @@ impl Text<'_> {
 
     fn print_until(&mut self, end: usize) -> anyhow::Result<()> {
         if end > self.printed {
-            self.print(&self.text[self.printed..end])?;
+            let new = self.text[self.printed..end].to_owned();
+            self.print(&new)?;
             self.printed = end;
         }
         Ok(())
     }
 
-    fn print(&self, text: &str) -> anyhow::Result<()> {
-        if self.quiet {
-            return Ok(());
+    fn print(&mut self, text: &str) -> anyhow::Result<()> {
+        if let Some(out) = &mut self.out {
+            out.write_all(text.as_bytes())?;
+            out.flush()?;
         }
-        let mut out = stdout().lock();
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.flush())
-            .context("writing the text to the standard output")
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! `zklora-base-user identity`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -19,11 +20,11 @@ pub struct Identity {
     json: bool,
 }
 
-pub fn run(args: Identity) -> anyhow::Result<()> {
+pub fn run(args: Identity, out: &mut dyn Write) -> anyhow::Result<()> {
     let key = load(args.identity)?.public();
     match args.json {
-        true => println!("{}", json!({ "client": key })),
-        false => println!("{key}"),
+        true => writeln!(out, "{}", json!({ "client": key }))?,
+        false => writeln!(out, "{key}")?,
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use zklora_base_user::dataset::{self, Example, Fields};
 use zklora_base_user::error::ModelError;
 use zklora_base_user::evaluation::{Noted, Total, Windows, add_losses};
 use zklora_base_user::models::Model;
+use zklora_proto::Bytes;
 
 use super::{Loaded, progress};
 
@@ -31,7 +32,8 @@ pub fn read_text(text: Option<&str>, file: Option<&Path>) -> anyhow::Result<Stri
     let length = read.with_context(|| format!("reading the text from {}", path.display()))?;
     ensure!(
         length as u64 <= MAX_TEXT_BYTES,
-        "the text is longer than {MAX_TEXT_BYTES} bytes; evaluate long texts with `eval`"
+        "the text is longer than {}; evaluate long texts with `eval`",
+        Bytes(MAX_TEXT_BYTES)
     );
     Ok(text)
 }
@@ -43,25 +45,20 @@ const MAX_TEXT_BYTES: u64 = 16 << 20;
 #[derive(Args)]
 pub struct DatasetArgs {
     /// The field of a .jsonl line that has the text.
-    #[arg(long, value_name = "NAME", default_value = "text")]
+    #[arg(long, value_name = "NAME", default_value = "text", requires = "dataset")]
     text_field: String,
     /// The field of a .jsonl line that has what is to be predicted after the text; `completion` or `label` if there is one.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", requires = "dataset")]
     completion_field: Option<String>,
     /// Take only the first texts, as many as have so many tokens together.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", requires = "dataset")]
     max_tokens: Option<usize>,
     /// Tokens that go through the model together.
-    #[arg(long, value_name = "N", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..=1 << 17))]
+    #[arg(long, value_name = "N", default_value_t = 2048, requires = "dataset", value_parser = clap::value_parser!(u32).range(1..=1 << 17))]
     batch_tokens: u32,
 }
 
 impl DatasetArgs {
-    /// Whether something was asked for that only a dataset has.
-    pub fn for_dataset_only(&self) -> bool {
-        self.max_tokens.is_some() || self.completion_field.is_some()
-    }
-
     pub fn read(&self, path: &Path) -> anyhow::Result<Vec<Example>> {
         let fields = Fields { text: self.text_field.clone(), completion: self.completion_field.clone() };
         Ok(dataset::read(path, &fields)?)

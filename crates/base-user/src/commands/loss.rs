@@ -1,5 +1,6 @@
 //! `zklora-base-user loss`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -37,7 +38,8 @@ struct Text {
     file: Option<PathBuf>,
 }
 
-pub fn run(args: &Loss) -> anyhow::Result<()> {
+pub fn run(args: &Loss, out: &mut dyn Write) -> anyhow::Result<()> {
+    args.contributors.check()?;
     let text = read_text(args.text.text.as_deref(), args.text.file.as_deref())?;
     let mut base = args.model.load()?;
     let ids = base.tokenizer.encode(&text)?;
@@ -55,14 +57,14 @@ pub fn run(args: &Loss) -> anyhow::Result<()> {
             "base_loss": base_loss, "adapter_loss": adapter_loss, "tokens": ids.len(),
             "tokenizer": tokenizer, "sessions": sessions,
         });
-        println!("{summary}");
+        writeln!(out, "{summary}")?;
     } else {
-        println!("loss of the base model   {base_loss:.4}");
+        writeln!(out, "loss of the base model   {base_loss:.4}")?;
         if let Some(adapter_loss) = adapter_loss {
-            println!("loss with the adapter    {adapter_loss:.4}");
+            writeln!(out, "loss with the adapter    {adapter_loss:.4}")?;
         }
-        println!("tokens                   {}", ids.len());
-        ended.finished().for_each(Finished::print);
+        writeln!(out, "tokens                   {}", ids.len())?;
+        ended.finished().try_for_each(|session| session.print(out))?;
     }
     ended.proved()
 }

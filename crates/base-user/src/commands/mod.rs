@@ -10,14 +10,17 @@ pub mod inputs;
 pub mod loss;
 pub mod open;
 pub mod redact;
+pub mod sessions;
 
+use std::fmt;
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
@@ -28,10 +31,13 @@ use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::session::Session;
 use zklora_base_user::stop::{Stop, Stopped};
 use zklora_base_user::tokenizer::Tokenizer;
+use zklora_cli::{UsageError, causes};
 use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::message::ProofState;
-use zklora_proto::{AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Receipt, SessionId, SignedReceipt};
+use zklora_proto::{
+    AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Bytes, Receipt, SessionId, SignedReceipt, counted,
+};
 use zklora_verifier::DEFAULT_MIN_SECURITY;
 
 /// The model that runs here.
@@ -87,13 +93,13 @@ impl Loaded {
 #[derive(Args)]
 pub struct ContributorArgs {
     /// Address of a contributor, which pins its key. May be given several times; deltas of the same projection add.
-    #[arg(long, value_name = "zklora://KEY@HOST:PORT")]
+    #[arg(long, value_name = "zklora://KEY@HOST:PORT", requires = "adapter")]
     contributor: Vec<Address>,
     /// The adapter to be served: the id that `zklora-contributor init` printed. One for each contributor, in their order.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", requires = "contributor")]
     adapter: Vec<AdapterId>,
     /// What becomes of a projection's own output: once for all contributors, or one for each, in their order.
-    #[arg(long, value_enum, value_name = "MODE", default_value = "add-delta")]
+    #[arg(long, value_enum, value_name = "MODE", default_value = "add-delta", requires = "contributor")]
     combine_mode: Vec<CombineMode>,
     /// Your identity key; made if there is none.
     #[arg(long, value_name = "FILE", env = "ZKLORA_IDENTITY")]
@@ -103,11 +109,11 @@ pub struct ContributorArgs {
     #[command(flatten)]
     security: SecurityArgs,
     /// Wait until the contributors have proved the sessions.
-    #[arg(long)]
+    #[arg(long, requires = "contributor")]
     wait: bool,
     /// Send 16 random rows through each module at the end, so that a redacted bundle gives no activations away. They count against
     /// what the contributor answers.
-    #[arg(long)]
+    #[arg(long, requires = "contributor")]
     blind: bool,
 }
 
@@ -148,15 +154,20 @@ pub struct Contributors {
 }
 
 impl ContributorArgs {
+    /// Whether there is of everything one for each contributor: to be asked before a model is loaded. Gives the modes.
+    pub fn check(&self) -> Result<Vec<CombineMode>, UsageError> {
+        let (contributors, adapters) = (self.contributor.len(), self.adapter.len());
+        if contributors != adapters {
+            return Err(UsageError::new(format!(
+                "expected an --adapter for each --contributor, found {adapters} for {contributors}"
+            )));
+        }
+        combine_modes(&self.combine_mode, contributors, "contributors")
+    }
+
     /// Opens a session with each contributor. From then on a signal that would end the program ends the run in order.
     pub fn connect(&self, base_model: BaseModelDigest) -> anyhow::Result<Contributors> {
-        ensure!(
-            self.contributor.len() == self.adapter.len(),
-            "expected an --adapter for each --contributor, found {} for {}",
-            self.adapter.len(),
-            self.contributor.len()
-        );
-        let modes = combine_modes(&self.combine_mode, self.contributor.len(), "contributors")?;
+        let modes = self.check()?;
         let runtime = Runtime::new().context("starting the runtime")?;
         let records = self.sessions.records()?;
         // Without contributors there is nothing to be lost.
@@ -192,13 +203,18 @@ impl ContributorArgs {
 }
 
 /// The modes of so many, of which there is one for all, or one for each.
-pub fn combine_modes(modes: &[CombineMode], count: usize, whose: &str) -> anyhow::Result<Vec<CombineMode>> {
+pub fn combine_modes(
+    modes: &[CombineMode],
+    count: usize,
+    whose: &str,
+) -> Result<Vec<CombineMode>, UsageError> {
     match modes {
         [mode] => Ok(vec![*mode; count]),
         modes if modes.len() == count => Ok(modes.to_vec()),
-        modes => {
-            bail!("expected one --combine-mode, or one for each of {count} {whose}, found {}", modes.len())
-        }
+        modes => Err(UsageError::new(format!(
+            "expected one --combine-mode, or one for each of {count} {whose}, found {}",
+            modes.len()
+        ))),
     }
 }
 
@@ -273,7 +289,7 @@ impl Contributors {
                 && all
                 && let Some(Ok(finished)) = &mut ended.receipt
             {
-                let progress = |state: &ProofState| info!("the contributor's proof: {state:?}");
+                let progress = |state: &ProofState| info!("the contributor's proof: {state}");
                 match session.wait_for_proof_until(&self.stop, progress) {
                     Ok(bytes) => finished.bundle_bytes = Some(bytes),
                     Err(error) => {
@@ -349,10 +365,12 @@ impl Ended {
             Some(Ok(Finished { receipt, .. })) => {
                 let (calls, rows) = (receipt.receipt().calls, receipt.receipt().rows.iter().sum::<u64>());
                 Some(format!(
-                    "session {id} ended early, with a receipt of both for {calls} calls, {rows} rows"
+                    "session {id} ended early, with a receipt of both for {}, {}",
+                    counted(calls, "call"),
+                    counted(rows, "row")
                 ))
             }
-            Some(Err(why)) => Some(format!("session {id} has NO receipt ({why:#})")),
+            Some(Err(why)) => Some(format!("session {id} has NO receipt ({})", causes(why))),
         };
         let became: Vec<String> = self.sessions.iter().filter_map(became).collect();
         match done {
@@ -375,9 +393,21 @@ impl Ended {
 /// A bar on stderr, if that is a terminal.
 pub fn progress(total: u64, what: &'static str) -> ProgressBar {
     // The template is sound: a test would show it at once.
-    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} tokens, {per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} tokens, {rate}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A bar cannot do anything about an error of its own text.
+            let _ = out.write_str(&per_second(state.per_sec()));
+        });
     ProgressBar::new(total).with_style(style).with_message(what)
+}
+
+/// A speed as people read it: what is measured is not known to more than three digits.
+fn per_second(speed: f64) -> String {
+    match speed {
+        _ if speed < 10.0 => format!("{speed:.1}/s"),
+        _ => format!("{speed:.0}/s"),
+    }
 }
 
 /// What is said of a session in JSON: what its receipt has.
@@ -412,26 +442,48 @@ impl Finished {
         Value::Object(said)
     }
 
-    pub fn print(&self) {
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let receipt = self.receipt.receipt();
         let rows = receipt.rows.iter().sum::<u64>();
-        println!("session                  {}", receipt.session);
-        println!("receipt                  signed by both: {} calls, {rows} rows", receipt.calls);
+        writeln!(out, "session                  {}", receipt.session)?;
+        writeln!(
+            out,
+            "receipt                  signed by both: {}, {}",
+            counted(receipt.calls, "call"),
+            counted(rows, "row")
+        )?;
         match self.blinded {
             None => {}
             Some(true) => {
-                println!("blinded                  with {BLINDING_ROWS} random rows of each module")
+                writeln!(out, "blinded                  with {BLINDING_ROWS} random rows of each module")?
             }
-            Some(false) => println!("blinded                  NO: the contributor refused the random rows"),
+            Some(false) => {
+                writeln!(out, "blinded                  NO: the contributor refused the random rows")?
+            }
         }
         match self.bundle_bytes {
-            Some(bytes) => {
-                println!("bundle                   {}.pf, {bytes} bytes, at the contributor", receipt.session)
-            }
-            None => println!(
+            Some(bytes) => writeln!(
+                out,
+                "bundle                   {}.pf, {}, at the contributor",
+                receipt.session,
+                Bytes(bytes)
+            )?,
+            None => writeln!(
+                out,
                 "bundle                   {}.pf, when the contributor has proved it",
                 receipt.session
-            ),
+            )?,
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::per_second;
+
+    #[test]
+    fn a_speed_has_no_digits_that_nobody_knows() {
+        assert_eq!([0.04321, 9.87, 545.5879].map(per_second), ["0.0/s", "9.9/s", "546/s"]);
     }
 }

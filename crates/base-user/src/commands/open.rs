@@ -1,12 +1,13 @@
 //! `zklora-base-user open`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{CallOpening, Manifest, secret_file};
+use zklora_proto::{CallOpening, Manifest, counted, secret_file};
 
 use super::SessionsArgs;
 
@@ -38,7 +39,7 @@ pub struct Open {
     json: bool,
 }
 
-pub fn run(args: &Open) -> anyhow::Result<()> {
+pub fn run(args: &Open, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let mut bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
     let record = args.sessions.records()?.get(session)?;
@@ -58,12 +59,15 @@ pub fn run(args: &Open) -> anyhow::Result<()> {
             "module": name,
             "rows": opening.rows(),
         });
-        println!("{summary}");
+        writeln!(stdout, "{summary}")?;
     } else {
-        println!("opening      {}", out.display());
-        println!("session      {session}");
-        println!("call         {}, {name}: {} rows", args.call, opening.rows());
-        println!("Who has it sees these rows and their deltas, the receipt, and nothing of the other calls.");
+        writeln!(stdout, "opening      {}", out.display())?;
+        writeln!(stdout, "session      {session}")?;
+        writeln!(stdout, "call         {}, {name}: {}", args.call, counted(opening.rows(), "row"))?;
+        writeln!(
+            stdout,
+            "Who has it sees these rows and their deltas, the receipt, and nothing of the other calls."
+        )?;
     }
     Ok(())
 }
@@ -74,8 +78,8 @@ fn find(manifest: &Manifest, module: &str) -> anyhow::Result<usize> {
     let by_number = || module.parse().ok().filter(|&index: &usize| index < modules.len());
     modules.iter().position(|entry| entry.name() == module).or_else(by_number).with_context(|| {
         format!(
-            "the adapter has no module {module:?}; it has {} of them, such as {}",
-            modules.len(),
+            "the adapter has no module {module:?}; it has {}, such as {}",
+            counted(modules.len(), "module"),
             modules[0].name()
         )
     })

@@ -1,11 +1,13 @@
 //! `zklora-base-user redact`.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 use zklora_base_user::redact::redact;
+use zklora_proto::Bytes;
 use zklora_proto::bundle::Bundle;
 
 use super::{SessionsArgs, identity};
@@ -37,7 +39,7 @@ pub struct Redact {
     json: bool,
 }
 
-pub fn run(args: &Redact) -> anyhow::Result<()> {
+pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
     let records = args.sessions.records()?;
@@ -55,25 +57,28 @@ pub fn run(args: &Redact) -> anyhow::Result<()> {
             "blinded": blinded,
             "not_blinded": redacted.not_blinded,
         });
-        println!("{summary}");
+        writeln!(stdout, "{summary}")?;
         return Ok(());
     }
-    println!("redacted     {}, {} bytes", out.display(), redacted.bytes);
-    println!("session      {session}");
-    println!("client       {}", key.public());
+    writeln!(stdout, "redacted     {}, {}", out.display(), Bytes(redacted.bytes))?;
+    writeln!(stdout, "session      {session}")?;
+    writeln!(stdout, "client       {}", key.public())?;
     if blinded {
-        println!(
+        writeln!(
+            stdout,
             "Who has it sees the receipt and the proofs; random rows hide the activations behind the folds."
-        );
+        )?;
     } else {
-        println!(
+        writeln!(
+            stdout,
             "NOT BLINDED: of a short session, activations follow from the folds in it, and of any, a guess of the whole text can be \
              checked. Run sessions that you mean to redact with --blind."
-        );
+        )?;
     }
-    println!(
+    writeln!(
+        stdout,
         "It is valid for who takes your word: zklora-verifier verify --redacted --client {}",
         key.public()
-    );
+    )?;
     Ok(())
 }

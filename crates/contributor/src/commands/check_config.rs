@@ -1,17 +1,18 @@
 //! `serve --check-config`: all that can be wrong with a configuration, without serving.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::json;
-use zklora_cli::Escaped;
+use zklora_cli::{Escaped, causes, say_error};
 use zklora_contributor::control;
 
 use super::settings::{Settings, Source};
 
-/// Prints the settings or what is wrong with them.
-pub fn run(settings: Result<Settings, Vec<String>>, json: bool) -> ExitCode {
+/// Prints the settings or what is wrong with them. Fails only if `out` does.
+pub fn run(settings: Result<Settings, Vec<String>>, json: bool, out: &mut dyn Write) -> io::Result<ExitCode> {
     let (effective, errors) = match settings {
         Ok(settings) => {
             let errors = errors(&settings);
@@ -20,7 +21,7 @@ pub fn run(settings: Result<Settings, Vec<String>>, json: bool) -> ExitCode {
         Err(errors) => (Vec::new(), errors),
     };
     if json {
-        println!("{}", json!({ "settings": effective, "errors": errors }));
+        writeln!(out, "{}", json!({ "settings": effective, "errors": errors }))?;
     } else {
         for setting in &effective {
             let source = match setting.source {
@@ -30,13 +31,13 @@ pub fn run(settings: Result<Settings, Vec<String>>, json: bool) -> ExitCode {
                 Source::Flag => "flag",
             };
             let value = setting.value.as_deref().unwrap_or("-");
-            println!("{:<22} {:<11} {}", setting.name, source, Escaped(value));
+            writeln!(out, "{:<22} {:<11} {}", setting.name, source, Escaped(value))?;
         }
         for error in &errors {
-            eprintln!("error: {}", Escaped(error));
+            say_error(error);
         }
     }
-    if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What valid settings meet on this machine that stands in the way of serving.
@@ -54,7 +55,7 @@ fn errors(settings: &Settings) -> Vec<String> {
         control::check_path(&settings.control_path()),
         settings.access().map(drop),
     ];
-    checks.into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect()
+    checks.into_iter().filter_map(Result::err).map(|error| causes(&error)).collect()
 }
 
 /// Whether files can be made in a folder, or in the one that it will be made in.

@@ -1,4 +1,4 @@
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use serde_json::json;
 use tracing::info;
 use zklora_delivery::seal;
-use zklora_proto::{AdapterId, PublicKey, partial};
+use zklora_proto::{AdapterId, Bytes, PublicKey, counted, partial};
 
 use super::open_state;
 
@@ -40,7 +40,7 @@ pub struct Deliver {
     json: bool,
 }
 
-pub fn run(args: &Deliver) -> anyhow::Result<()> {
+pub fn run(args: &Deliver, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let state = open_state(&args.state, args.identity.as_deref())?;
     let adapter = state.manifest.adapter_id();
     ensure!(
@@ -90,13 +90,13 @@ pub fn run(args: &Deliver) -> anyhow::Result<()> {
             "recipient": args.to,
             "modules": state.openings.len(),
         });
-        println!("{summary}");
+        writeln!(stdout, "{summary}")?;
     } else {
-        println!("package      {}, {bytes} bytes", out.display());
-        println!("digest       {digest}");
-        println!("adapter      {adapter}, {} modules", state.openings.len());
-        println!("recipient    {}", args.to);
-        println!("Only the recipient can read it. Whoever has read it has the adapter.");
+        writeln!(stdout, "package      {}, {}", out.display(), Bytes(bytes))?;
+        writeln!(stdout, "digest       {digest}")?;
+        writeln!(stdout, "adapter      {adapter}, {}", counted(state.openings.len(), "module"))?;
+        writeln!(stdout, "recipient    {}", args.to)?;
+        writeln!(stdout, "Only the recipient can read it. Whoever has read it has the adapter.")?;
     }
     Ok(())
 }

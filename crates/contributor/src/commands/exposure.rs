@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -23,7 +24,7 @@ pub struct ExposureReport {
     json: bool,
 }
 
-pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
+pub fn run(args: &ExposureReport, out: &mut dyn Write) -> anyhow::Result<()> {
     // The identity key, which a service keeps elsewhere, is not needed.
     let manifest = State::manifest_of(&args.state)?;
     let path = args.state.join(STORE);
@@ -31,16 +32,17 @@ pub fn run(args: &ExposureReport) -> anyhow::Result<()> {
     let store = path.exists().then(|| Store::open(&path, manifest.adapter_id())).transpose()?;
     let exposures = Ledger::report(store.as_ref(), manifest.manifest(), args.exposure_budget.0)?;
     if args.json {
-        println!("{}", json!({ "adapter": manifest.adapter_id(), "modules": exposures }));
+        writeln!(out, "{}", json!({ "adapter": manifest.adapter_id(), "modules": exposures }))?;
         return Ok(());
     }
-    println!("{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in");
+    writeln!(out, "{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in")?;
     for Exposure { module, rows, lost, budget, d_in } in exposures {
         let lost = if lost > 0 { format!(" ({lost} of them lost with the power)") } else { String::new() };
-        println!("{rows:>7} {budget:>7} {d_in:>7}  {module}{lost}");
+        writeln!(out, "{rows:>7} {budget:>7} {d_in:>7}  {module}{lost}")?;
     }
-    println!(
+    writeln!(
+        out,
         "Rows are linearly independent ones, answered to all clients together. d_in of them give a module away."
-    );
+    )?;
     Ok(())
 }

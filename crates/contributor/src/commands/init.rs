@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -25,7 +26,7 @@ pub struct Init {
     json: bool,
 }
 
-pub fn run(args: &Init) -> anyhow::Result<()> {
+pub fn run(args: &Init, out: &mut dyn Write) -> anyhow::Result<()> {
     let hub = Options::from_env();
     let state = State::create(&args.state, &args.base_model.base_model(&hub)?, &args.lora.adapter(&hub)?)?;
     let manifest = state.manifest.manifest();
@@ -36,16 +37,17 @@ pub fn run(args: &Init) -> anyhow::Result<()> {
             "base_model": manifest.base_model(),
             "modules": manifest.modules().iter().map(|m| m.name()).collect::<Vec<_>>(),
         });
-        println!("{summary}");
+        writeln!(out, "{summary}")?;
     } else {
-        println!("adapter      {}", state.manifest.adapter_id());
-        println!("contributor  {}", manifest.contributor());
-        println!("base model   {}", manifest.base_model());
-        println!("modules      {}", manifest.modules().len());
-        println!(
+        writeln!(out, "adapter      {}", state.manifest.adapter_id())?;
+        writeln!(out, "contributor  {}", manifest.contributor())?;
+        writeln!(out, "base model   {}", manifest.base_model())?;
+        writeln!(out, "modules      {}", manifest.modules().len())?;
+        writeln!(
+            out,
             "Give the adapter id and the contributor's key to your buyers; keep {} to yourself.",
             args.state.display()
-        );
+        )?;
     }
     Ok(())
 }

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -32,7 +33,7 @@ pub struct Plan {
     json: bool,
 }
 
-pub fn run(args: &Plan) -> anyhow::Result<()> {
+pub fn run(args: &Plan, out: &mut dyn Write) -> anyhow::Result<()> {
     let planner = args.proving.planner()?;
     let modules = match (&args.state, &args.lora, &args.base_model) {
         (None, Some(lora), Some(base_model)) => {
@@ -55,9 +56,9 @@ pub fn run(args: &Plan) -> anyhow::Result<()> {
     let modules: Vec<_> = modules.iter().map(|(name, shape)| (&name[..], *shape)).collect();
     let explanation = Explanation::new(planner, &modules).context("this adapter cannot be proved")?;
     if args.json {
-        println!("{}", explanation.json());
+        writeln!(out, "{}", explanation.json())?;
     } else {
-        print!("{explanation}");
+        write!(out, "{explanation}")?;
     }
     Ok(())
 }

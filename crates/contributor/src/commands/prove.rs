@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -22,7 +23,7 @@ use zklora_contributor::prover::{
 };
 use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Stage, Store};
-use zklora_proto::{SessionId, SignedManifest, secret_file};
+use zklora_proto::{Bytes, SessionId, SignedManifest, counted, secret_file};
 
 use super::{Proving, StopSignals};
 
@@ -68,7 +69,7 @@ pub struct Prove {
 }
 
 /// Proves, and gives the exit code.
-pub fn run(args: &Prove) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Prove, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let planner = args.proving.planner()?;
     let (manifest, openings) = State::adapter_of(&args.state)?;
     remove_abandoned(&args.state, args.out_dir.as_deref());
@@ -82,8 +83,8 @@ pub fn run(args: &Prove) -> anyhow::Result<ExitCode> {
         stopped: stop_flag()?,
     };
     match args.session {
-        Some(session) => worker.one(session),
-        None => worker.watch(),
+        Some(session) => worker.one(session, out),
+        None => worker.watch(out),
     }
 }
 
@@ -99,7 +100,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn one(&self, session: SessionId) -> anyhow::Result<ExitCode> {
+    fn one(&self, session: SessionId, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let work = || match self.job(session)? {
             Some(mut job) => self.work(session, &mut job).map(Some),
             None => Ok(None),
@@ -112,18 +113,18 @@ impl Worker<'_> {
         let done = work().or_else(is_proved)?;
         match done {
             Some(done) => {
-                self.tell(&done);
+                self.tell(&done, out)?;
                 Ok(if done.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
             }
             None => {
-                self.tell_proved(session);
+                self.tell_proved(session, out)?;
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
 
     /// Proves what comes until it is told to stop.
-    fn watch(&self) -> anyhow::Result<ExitCode> {
+    fn watch(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         info!("waiting for sessions to prove in {}", self.args.state.join("jobs").display());
         // Those that failed, until when they are left alone, and for how long the next time.
         let mut failed: HashMap<SessionId, (Instant, Duration)> = HashMap::new();
@@ -137,7 +138,7 @@ impl Worker<'_> {
                     continue;
                 }
                 // A panic in one session, of plonky2 for example, must not end the proving of all others.
-                let taken = catch_unwind(AssertUnwindSafe(|| self.take(session)))
+                let taken = catch_unwind(AssertUnwindSafe(|| self.take(session, out)))
                     .unwrap_or_else(|_| Err(anyhow::anyhow!("proving panicked; this is a bug")));
                 match taken {
                     Ok(batches) => {
@@ -162,12 +163,12 @@ impl Worker<'_> {
     }
 
     /// Proves this shard of a session, unless another watcher is at it. Gives the number of batches.
-    fn take(&self, session: SessionId) -> anyhow::Result<usize> {
+    fn take(&self, session: SessionId, out: &mut dyn Write) -> anyhow::Result<usize> {
         let mut job = Job::open(&Job::folder(&self.args.state, session))?;
         let Some(_claim) = job.claim(self.args.shard).context("claiming the job")? else { return Ok(0) };
         let done = self.work(session, &mut job)?;
         if done.proved > 0 || done.bundle.is_some() {
-            self.tell(&done);
+            self.tell(&done, out)?;
         }
         Ok(done.proved)
     }
@@ -256,7 +257,7 @@ impl Worker<'_> {
         })
     }
 
-    fn tell(&self, done: &Done) {
+    fn tell(&self, done: &Done, out: &mut dyn Write) -> io::Result<()> {
         let Done { session, proved, mine, left, total, bundle, .. } = done;
         if self.args.json {
             let summary = json!({
@@ -270,19 +271,19 @@ impl Worker<'_> {
                 "bundle": bundle.as_ref().map(|(path, _)| path),
                 "bundle_bytes": bundle.as_ref().map(|(_, bytes)| bytes),
             });
-            println!("{summary}");
-            return;
+            return writeln!(out, "{summary}");
         }
-        println!("session  {session}");
-        println!("proved   {proved} of {mine} batches of shard {}", self.args.shard);
-        println!("left     {left} of {total} batches of the session");
+        writeln!(out, "session  {session}")?;
+        writeln!(out, "proved   {proved} of {} of shard {}", counted(*mine, "batch"), self.args.shard)?;
+        writeln!(out, "left     {left} of {} of the session", counted(*total, "batch"))?;
         if let Some((path, bytes)) = bundle {
-            println!("bundle   {}, {bytes} bytes", path.display());
+            writeln!(out, "bundle   {}, {}", path.display(), Bytes(*bytes))?;
         }
+        Ok(())
     }
 
     /// Says that there was nothing to do.
-    fn tell_proved(&self, session: SessionId) {
+    fn tell_proved(&self, session: SessionId, out: &mut dyn Write) -> io::Result<()> {
         if self.args.json {
             let summary = json!({
                 "session": session,
@@ -295,13 +296,13 @@ impl Worker<'_> {
                 "bundle": Value::Null,
                 "bundle_bytes": Job::proved(&self.args.state, session),
             });
-            println!("{summary}");
-            return;
+            return writeln!(out, "{summary}");
         }
-        println!("session  {session}");
-        println!(
+        writeln!(out, "session  {session}")?;
+        writeln!(
+            out,
             "proved   before: nothing is left to do, and `serve` has the bundle in its folder for bundles"
-        );
+        )
     }
 }
 

@@ -1,4 +1,5 @@
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info};
 use zklora_circuit::security::Security;
-use zklora_cli::Escaped;
+use zklora_cli::{UsageError, say_error};
 use zklora_contributor::access::Access;
 use zklora_contributor::control::Control;
 use zklora_contributor::daemon::Daemon;
@@ -30,7 +31,7 @@ use zklora_contributor::service::Service;
 use zklora_contributor::store::{self, STORE, Store};
 use zklora_contributor::systemd;
 use zklora_net::Listener;
-use zklora_proto::Address;
+use zklora_proto::{Address, counted};
 
 pub use super::settings::log_format;
 use super::settings::{Period, Settings};
@@ -162,25 +163,24 @@ pub struct LimitArgs {
 }
 
 /// Serves until the program is told to stop. `matches` are those that the arguments were made of.
-pub fn run(args: &Serve, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+pub fn run(args: &Serve, matches: &ArgMatches, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let settings = Settings::read(args, matches);
     if args.check_config {
-        return Ok(check_config::run(settings, args.json));
+        return Ok(check_config::run(settings, args.json, out)?);
     }
     let settings = settings.map_err(|errors| {
-        for wrong in &errors {
-            error!("{}", Escaped(wrong));
-        }
-        anyhow::anyhow!("the configuration is wrong in {} ways, named above", errors.len())
+        errors.iter().for_each(say_error);
+        let places = if errors.len() == 1 { "place" } else { "places" };
+        UsageError::new(format!("the configuration is wrong in {} {places}, named above", errors.len()))
     })?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let served = runtime.block_on(serve_until_stopped(&settings, args.json));
+    let served = runtime.block_on(serve_until_stopped(&settings, args.json, out));
     // Whoever stops a second time does not wait for a thread that waits for proofs.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<()> {
+async fn serve_until_stopped(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
     let (began, starting) = (Instant::now(), systemd::Starting::begin());
     // From now on SIGHUP does not end the process.
     let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
@@ -233,10 +233,11 @@ async fn serve_until_stopped(settings: &Settings, json: bool) -> anyhow::Result<
     // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
     let mut stop = StopSignals::listen()?;
     if json {
-        println!("{said}");
+        writeln!(out, "{said}")?;
     } else {
-        shown.iter().for_each(|address| println!("{address}"));
+        shown.iter().try_for_each(|address| writeln!(out, "{address}"))?;
     }
+    out.flush()?;
     info!(%adapter, "serving at {local}; clients dial {}", shown.join(" or "));
     if settings.listen.ip().is_unspecified() && settings.advertise.is_none() {
         info!("from elsewhere clients may have to dial another host or port: name it with --advertise");
@@ -287,7 +288,7 @@ async fn reload_at(mut hangups: Signal, access: Arc<Access>, metrics: Arc<Metric
             let reloaded = access.reload();
             metrics.reloaded(reloaded.is_ok());
             match reloaded {
-                Ok(Some(clients)) => info!("told to reload: {clients} clients are on the list"),
+                Ok(Some(clients)) => info!("told to reload: {} on the list", counted(clients, "client")),
                 Ok(None) => {
                     info!("told to reload: everybody is served, and nothing else changes without a restart")
                 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zklora_circuit::security::Security;
-use zklora_cli::LogFormat;
+use zklora_cli::{LogFormat, UsageError};
 use zklora_contributor::access::Access;
 use zklora_contributor::control::CONTROL;
 use zklora_contributor::http::LoopbackAddress;
@@ -141,11 +141,17 @@ impl Settings {
     pub fn access(&self) -> anyhow::Result<Access> {
         let keys = self.allow.clone().map_or_else(Vec::new, |keys| keys.0);
         match (self.open, keys.is_empty() && self.allow_file.is_none()) {
-            (false, _) => Access::list(keys, self.allow_file.clone()),
+            (false, false) => Access::list(keys, self.allow_file.clone()),
             (true, true) => Ok(Access::open()),
-            (true, false) => anyhow::bail!(
-                "clients are listed, and everybody is to be served: leave out one of allow with allow_file, and open"
-            ),
+            (false, true) => Err(UsageError::new(
+                "the list of clients is empty: nobody could be served; name one with --allow or --allow-file, or serve everybody \
+                 with --open",
+            )
+            .into()),
+            (true, false) => Err(UsageError::new(
+                "clients are listed, and everybody is to be served: leave out one of allow with allow_file, and open",
+            )
+            .into()),
         }
     }
 

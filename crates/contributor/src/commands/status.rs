@@ -1,12 +1,14 @@
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Args};
-use zklora_cli::Escaped;
+use zklora_cli::{Escaped, say_error};
 use zklora_contributor::control::ask_status;
 use zklora_contributor::daemon::{MostExposed, Status};
 use zklora_contributor::memory::readable;
+use zklora_proto::counted;
 
 use super::settings::control_path;
 
@@ -33,36 +35,39 @@ pub struct StatusReport {
 }
 
 /// Asks, and tells what was answered. `matches` are those that the arguments were made of.
-pub fn run(args: &StatusReport, matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+pub fn run(args: &StatusReport, matches: &ArgMatches, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let path = control_path(args, matches).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
     let Some(status) = ask_status(&path)? else {
         if args.json {
-            println!("null");
+            writeln!(out, "null")?;
         }
-        eprintln!("not running: nobody answers at {}", Escaped(&path.display().to_string()));
+        // Before the exit code, in case that nobody reads what is said.
+        out.flush()?;
+        say_error(format_args!("not running: nobody answers at {}", path.display()));
         return Ok(ExitCode::from(NOT_RUNNING));
     };
     if args.json {
-        println!("{}", serde_json::to_string(&status)?);
+        writeln!(out, "{}", serde_json::to_string(&status)?)?;
     } else {
-        print(&status);
+        print(&status, out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(status: &Status) {
-    let line = |name: &str, value: String| println!("{name:<12} {}", Escaped(&value));
+/// Fails only if `out` does.
+fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let mut line = |name: &str, value: String| writeln!(out, "{name:<12} {}", Escaped(&value));
     let Status { prover, .. } = status;
     let state = if status.stopping { "stopping: finishing proofs" } else { "running" };
-    line("state", format!("{state}, process {}, for {}", status.pid, duration(status.uptime_seconds)));
-    line("version", status.version.clone());
-    line("adapter", status.adapter.to_string());
-    line("address", status.address.clone());
+    line("state", format!("{state}, process {}, for {}", status.pid, duration(status.uptime_seconds)))?;
+    line("version", status.version.clone())?;
+    line("adapter", status.adapter.to_string())?;
+    line("address", status.address.clone())?;
     if let Some(bytes) = status.memory_bytes {
-        line("memory", readable(bytes));
+        line("memory", readable(bytes))?;
     }
-    line("store", readable(usize::try_from(status.store_bytes).unwrap_or(usize::MAX)));
-    line("connections", status.connections.to_string());
+    line("store", readable(usize::try_from(status.store_bytes).unwrap_or(usize::MAX)))?;
+    line("connections", status.connections.to_string())?;
     line(
         "sessions",
         format!(
@@ -72,9 +77,12 @@ fn print(status: &Status) {
             prover.queued,
             prover.proving.len()
         ),
-    );
+    )?;
     for progress in &prover.proving {
-        line("proving", format!("{}: {} of {} batches", progress.session, progress.done, progress.total));
+        line(
+            "proving",
+            format!("{}: {} of {}", progress.session, progress.done, counted(progress.total, "batch")),
+        )?;
     }
     line(
         "ended",
@@ -82,10 +90,11 @@ fn print(status: &Status) {
             "{} proved, {} failed, {} abandoned since it began",
             prover.totals.proved, prover.totals.failed, status.abandoned
         ),
-    );
+    )?;
     if let Some(MostExposed { module, rows, budget, left }) = &status.most_exposed {
-        line("exposure", format!("most in {module}: {rows} rows of {budget}, {left} left"));
+        line("exposure", format!("most in {module}: {} of {budget}, {left} left", counted(*rows, "row")))?;
     }
+    Ok(())
 }
 
 fn duration(seconds: u64) -> String {

@@ -20,8 +20,8 @@ use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_from_bytes, pack_deltas};
 use zklora_proto::transcript::CallShape;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, Call, CommitmentSeed, Delta, PROTOCOL_VERSION, PublicKey, Receipt, SessionId,
-    Signature, SignedReceipt, TranscriptDigest,
+    AdapterId, BaseModelDigest, Bytes, Call, CommitmentSeed, Delta, PROTOCOL_VERSION, PublicKey, Receipt,
+    SessionId, Signature, SignedReceipt, TranscriptDigest,
 };
 
 pub use self::overview::Overview;
@@ -391,8 +391,8 @@ impl Service {
             return refuse(
                 ErrorCode::Limit,
                 format!(
-                    "the session has reached its limit of {} MiB; finish it and open another",
-                    self.limits.session_bytes >> 20
+                    "the session has reached its limit of {}; finish it and open another",
+                    Bytes(self.limits.session_bytes as u64)
                 ),
             );
         }

@@ -445,8 +445,7 @@ impl Store {
 
     fn sessions(&self, which: &str, values: &[&dyn rusqlite::ToSql]) -> anyhow::Result<Vec<StoredSession>> {
         let db = self.db();
-        let columns =
-            "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, security, seed, bundle_deleted";
+        let columns = "id, client, started, state, receipt, by_contributor, by_client, bundle_bytes, security, seed, bundle_deleted";
         let mut query = db.prepare_cached(&format!("SELECT {columns} FROM session {which}"))?;
         let mut rows = query.query(values)?;
         let mut sessions = Vec::new();

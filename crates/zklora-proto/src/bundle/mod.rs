@@ -146,9 +146,13 @@ pub enum BundleError {
     #[error("reading the bundle: {0}")]
     Io(#[from] std::io::Error),
     /// The header's length is out of bounds or beyond the file.
-    #[error("the header claims {found} bytes, expected at most {max}")]
+    #[error(
+        "this is no bundle, or its first bytes were changed: by them its header has {}, expected at most {}",
+        crate::Bytes(*.found),
+        crate::Bytes(*.max)
+    )]
     HeaderLength {
-        /// What the file claims.
+        /// What the file says.
         found: u64,
         /// The bound: the maximum, or what the file has left.
         max: u64,
@@ -163,7 +167,7 @@ pub enum BundleError {
     #[error("the blob table: {0}")]
     Table(String),
     /// The file has fewer or more bytes than its blobs.
-    #[error("the file has {found} bytes, but its blobs end at {expected}: it was cut off or extended")]
+    #[error("the file has {found} bytes, but its parts end at {expected}: it was cut off or extended")]
     Length {
         /// Where the last blob ends.
         expected: u64,

@@ -118,7 +118,7 @@ fn layouts_that_could_mislead_are_refused() {
     };
     let mut huge = bytes.clone();
     huge[..8].copy_from_slice(&(1u64 << 63).to_le_bytes());
-    refused(&huge, "the header claims 9223372036854775808 bytes");
+    refused(&huge, "by them its header has 8 EiB, expected at most");
     refused(&bytes[..bytes.len() - 1], "cut off or extended");
     refused(&[&bytes[..], &[0]].concat(), "cut off or extended");
     refused(&with_header(&bytes, |h| h["blobs"].as_array_mut().unwrap().swap(7, 8)), "expected \"proof.0\"");

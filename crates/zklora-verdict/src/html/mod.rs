@@ -208,10 +208,16 @@ impl Render for Section<'_> {
                         p { (Foreign(&error.what)) " " span.muted { "(" (error.kind) ")" } }
                     }
                 }
+                @if let Some(other) = &bundle.same_session_as {
+                    p.note { "The same session as " (Foreign(other)) ": it counts once." }
+                }
                 dl.meaning {
-                    div { dt { "Means" } dd { (capitalised(&bundle.meaning())) "." } }
-                    @if let Some(not_shown) = bundle.not_shown() {
-                        div { dt { "Does not show" } dd { (capitalised(not_shown)) "." } }
+                    div { dt { "Means" } dd { (bundle.meaning()) } }
+                    @if !bundle.not_shown().is_empty() {
+                        div {
+                            dt { "Not shown" }
+                            dd { ul { @for clause in bundle.not_shown() { li { (clause) } } } }
+                        }
                     }
                 }
                 (self.facts())
