@@ -254,6 +254,27 @@ fn an_array_that_is_run_again_when_all_is_proved_has_nothing_to_do() {
 }
 
 #[test]
+fn shards_that_start_together_without_serve_make_one_job() {
+    let world = World::new();
+    let daemon = world.serve(&MEMORY);
+    // Killed while it is at the first, it has not come to the last.
+    let [_, _, session] = [(); 3].map(|()| world.finished_session(&daemon));
+    daemon.kill();
+    let state = world.path().join("state");
+    let is_finished = || {
+        let store = Store::open(&state.join(STORE), world.state.manifest.adapter_id()).unwrap();
+        store.session(session).unwrap().unwrap().stage == Stage::Finished
+    };
+    assert!(is_finished());
+    let shards = ["0/2", "1/2", "0/2", "1/2"]
+        .map(|shard| world.prove(session, &["--shard", shard, "--memory", "130MiB"]));
+    shards.into_iter().for_each(|shard| drop(said(shard)));
+    assert!(!is_finished());
+    let _daemon = world.serve(&["--prove-elsewhere"]);
+    assert_eq!(proofs(bundle_at(&world.bundle(session))).len(), 2);
+}
+
+#[test]
 fn what_is_not_to_be_proved_is_told_from_what_is() {
     let world = World::new();
     let daemon = world.serve(&[]);

@@ -29,6 +29,8 @@ use super::{Proving, StopSignals};
 
 /// The exit code of a command that was stopped before it had done everything.
 const STOPPED: u8 = 3;
+/// How long a process that has the state is waited for to make a job: with `serve --prove-elsewhere` this takes seconds.
+const JOB_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Proves a finished session, or a part of it, beside or without `serve`, on this machine or on others.
 ///
@@ -177,41 +179,50 @@ impl Worker<'_> {
         self.stopped.load(Ordering::Relaxed)
     }
 
-    /// The job of a session; `None` if the session is proved.
+    /// The job of a session; `None` if the session is proved. If another process has the state, waits a while for it to make the job.
     fn job(&self, session: SessionId) -> anyhow::Result<Option<Job>> {
         let state = &self.args.state;
         let folder = Job::folder(state, session);
-        if folder.exists() {
-            return Job::open(&folder).map(Some);
-        }
-        if Job::proved(state, session).is_some() {
-            return Ok(None);
-        }
-        let path = state.join(STORE);
-        if !path.exists() {
-            bail!(
-                "{} is not there, expected the folder of a session that both parties have signed",
-                folder.display()
-            );
-        }
-        // A running `serve` does not mind being read beside.
-        let store = Store::open(&path, self.manifest.adapter_id())?;
-        let stage =
-            store.session(session)?.with_context(|| format!("there is no session {session} here"))?.stage;
-        match (stage, store::lock(state)) {
-            (Stage::Proved, _) => Ok(None),
-            (Stage::Finished, Err(_)) => bail!(
-                "`serve`, which is running, has not come to session {session} yet: it makes {} when it does, and unless it has \
-                 --prove-elsewhere it proves it, too; run this again later, or have `prove --watch` wait for it",
-                folder.display()
-            ),
-            (Stage::Proving, Err(_)) => bail!(
-                "session {session} is being proved, but {} is not there, and not with `serve`, which is running, either: was it moved?",
-                folder.display()
-            ),
-            (_, _lock) => {
-                let engines = Engines::new(self.manifest.clone(), &self.openings)?;
-                prepare(state, session, &engines, &store, &self.planner).map(Some)
+        let until = Instant::now() + JOB_PATIENCE;
+        loop {
+            if folder.exists() {
+                return Job::open(&folder).map(Some);
+            }
+            if Job::proved(state, session).is_some() {
+                return Ok(None);
+            }
+            let path = state.join(STORE);
+            if !path.exists() {
+                bail!(
+                    "{} is not there, expected the folder of a session that both parties have signed",
+                    folder.display()
+                );
+            }
+            // A running `serve` does not mind being read beside.
+            let store = Store::open(&path, self.manifest.adapter_id())?;
+            let found =
+                store.session(session)?.with_context(|| format!("there is no session {session} here"))?;
+            match (found.stage, store::lock(state)) {
+                (Stage::Proved, _) => return Ok(None),
+                // `serve`, or another shard that makes the job just now.
+                (Stage::Finished | Stage::Proving, Err(_))
+                    if Instant::now() < until && !self.is_stopped() =>
+                {
+                    std::thread::sleep(POLL);
+                }
+                (Stage::Finished, Err(_)) => bail!(
+                    "`serve`, which is running, has not come to session {session} yet: it makes {} when it does, and unless it has \
+                     --prove-elsewhere it proves it, too; run this again later, or have `prove --watch` wait for it",
+                    folder.display()
+                ),
+                (Stage::Proving, Err(_)) => bail!(
+                    "session {session} is begun, but {} is not there: was it moved? `serve`, which is running, misses it, too",
+                    folder.display()
+                ),
+                (_, _lock) => {
+                    let engines = Engines::new(self.manifest.clone(), &self.openings)?;
+                    return prepare(state, session, &engines, &store, &self.planner).map(Some);
+                }
             }
         }
     }
