@@ -1,4 +1,5 @@
 //! Replay: sessions of a base model on a text are known as such, and others are not.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 
 mod common;
 

@@ -114,7 +114,7 @@ fn printing(folder: &Path) -> Vec<Command> {
     let mut extract = verifier(&["extract"]);
     extract.arg("receipt");
     let dataset = fixtures().join("text/es-heldout.txt");
-    let eval = ["eval", "--max-tokens", "100", "--dataset", dataset.to_str().unwrap()];
+    let eval = ["eval", "--max-tokens", "300", "--dataset", dataset.to_str().unwrap()];
     let mut check = seller(&["serve", "--check-config", "--open"]);
     check.arg("--out-dir").arg(folder.join("out"));
     let mut commands = vec![
@@ -252,8 +252,10 @@ fn errors_are_said_once_and_alike_whatever_is_logged() {
     let none = "/no/such/place";
     let missing = PathBuf::from(none);
     let id = "ab".repeat(32);
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
     let cases: [(&str, Vec<&str>, i32); 12] = [
-        ("zklora-base-user", vec!["loss", "--base-model", none, "--text", "x"], 1),
+        ("zklora-base-user", vec!["loss", "--base-model", empty, "--text", "x"], 1),
         ("zklora-base-user", vec!["fetch", "--session", &id], 1),
         ("zklora-base-user", vec!["audit", none, "--base-model", none, "--text", "x"], 2),
         ("zklora-base-user", vec!["open", none, "--call", "0", "--module", "x"], 1),

@@ -171,7 +171,8 @@ impl Reader {
             said: HashMap::new(),
             serving: false,
         };
-        reader.run("exec 2>&1");
+        let stderr = reader.path("stderr");
+        reader.run(&format!("exec 2>>'{stderr}'"));
         reader
     }
 
@@ -183,10 +184,15 @@ impl Reader {
         }
         let (code, said) = self.run(&command);
         let fails = step.expected.first().is_some_and(|line| line.starts_with("error: "));
-        assert_eq!(code != 0, fails, "{command}\nexited with {code}:\n{}", said.join("\n"));
+        assert_eq!(
+            code != 0,
+            fails,
+            "{command}\nexited with {code}:\n{}\n{}",
+            said.join("\n"),
+            self.stderr()
+        );
         self.learn(&said);
         if !step.expected.is_empty() {
-            let said: Vec<String> = said.iter().filter(|line| !is_log(line)).cloned().collect();
             compare(&command, &step.expected, &said);
         }
         let name = command.split_whitespace().next().unwrap_or_default();
@@ -238,6 +244,10 @@ impl Reader {
         self.folder.path().join(name).display().to_string()
     }
 
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.path("stderr")).unwrap_or_default()
+    }
+
     /// Takes what later commands need out of an output.
     fn learn(&mut self, said: &[String]) {
         for (name, pattern) in [
@@ -251,8 +261,9 @@ impl Reader {
         }
     }
 
-    /// What a command says, on both outputs, and its exit code.
+    /// What a command says, its errors last, and its exit code.
     fn run(&mut self, command: &str) -> (i32, Vec<String>) {
+        let before = self.stderr().len();
         writeln!(self.stdin, "{command}\nCODE=$?; echo; echo \"== $CODE ==\"").unwrap();
         let mut said = Vec::new();
         loop {
@@ -268,6 +279,9 @@ impl Reader {
                 if said.last().is_some_and(String::is_empty) {
                     said.pop();
                 }
+                // A log is not part of what is shown.
+                let errors = self.stderr().split_off(before);
+                said.extend(errors.lines().filter(|line| line.starts_with("error: ")).map(Into::into));
                 return (code, said);
             }
             said.push(line.to_owned());
@@ -281,10 +295,6 @@ impl Drop for Reader {
         let _ = self.stdin.flush();
         let _ = self.shell.wait();
     }
-}
-
-fn is_log(line: &str) -> bool {
-    line.get(..11).is_some_and(|begins| begins.ends_with('T') && begins.starts_with("20"))
 }
 
 /// Whether a command says what is shown: ids, numbers and units of bytes may be others, and `...` stands for the rest of a line, or at

@@ -1,5 +1,6 @@
 //! Bad networks, clients that vanish, disks that are full or closed, damaged files and clocks that jump: nothing that was
 //! answered or signed is lost, and nobody else notices.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The command `zklora-verifier`, as people and scripts run it.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 
 mod common;
 
@@ -567,7 +568,7 @@ fn an_evaluation_is_on_the_page_only_if_it_is_of_a_bundle() {
     for (content, words) in [
         (loss.to_string(), vec!["loss.json", "abab", bundle["session"].as_str().unwrap()]),
         ("{\"base_loss\": NaN}".into(), vec!["loss.json", "this is not what"]),
-        (huge, vec!["loss.json", "more than 16777216 bytes"]),
+        (huge, vec!["loss.json", "more than 16 MiB"]),
     ] {
         fs::write(&evaluation, content).unwrap();
         let (code, _, log) = verify(&folder, &arguments);

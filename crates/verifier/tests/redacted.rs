@@ -181,7 +181,7 @@ fn false_deltas_of_a_client_in_league_are_what_only_the_transcript_tells() {
     let redacted = world.redact(&forged, &world.folds(&forged, true_folds));
     let verifier = trusting(world.client().public());
     let (shown, full) = (report(&verifier, &redacted), report(&verifier, &forged));
-    assert!(shown.valid && text(&shown).contains("in league with the contributor"));
+    assert!(shown.valid && text(&shown).contains("in league with the seller"));
     assert_eq!(full.error.unwrap().kind, "proof");
     // With the folds of the false deltas it does not hold either.
     let folded = world.redact(&forged, &world.folds(&forged, |call| call.clone()));

@@ -1,4 +1,5 @@
 //! The estimate of memory against what a process really takes.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 
 use std::process::Command;
 

@@ -1,4 +1,5 @@
 //! Real proofs of whole sessions, through the bundle and back.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 
 use std::io::Cursor;
 use std::ops::ControlFlow;

@@ -64,12 +64,12 @@ pub fn say_error(error: impl Display) {
     }
 }
 
-/// Has a panic of any thread said as an error from now on. It is a bug, and what it says is for a report of it; with
-/// `RUST_BACKTRACE` set, it is told as Rust tells it.
+/// Has a panic of any thread said as an error from now on. It is a bug, or memory has run out, and what it says is for a report of
+/// it; with `RUST_BACKTRACE=full`, it is told as Rust tells it.
 pub fn say_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        match std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+        match std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value == "full") {
             true => usual(panic),
             false => say_error(format_args!("internal error: {panic}")),
         }
@@ -125,7 +125,7 @@ fn plain(text: &str) -> String {
         Some((bytes, _)) if line.contains("can't allocate memory") => {
             let amount = bytes.parse().map_or_else(|_| bytes.to_owned(), |bytes| Bytes(bytes).to_string());
             let before = line.split_once('[').map_or("", |(before, _)| before);
-            let before = before.trim_end_matches("libtorch: ");
+            let before = before.trim_end_matches("Internal torch error: ").trim_end_matches("libtorch: ");
             format!("{before}out of memory: {amount} more were needed; free some, or do less at once")
         }
         _ => line,
@@ -176,7 +176,7 @@ mod tests {
         let memory = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate \
                       3221225472 bytes. Error code 12 (Cannot allocate memory)";
         assert_eq!(
-            plain(&format!("loading: libtorch: {memory}{stack}")),
+            plain(&format!("loading: libtorch: Internal torch error: {memory}{stack}")),
             "loading: out of memory: 3 GiB more were needed; free some, or do less at once"
         );
     }

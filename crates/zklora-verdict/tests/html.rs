@@ -286,7 +286,7 @@ fn what_rests_on_a_clients_word_and_what_was_not_asked_for_is_said_first() {
     let said = page("redacted.html", &report(vec![shown]), Vec::new());
     contains(
         &said,
-        &["<title>VALID, REDACTED", "in league with the contributor", "of the full bundle alone"],
+        &["<title>VALID, REDACTED", "in league with the seller", "a replay of the full bundle shows that"],
     );
 }
 
@@ -421,7 +421,8 @@ fn hostile_names_stay_text() {
 fn large_reports_have_bounded_plots_and_whole_tables() {
     let large = page("many.html", &report(vec![many(3000, 120)]), Vec::new());
     let bars = large.matches("<rect").count();
-    assert!(bars < 600, "{bars} bars");
+    // Drawn for wide and for narrow pages.
+    assert!(bars < 1000, "{bars} bars");
     assert_eq!(large.matches("<th class=\"name\" scope=\"row\">").count(), 3000 + 2998, "table and digests");
     contains(&large, &["all 3,000 modules", "The 20 largest of 120 proofs", "<details>", "3,000 modules"]);
     assert!(large.len() < 5 << 20, "{} bytes", large.len());

@@ -1,4 +1,5 @@
 //! What transformers and PEFT computed, in files of goldens, and comparing with it.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tests say what they measure or pass over")]
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
 use std::collections::BTreeMap;

@@ -93,7 +93,7 @@ fn read_tensor<T: Entry>(
             let bytes = &mut piece[..values.len()];
             whole = whole && fill(&mut decoder, bytes).map_err(corrupt)?;
             for (value, &byte) in values.iter_mut().zip(&*bytes) {
-                *value = *value | T::from(byte) << 8 * plane;
+                *value = *value | (T::from(byte) << (8 * plane));
             }
         }
     }
