@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use zklora_proto::{AdapterId, Address, counted};
 
-use crate::exposure::Exposure;
+use crate::exposure::{Exposure, MostRefused};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::prover::Snapshot;
@@ -107,7 +107,8 @@ impl Daemon {
 
     /// What it is doing. Blocks for as long as [`Service::overview`].
     pub fn status(&self) -> Status {
-        let Overview { open, signed, abandoned, prover, exposures } = self.service.overview();
+        let Overview { open, signed, abandoned, prover, exposures, exposure_refusals } =
+            self.service.overview();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             adapter: self.service.adapter(),
@@ -123,6 +124,8 @@ impl Daemon {
             abandoned,
             prover,
             most_exposed: MostExposed::of(&exposures),
+            exposure_refused: exposure_refusals.0,
+            most_refused: exposure_refusals.1,
         }
     }
 }
@@ -158,6 +161,10 @@ pub struct Status {
     pub prover: Snapshot,
     /// The module whose budget is nearest to its end; `None` if none has a budget.
     pub most_exposed: Option<MostExposed>,
+    /// Calls refused since it began because they went beyond the budget.
+    pub exposure_refused: u64,
+    /// The client that has the most of them.
+    pub most_refused: Option<MostRefused>,
 }
 
 impl Status {

@@ -260,7 +260,8 @@ impl fmt::Debug for AtScrape {
 
 impl Collector for AtScrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
-        let Overview { open, signed, abandoned, prover, exposures } = self.0.service().overview();
+        let Overview { open, signed, abandoned, prover, exposures, exposure_refusals } =
+            self.0.service().overview();
         let mut encoder = Families(encoder);
         encoder.family(
             ConstGauge::new,
@@ -303,6 +304,11 @@ impl Collector for AtScrape {
             "Linearly independent rows that a module may answer.",
             "module",
             modules().map(|(module, exposure)| (module, exposure.budget as u64)),
+        )?;
+        encoder.counter(
+            "zklora_exposure_refused",
+            "Calls refused because they went beyond a module's budget.",
+            exposure_refusals.0,
         )?;
         encoder.gauge(
             "zklora_store",
@@ -362,6 +368,11 @@ impl Families<'_> {
     fn count(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(value);
         gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
     }
 
     fn seconds(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {

@@ -64,7 +64,8 @@ impl Contributor {
             done();
             let _packed = pack_deltas(&values);
             done();
-            let charge = self.ledger.charge(&[module], &activations).unwrap();
+            let considered = self.ledger.consider(&[module], &activations).unwrap();
+            let charge = self.ledger.charge(considered, &activations).unwrap();
             done();
             let call = (&[module][..], rows, &activations[..]);
             charge

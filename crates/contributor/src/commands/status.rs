@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args};
 use zklora_cli::{Escaped, say_error};
 use zklora_contributor::control::ask_status;
 use zklora_contributor::daemon::{MostExposed, Status};
+use zklora_contributor::exposure::MostRefused;
 use zklora_contributor::memory::readable;
 use zklora_proto::counted;
 
@@ -93,6 +94,10 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     )?;
     if let Some(MostExposed { module, rows, budget, left }) = &status.most_exposed {
         line("exposure", format!("most in {module}: {} of {budget}, {left} left", counted(*rows, "row")))?;
+    }
+    if let Some(MostRefused { client, calls }) = &status.most_refused {
+        let all = counted(status.exposure_refused, "call");
+        line("refused", format!("{all} beyond the exposure budget since it began, {calls} of them of {client}"))?;
     }
     Ok(())
 }

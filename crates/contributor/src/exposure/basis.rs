@@ -1,29 +1,33 @@
 //! Rank of what was answered, row by row, over a prime field.
 //!
 //! Rows of integers that are independent modulo a prime are independent over the rationals. The converse fails only if the prime
-//! divides certain minors. For rows that do not know the prime this has negligible probability; somebody who knew it could
-//! look for rows whose minors it divides, and have them answered uncounted. So the prime is drawn at random and kept secret.
+//! divides certain minors. Whoever knew the prime could look for rows whose minors it divides, and have them answered uncounted; and
+//! every call that is counted, or refused, tells whether it divides the minors of that call. So the prime is secret, and there are
+//! so many to choose from that no number of calls finds it: `docs/threat-model.md` has the figures.
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use rand::rngs::StdRng;
 use rand::{CryptoRng, RngExt};
 
-/// Primes are drawn from here: products of two residues are below 2^44.
-const PRIMES: Range<u32> = 1 << 21..1 << 22;
-/// Rows that are in reduced form among themselves, and are subtracted together before a reduction: their products add up to less
-/// than 2^50, which an `f64` holds exactly.
+/// Primes are drawn from here, where there are more than 2^54.
+const PRIMES: Range<u64> = 1 << 60..1 << 61;
+/// Rows that are taken from others together, before a reduction: so many products of two residues add up to less than 2^127.
 const BLOCK: usize = 32;
-/// Rows that are taken from together, so that each of their sums is loaded once.
-const LANES: usize = 4;
-/// Columns that are worked on at once, so that they stay in the cache for all rows.
-const TILE: usize = 256;
+/// Parts into which many rows are divided if there are new ones among them.
+const PARTS: usize = 8;
 /// Entries by which a row is looked up among those that were seen.
 const PREFIX: usize = 32;
 
-/// A secret prime of 22 bits.
+/// A secret prime of 61 bits, with what Montgomery's reduction takes (P. Montgomery, 1985).
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Prime(u32);
+pub struct Prime {
+    value: u64,
+    /// -1/p modulo 2^64.
+    negative_inverse: u64,
+}
 
 impl Prime {
     /// A random one.
@@ -36,43 +40,51 @@ impl Prime {
     }
 
     /// The prime of this value; `None` if it is none or out of range.
-    pub fn new(value: u32) -> Option<Self> {
-        let is_prime = PRIMES.contains(&value)
-            && (2..).take_while(|d| d * d <= value).all(|divisor| !value.is_multiple_of(divisor));
-        is_prime.then_some(Self(value))
+    pub fn new(value: u64) -> Option<Self> {
+        if !PRIMES.contains(&value) || !is_prime(value) {
+            return None;
+        }
+        // Newton's iteration: an odd number is its own inverse modulo 2^3, and each step doubles the bits that are right.
+        let inverse = (0..5).fold(value, |inverse: u64, _| {
+            inverse.wrapping_mul(2u64.wrapping_sub(value.wrapping_mul(inverse)))
+        });
+        Some(Self { value, negative_inverse: inverse.wrapping_neg() })
     }
 
     /// Its value.
-    pub const fn value(self) -> u32 {
-        self.0
+    pub const fn value(self) -> u64 {
+        self.value
     }
 
-    fn residue(self, x: i16) -> f64 {
-        let x = f64::from(x);
-        if x < 0.0 { x + f64::from(self.0) } else { x }
+    fn residue(self, x: i16) -> u64 {
+        if x < 0 { self.value - u64::from(x.unsigned_abs()) } else { u64::from(x.unsigned_abs()) }
     }
 
-    /// The residues of integers of magnitude below 2^51, in place.
-    fn reduce(self, values: &mut [f64]) {
-        /// Added and taken off again, it rounds to the nearest integer what is of magnitude below 2^51.
-        const ROUND: f64 = 1.5 * (1u64 << 52) as f64;
-        let p = f64::from(self.0);
-        let inverse = 1.0 / p;
-        for value in values {
-            // The quotient may be off by little more than a half; all else is exact.
-            let quotient = (*value * inverse + ROUND) - ROUND;
-            let rest = *value - quotient * p;
-            *value = if rest < 0.0 { rest + p } else { rest };
+    /// `start + sum / 2^64` modulo the prime, of a residue and a sum of at most [`BLOCK`] products of residues.
+    #[inline(always)]
+    fn reduce(self, start: u64, sum: u128) -> u64 {
+        let multiple = (sum as u64).wrapping_mul(self.negative_inverse);
+        // Below 2^61 · BLOCK / 2^64 + 1 = 5 primes, which fits with one more.
+        let mut value = start + ((sum + u128::from(multiple) * u128::from(self.value)) >> 64) as u64;
+        for many in [4 * self.value, 2 * self.value, self.value] {
+            value = if value >= many { value - many } else { value };
         }
+        value
     }
 
-    fn multiply(self, x: u32, y: u32) -> u32 {
-        (u64::from(x) * u64::from(y) % u64::from(self.0)) as u32
+    /// `x·y / 2^64`.
+    fn multiply(self, x: u64, y: u64) -> u64 {
+        self.reduce(0, u128::from(x) * u128::from(y))
     }
 
-    /// The inverse of a residue that is not zero, by Fermat's little theorem.
-    fn inverse(self, x: u32) -> u32 {
-        let (mut result, mut power, mut exponent) = (1, x, self.0 - 2);
+    /// What [`Prime::multiply`] leaves as it is: 2^64.
+    fn one(self) -> u64 {
+        ((1u128 << 64) % u128::from(self.value)) as u64
+    }
+
+    /// What a residue that is not zero has to be multiplied by to give [`Prime::one`], by Fermat's little theorem.
+    fn inverse(self, x: u64) -> u64 {
+        let (mut result, mut power, mut exponent) = (self.one(), x, self.value - 2);
         while exponent > 0 {
             if exponent & 1 == 1 {
                 result = self.multiply(result, power);
@@ -90,23 +102,47 @@ impl std::fmt::Debug for Prime {
     }
 }
 
-/// The space that rows of one module span, in echelon form by blocks.
+/// Whether an odd number is prime: the test of G. Miller and M. Rabin, with bases that leave no doubt below 2^64 (J. Sorenson and
+/// J. Webster, 2015).
+fn is_prime(n: u64) -> bool {
+    const BASES: [u64; 12] = [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37];
+    if let Some(divisor) = BASES.iter().find(|&&base| n.is_multiple_of(base)) {
+        return n == *divisor;
+    }
+    let multiply = |x: u64, y: u64| (u128::from(x) * u128::from(y) % u128::from(n)) as u64;
+    let twos = (n - 1).trailing_zeros();
+    BASES.iter().all(|&base| {
+        let (mut power, mut square, mut exponent) = (1, base, (n - 1) >> twos);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                power = multiply(power, square);
+            }
+            square = multiply(square, square);
+            exponent >>= 1;
+        }
+        let powers = std::iter::successors(Some(power), |&power| Some(multiply(power, power)));
+        power == 1 || powers.take(twos as usize).any(|power| power == n - 1)
+    })
+}
+
+/// The space that rows of one module span. A clone stays as it is, and costs little.
 #[derive(Debug, Clone)]
 pub struct Basis {
     prime: Prime,
     width: usize,
-    /// A block's rows are zero at the pivots of all blocks before it.
-    blocks: Vec<Block>,
-    /// Rows that were added, by their first entries: who asks for a text again is answered without arithmetic. No more than
-    /// there are rows in the blocks.
-    seen: HashMap<Box<[i16]>, Box<[i16]>>,
+    /// All full but the last.
+    blocks: Vec<Arc<Block>>,
+    /// Rows that were added, by their first entries: who asks for a text again is answered without arithmetic. Clones share them:
+    /// whoever finds a row there that was added later may take it for dependent, since that is what it is by now.
+    seen: Arc<RwLock<HashMap<Box<[i16]>, Box<[i16]>>>>,
 }
 
 /// Rows that would be added to a [`Basis`].
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Addition {
-    blocks: Vec<Block>,
-    rows: Vec<Box<[i16]>>,
+    blocks: Vec<Arc<Block>>,
+    /// Rank of the basis that they would be added to.
+    pub to: usize,
     /// Which of the rows that were asked about are independent of the basis and of those before them.
     pub independent: Vec<usize>,
 }
@@ -114,7 +150,7 @@ pub struct Addition {
 impl Basis {
     /// The space of no rows, of this width.
     pub fn new(prime: Prime, width: usize) -> Self {
-        Self { prime, width, blocks: Vec::new(), seen: HashMap::new() }
+        Self { prime, width, blocks: Vec::new(), seen: Arc::default() }
     }
 
     /// Length of a row.
@@ -124,48 +160,32 @@ impl Basis {
 
     /// Dimension of the space.
     pub fn rank(&self) -> usize {
-        self.blocks.iter().map(Block::rank).sum()
+        self.blocks.iter().map(|block| block.rank()).sum()
     }
 
-    /// What these rows would add, row-major `rows x width`. The basis stays as it is.
-    pub fn consider(&self, rows: &[i16]) -> Addition {
-        let mut addition = Addition { blocks: Vec::new(), rows: Vec::new(), independent: Vec::new() };
-        let unseen: Vec<(usize, &[i16])> =
-            rows.chunks_exact(self.width).enumerate().filter(|(_, row)| !self.has_seen(row)).collect();
-        for batch in unseen.chunks(BLOCK) {
-            let mut residues: Vec<f64> =
-                batch.iter().flat_map(|(_, row)| row.iter()).map(|&x| self.prime.residue(x)).collect();
-            for block in self.blocks.iter().chain(&addition.blocks) {
-                block.clear(&mut residues);
-            }
-            let mut fresh = Block { prime: self.prime, width: self.width, pivots: vec![], entries: vec![] };
-            for place in fresh.eliminate(&mut residues) {
-                let (index, row) = batch[place];
-                addition.independent.push(index);
-                addition.rows.push(row.into());
-            }
-            if fresh.rank() > 0 {
-                addition.blocks.push(fresh);
-            }
-        }
-        addition
+    /// What these rows would add, row-major `rows x width`, or `None` if that is more than `most`: nothing is looked at after the
+    /// first row too many. The basis stays as it is.
+    pub fn consider(&self, rows: &[i16], most: usize) -> Option<Addition> {
+        let unseen: Vec<(usize, &[i16])> = {
+            let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+            let is_new = |row: &[i16]| seen.get(prefix(row)).is_none_or(|seen| **seen != *row);
+            rows.chunks_exact(self.width).enumerate().filter(|(_, row)| is_new(row)).collect()
+        };
+        let addition = Addition { blocks: Vec::new(), to: self.rank(), independent: Vec::new() };
+        let mut search = Search { basis: self, most, rng: rand::make_rng(), addition };
+        search.look_through(&unseen).then_some(search.addition)
     }
 
-    /// Adds what [`Basis::consider`] gave, if nothing was added in between.
-    pub fn add(&mut self, addition: Addition) {
+    /// Adds what [`Basis::consider`] gave for these rows, if nothing was added in between.
+    pub fn add(&mut self, rows: &[i16], addition: Addition) {
         for block in addition.blocks {
-            match self.blocks.last_mut() {
-                Some(last) if last.rank() + block.rank() <= BLOCK => last.append(block),
-                _ => self.blocks.push(block),
-            }
+            append(&mut self.blocks, &block);
         }
-        for row in addition.rows {
-            self.seen.insert(prefix(&row).into(), row);
+        let mut seen = self.seen.write().unwrap_or_else(PoisonError::into_inner);
+        for index in addition.independent {
+            let row = &rows[index * self.width..(index + 1) * self.width];
+            seen.insert(prefix(row).into(), row.into());
         }
-    }
-
-    fn has_seen(&self, row: &[i16]) -> bool {
-        self.seen.get(prefix(row)).is_some_and(|seen| **seen == *row)
     }
 }
 
@@ -173,101 +193,158 @@ fn prefix(row: &[i16]) -> &[i16] {
     &row[..row.len().min(PREFIX)]
 }
 
-/// At most [`BLOCK`] rows, each 1 at its pivot, where all others are 0.
+/// Looks for rows that are independent of a basis and of each other.
+struct Search<'a> {
+    basis: &'a Basis,
+    most: usize,
+    rng: StdRng,
+    addition: Addition,
+}
+
+impl Search<'_> {
+    /// Adds the independent ones among these rows, each with its index. Whether there are no more than there may be.
+    fn look_through(&mut self, rows: &[(usize, &[i16])]) -> bool {
+        if rows.len() <= BLOCK {
+            // No more at once than it takes to know that there are too many.
+            let mut rest = rows;
+            while !rest.is_empty() {
+                let (batch, after) =
+                    rest.split_at(rest.len().min(self.most - self.addition.independent.len() + 1));
+                if !self.eliminate(batch) {
+                    return false;
+                }
+                rest = after;
+            }
+            return true;
+        }
+        !self.has_new(rows) || rows.chunks(rows.len().div_ceil(PARTS)).all(|part| self.look_through(part))
+    }
+
+    /// Whether any of these rows is new: a random combination of them is then new, too, but for one case in 2^60.
+    fn has_new(&mut self, rows: &[(usize, &[i16])]) -> bool {
+        let p = self.basis.prime.value();
+        let mut sums = vec![0i128; self.basis.width];
+        for (_, row) in rows {
+            let factor = self.rng.random_range(0..p) as i64;
+            // A factor has 61 bits, an entry 16, and there are fewer rows than 2^50.
+            sums.iter_mut()
+                .zip(*row)
+                .for_each(|(sum, &x)| *sum += i128::from(factor) * i128::from(i64::from(x)));
+        }
+        let mut sum: Vec<u64> = sums.into_iter().map(|sum| sum.rem_euclid(i128::from(p)) as u64).collect();
+        self.clear(&mut sum);
+        sum.iter().any(|&entry| entry != 0)
+    }
+
+    /// Adds the independent ones among at most [`BLOCK`] rows. Whether there are no more than there may be.
+    fn eliminate(&mut self, rows: &[(usize, &[i16])]) -> bool {
+        let (prime, width) = (self.basis.prime, self.basis.width);
+        let mut residues: Vec<u64> =
+            rows.iter().flat_map(|(_, row)| row.iter()).map(|&x| prime.residue(x)).collect();
+        self.clear(&mut residues);
+        let mut fresh = Block::new(width);
+        for ((index, _), row) in rows.iter().zip(residues.chunks_exact_mut(width)) {
+            fresh.clear(prime, row);
+            if fresh.push(prime, row) {
+                if self.addition.independent.len() == self.most {
+                    return false;
+                }
+                self.addition.independent.push(*index);
+            }
+        }
+        append(&mut self.addition.blocks, &fresh);
+        true
+    }
+
+    fn clear(&self, rows: &mut [u64]) {
+        for block in self.basis.blocks.iter().chain(&self.addition.blocks) {
+            block.clear(self.basis.prime, rows);
+        }
+    }
+}
+
+/// At most [`BLOCK`] rows in echelon form: each is [`Prime::one`] at its pivot, and zero at the pivots of all rows before it, in this
+/// block and in those before.
 #[derive(Debug, Clone)]
 struct Block {
-    prime: Prime,
-    width: usize,
     pivots: Vec<usize>,
-    /// Residues, row-major. Signed, because that is what processors convert to floats fast.
-    entries: Vec<i32>,
+    /// The entries of all rows in each column; zero where there is no row.
+    columns: Vec<[u64; BLOCK]>,
 }
 
 impl Block {
+    fn new(width: usize) -> Self {
+        Self { pivots: Vec::new(), columns: vec![[0; BLOCK]; width] }
+    }
+
     fn rank(&self) -> usize {
         self.pivots.len()
     }
 
     /// Makes rows of residues zero at this block's pivots, by taking multiples of its rows from them.
-    fn clear(&self, rows: &mut [f64]) {
-        // No row of a block changes what stands at the pivots of another, so all factors are known beforehand.
-        let count = rows.len() / self.width;
-        let mut factors: Vec<[f64; LANES]> = Vec::with_capacity(count * self.rank().div_ceil(LANES));
-        for pivots in self.pivots.chunks(LANES) {
-            for row in rows.chunks_exact(self.width) {
-                let mut lanes = [0.0; LANES];
-                lanes.iter_mut().zip(pivots).for_each(|(factor, &pivot)| *factor = row[pivot]);
-                factors.push(lanes);
-            }
-        }
-        if factors.iter().flatten().all(|&factor| factor == 0.0) {
-            return;
-        }
-        let mut known = [[0.0; TILE]; LANES];
-        for from in (0..self.width).step_by(TILE) {
-            let tile = from..self.width.min(from + TILE);
-            for (lanes, factors) in self.entries.chunks(LANES * self.width).zip(factors.chunks(count)) {
-                for (known, row) in known.iter_mut().zip(lanes.chunks_exact(self.width)) {
-                    known.iter_mut().zip(&row[tile.clone()]).for_each(|(x, &entry)| *x = f64::from(entry));
-                }
-                for (factors, row) in factors.iter().zip(rows.chunks_exact_mut(self.width)) {
-                    subtract(&mut row[tile.clone()], factors, &known);
+    fn clear(&self, prime: Prime, rows: &mut [u64]) {
+        let width = self.columns.len();
+        for pair in rows.chunks_mut(2 * width) {
+            // Two rows at once, for which each column is loaded once.
+            let (first, second) = pair.split_at_mut(width);
+            let (a, b) = (self.factors(prime, first), self.factors(prime, second));
+            if second.is_empty() {
+                for (x, column) in first.iter_mut().zip(&self.columns) {
+                    let sum = a.iter().zip(column).map(|(&a, &c)| u128::from(a) * u128::from(c)).sum();
+                    *x = prime.reduce(*x, sum);
                 }
             }
-            for row in rows.chunks_exact_mut(self.width) {
-                self.prime.reduce(&mut row[tile.clone()]);
+            for ((x, y), column) in first.iter_mut().zip(second).zip(&self.columns) {
+                let (mut sum, mut other) = (0u128, 0u128);
+                for ((&a, &b), &c) in a.iter().zip(&b).zip(column) {
+                    sum += u128::from(a) * u128::from(c);
+                    other += u128::from(b) * u128::from(c);
+                }
+                (*x, *y) = (prime.reduce(*x, sum), prime.reduce(*y, other));
             }
         }
     }
 
-    /// Fills this empty block with at most [`BLOCK`] rows of residues, by elimination (Gauss and Jordan), and gives the places of those
-    /// that are independent of the rows before them.
-    fn eliminate(&mut self, rows: &mut [f64]) -> Vec<usize> {
-        let mut independent = Vec::new();
-        for place in 0..rows.len() / self.width {
-            let (before, rest) = rows.split_at_mut(place * self.width);
-            let (row, after) = rest.split_at_mut(self.width);
-            // Until here, at most BLOCK products were taken from it.
-            self.prime.reduce(row);
-            let Some(pivot) = row.iter().position(|&entry| entry != 0.0) else { continue };
-            let inverse = f64::from(self.prime.inverse(row[pivot] as u32));
-            row.iter_mut().for_each(|entry| *entry *= inverse);
-            self.prime.reduce(row);
-            for other in before.chunks_exact_mut(self.width).chain(after.chunks_exact_mut(self.width)) {
-                self.prime.reduce(&mut other[pivot..=pivot]);
-                let factor = other[pivot];
-                if factor != 0.0 {
-                    other.iter_mut().zip(&*row).for_each(|(other, &entry)| *other -= factor * entry);
-                }
-            }
-            self.pivots.push(pivot);
-            independent.push(place);
+    /// By what the rows of this block have to be multiplied before they are added to a row, to make it zero at their pivots.
+    fn factors(&self, prime: Prime, row: &[u64]) -> [u64; BLOCK] {
+        let mut factors = [0; BLOCK];
+        if row.is_empty() {
+            return factors;
         }
-        for &place in &independent {
-            let row = &mut rows[place * self.width..(place + 1) * self.width];
-            self.prime.reduce(row);
-            self.entries.extend(row.iter().map(|&entry| entry as i32));
+        for (place, &pivot) in self.pivots.iter().enumerate() {
+            // What stands there once the rows before have been added.
+            let before = factors.iter().zip(&self.columns[pivot]).take(place);
+            let sum = before.map(|(&factor, &entry)| u128::from(factor) * u128::from(entry)).sum();
+            let entry = prime.reduce(row[pivot], sum);
+            factors[place] = if entry == 0 { 0 } else { prime.value() - entry };
         }
-        independent
+        factors
     }
 
-    /// Takes in a block whose rows were cleared by this one.
-    fn append(&mut self, other: Self) {
-        let mut rows: Vec<f64> = self.entries.iter().map(|&entry| f64::from(entry)).collect();
-        other.clear(&mut rows);
-        self.entries.clear();
-        self.entries.extend(rows.into_iter().map(|entry| entry as i32));
-        self.entries.extend(other.entries);
-        self.pivots.extend(other.pivots);
+    /// Takes in a row that was cleared by this block and all before it, unless it is zero. Whether it did.
+    fn push(&mut self, prime: Prime, row: &[u64]) -> bool {
+        let Some(pivot) = row.iter().position(|&entry| entry != 0) else { return false };
+        let (inverse, place) = (prime.inverse(row[pivot]), self.rank());
+        for (column, &entry) in self.columns.iter_mut().zip(row) {
+            column[place] = prime.multiply(entry, inverse);
+        }
+        self.pivots.push(pivot);
+        true
     }
 }
 
-/// `sums - Σ factor·row`, entry by entry. Rows may be longer.
-fn subtract(sums: &mut [f64], factors: &[f64; LANES], rows: &[[f64; TILE]; LANES]) {
-    let [a, b, c, d] = factors;
-    let [w, x, y, z] = rows;
-    for ((((sum, w), x), y), z) in sums.iter_mut().zip(w).zip(x).zip(y).zip(z) {
-        *sum -= (a * w + b * x) + (c * y + d * z);
+/// Adds the rows of a block, which were cleared by all of these.
+fn append(blocks: &mut Vec<Arc<Block>>, block: &Block) {
+    for (place, &pivot) in block.pivots.iter().enumerate() {
+        if blocks.last().is_none_or(|last| last.rank() == BLOCK) {
+            blocks.push(Arc::new(Block::new(block.columns.len())));
+        }
+        let Some(last) = blocks.last_mut().map(Arc::make_mut) else { return };
+        let to = last.rank();
+        for (column, from) in last.columns.iter_mut().zip(&block.columns) {
+            column[to] = from[place];
+        }
+        last.pivots.push(pivot);
     }
 }
 
@@ -283,38 +360,84 @@ mod tests {
         Prime::random(&mut StdRng::seed_from_u64(5))
     }
 
+    /// Adds rows, and says which of them are independent.
+    fn add(basis: &mut Basis, rows: &[i16]) -> Vec<usize> {
+        let addition = basis.consider(rows, usize::MAX - 1).unwrap();
+        let independent = addition.independent.clone();
+        basis.add(rows, addition);
+        independent
+    }
+
     fn rank(rows: &[i16], width: usize, at_once: usize) -> usize {
         let mut basis = Basis::new(prime(), width);
         for rows in rows.chunks(width * at_once) {
-            let addition = basis.consider(rows);
-            basis.add(addition);
+            add(&mut basis, rows);
         }
         basis.rank()
     }
 
     #[test]
     fn primes_are_prime() {
-        assert!(Prime::new(2_097_169).is_some());
-        // 1,447 · 1,451; an even number; too small; too large.
-        for value in [2_099_597, 2_097_170, 65_537, 4_194_319] {
+        let largest = (1 << 61) - 1;
+        assert!(Prime::new(largest).is_some(), "M. Mersenne's ninth");
+        // Squares of primes, a product of two, an even number, and primes out of range.
+        let composite = [1_073_741_827u64.pow(2), 1_073_741_827 * 1_073_741_831, 1 << 60, largest - 1];
+        for value in composite.into_iter().chain([2_097_169, (1 << 59) - 55, (1 << 62) - 57]) {
             assert_eq!(Prime::new(value), None, "{value}");
         }
+        // Strong pseudoprimes to the first bases, up to the first nine (G. Jaeschke, 1993), and Carmichael's smallest.
+        for value in [2047, 1_373_653, 3_215_031_751, 3_825_123_056_546_413_051, 561] {
+            assert!(!is_prime(value), "{value}");
+        }
+        let sieved = |n: u64| (2..n).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
+        assert!((3..5000).step_by(2).all(|n| is_prime(n) == sieved(n)));
         assert_eq!(format!("{:?}", prime()), "Prime(secret)");
         let p = prime();
         for x in [1, 2, 77, p.value() - 1] {
-            assert_eq!(p.multiply(x, p.inverse(x)), 1);
+            assert_eq!(p.multiply(x, p.inverse(x)), p.one());
+            assert_eq!(p.multiply(x, p.one()), x);
         }
+    }
+
+    #[test]
+    fn no_more_is_looked_for_than_there_may_be() {
+        let unit = |i: usize| -> Vec<i16> { (0..100).map(|j| i16::from(i == j)).collect() };
+        let rows: Vec<i16> = (0..90).flat_map(unit).collect();
+        let mut basis = Basis::new(prime(), 100);
+        for most in [0, 1, 40, 89] {
+            assert!(basis.consider(&rows, most).is_none(), "{most}");
+        }
+        assert_eq!(basis.consider(&rows, 90).unwrap().independent.len(), 90);
+        add(&mut basis, &rows[..50 * 100]);
+        assert!(basis.consider(&rows, 39).is_none());
+        assert_eq!(basis.consider(&rows, 40).unwrap().independent, Vec::from_iter(50..90));
+        // Of many rows that tell nothing new, the last does.
+        let mut last = vec![7; 100];
+        last[50..].fill(0);
+        let mut many = last.repeat(5000);
+        assert_eq!(basis.consider(&many, 0).unwrap().independent, [0; 0]);
+        many.extend(unit(99));
+        assert!(basis.consider(&many, 0).is_none());
+        assert_eq!(basis.consider(&many, 1).unwrap().independent, [5000]);
+    }
+
+    #[test]
+    fn a_clone_stays_as_it_is() {
+        let mut basis = Basis::new(prime(), 3);
+        add(&mut basis, &[1, 0, 0]);
+        let before = basis.clone();
+        let addition = before.consider(&[0, 1, 0], 1).unwrap();
+        assert_eq!(addition.to, 1);
+        basis.add(&[0, 1, 0], addition);
+        assert_eq!((before.rank(), basis.rank()), (1, 2));
+        assert_eq!(before.consider(&[0, 2, 0], 1).unwrap().independent, [0]);
+        assert_eq!(basis.consider(&[0, 2, 0], 1).unwrap().independent, [0; 0]);
     }
 
     #[test]
     fn repeated_and_dependent_rows_do_not_count() {
         let mut basis = Basis::new(prime(), 3);
-        let mut add = |rows: &[i16]| {
-            let addition = basis.consider(rows);
-            let independent = addition.independent.clone();
-            basis.add(addition);
-            independent
-        };
+        let mut add = |rows: &[i16]| super::tests::add(&mut basis, rows);
         assert_eq!(add(&[0, 0, 0]), [0; 0]);
         assert_eq!(add(&[1, 2, 3, 2, 4, 6, 0, 0, 1]), [0, 2]);
         assert_eq!(add(&[3, 6, -32767]), [0; 0]);
@@ -354,14 +477,17 @@ mod tests {
 
     #[test]
     fn reduction_is_exact_to_its_bound() {
-        let p = prime();
-        let exact = |value: i64| value.rem_euclid(p.value().into()) as f64;
-        let largest = -(BLOCK as i64) * i64::from(p.value() - 1) * i64::from(p.value() - 1);
-        for near in [0, i64::from(p.value()), largest, largest / 3, 1 << 44] {
-            for value in (-3..=3).flat_map(|i| [near + i, near + i * i64::from(p.value()) / 2]) {
-                let mut reduced = [value as f64];
-                p.reduce(&mut reduced);
-                assert_eq!(reduced[0], exact(value), "{value}");
+        // The largest prime, and the largest sum of products with it.
+        for p in [prime(), Prime::new((1 << 61) - 1).unwrap()] {
+            let largest = BLOCK as u128 * u128::from(p.value() - 1).pow(2);
+            for start in [0, 1, p.value() - 1] {
+                for sum in [0, 1, u64::MAX.into(), 1 << 64, largest / 3, largest - 1, largest] {
+                    let reduced = p.reduce(start, sum);
+                    let exact = (sum % u128::from(p.value()) + u128::from(start) * u128::from(p.one()))
+                        % u128::from(p.value());
+                    assert!(reduced < p.value());
+                    assert_eq!(u128::from(reduced) * u128::from(p.one()) % u128::from(p.value()), exact);
+                }
             }
         }
     }
@@ -374,8 +500,7 @@ mod tests {
         for (entries, expected) in
             [([1, 0], 1), ([1, 0], 1), ([0, 1], 2), ([1, 0], 2), ([2, 5], 3), ([0, 1], 3)]
         {
-            let addition = basis.consider(&row(entries));
-            basis.add(addition);
+            add(&mut basis, &row(entries));
             assert_eq!(basis.rank(), expected, "{entries:?}");
         }
     }
@@ -404,9 +529,8 @@ mod tests {
             let mut basis = Basis::new(prime(), width);
             let mut found = Vec::new();
             for (batch, rows) in rows.chunks(at_once).enumerate() {
-                let addition = basis.consider(&rows.concat());
-                found.extend(addition.independent.iter().map(|index| batch * at_once + index));
-                basis.add(addition);
+                let independent = add(&mut basis, &rows.concat());
+                found.extend(independent.iter().map(|index| batch * at_once + index));
             }
             prop_assert_eq!(basis.rank(), found.len());
             prop_assert_eq!(found, plainly_independent(prime(), &rows));
@@ -423,17 +547,30 @@ mod tests {
 
     /// Elimination modulo a prime, one row and one entry at a time.
     fn plainly_independent(prime: Prime, rows: &[Vec<i16>]) -> Vec<usize> {
-        let p = u64::from(prime.value());
-        let mut known: Vec<(usize, Vec<u64>)> = Vec::new();
+        let p = u128::from(prime.value());
+        let inverse = |x: u128| {
+            // Fermat again, by plain remainders.
+            let (mut result, mut power, mut exponent) = (1, x, p - 2);
+            while exponent > 0 {
+                if exponent & 1 == 1 {
+                    result = result * power % p;
+                }
+                power = power * power % p;
+                exponent >>= 1;
+            }
+            result
+        };
+        let mut known: Vec<(usize, Vec<u128>)> = Vec::new();
         let mut independent = Vec::new();
         for (index, row) in rows.iter().enumerate() {
-            let mut row: Vec<u64> = row.iter().map(|&x| i64::from(x).rem_euclid(p as i64) as u64).collect();
+            let mut row: Vec<u128> =
+                row.iter().map(|&x| i128::from(x).rem_euclid(p as i128) as u128).collect();
             for (pivot, by) in &known {
                 let factor = p - row[*pivot];
                 row.iter_mut().zip(by).for_each(|(x, by)| *x = (*x + factor * by) % p);
             }
             let Some(pivot) = row.iter().position(|&x| x != 0) else { continue };
-            let inverse = u64::from(prime.inverse(row[pivot] as u32));
+            let inverse = inverse(row[pivot]);
             row.iter_mut().for_each(|x| *x = *x * inverse % p);
             known.push((pivot, row));
             independent.push(index);

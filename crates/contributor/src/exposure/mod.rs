@@ -11,15 +11,18 @@
 //! that was reserved counts as answered.
 
 mod basis;
+mod refusals;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use rand::Rng;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use tracing::warn;
 use zklora_proto::Manifest;
 
 pub use self::basis::{Addition, Basis, Prime};
+pub use self::refusals::{MostRefused, Refusals};
 use crate::store::{Exposed, Store, StoredExposure};
 
 /// The share of d_in that is served unless told otherwise.
@@ -30,8 +33,9 @@ pub const DEFAULT_SHARE: f64 = 0.25;
 
 /// Rows that are reserved at once, at most.
 const RESERVE: usize = 64;
+/// How often a call is looked at again because others were counted meanwhile, before the module is locked for it.
+const ATTEMPTS: usize = 3;
 
-const PRIME: &str = "exposure prime";
 const BOOT: &str = "boot";
 const CLEAN: &str = "closed cleanly";
 
@@ -57,6 +61,50 @@ struct Account {
 impl Account {
     fn charged(&self) -> usize {
         self.basis.rank() + self.lost
+    }
+}
+
+impl Module {
+    fn lock(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn left(&self, account: &Account) -> usize {
+        self.budget.saturating_sub(account.charged())
+    }
+
+    /// Rows as they are looked at without a lock: the space so far, and how many rows more it may have.
+    fn at_this_moment(&self) -> Result<(Basis, usize), Refused> {
+        let account = self.lock();
+        if account.closed {
+            return Err(Refused::Closed);
+        }
+        Ok((account.basis.clone(), self.left(&account)))
+    }
+
+    fn exhausted(&self, left: usize) -> Refused {
+        let (module, budget, d_in) = (self.name.clone(), self.budget, self.width);
+        Refused::Exhausted(Exhausted { module, left, budget, d_in })
+    }
+
+    /// What rows would add to this space, if it may have so many more.
+    fn consider(&self, basis: &Basis, left: usize, activations: &[i16]) -> Result<Addition, Refused> {
+        basis.consider(activations, left).ok_or_else(|| self.exhausted(left))
+    }
+
+    /// The same of rows that were looked at before the space grew. Those that were dependent then still are.
+    fn reconsider(
+        &self,
+        basis: &Basis,
+        left: usize,
+        activations: &[i16],
+        before: &Addition,
+    ) -> Result<Addition, Refused> {
+        let row = |&index: &usize| &activations[index * self.width..(index + 1) * self.width];
+        let rows: Vec<i16> = before.independent.iter().flat_map(row).copied().collect();
+        let mut addition = self.consider(basis, left, &rows)?;
+        addition.independent.iter_mut().for_each(|index| *index = before.independent[*index]);
+        Ok(addition)
     }
 }
 
@@ -98,13 +146,11 @@ pub enum Refused {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "module {module} may answer {left} more independent rows of its budget of {budget} ({d_in} would give the adapter away), \
-     and this call has {asked}"
+     and this call has more"
 )]
 pub struct Exhausted {
     /// The module.
     pub module: String,
-    /// Independent rows of the call.
-    pub asked: usize,
     /// Rows that are left.
     pub left: usize,
     /// Rows that may be answered in all.
@@ -112,6 +158,9 @@ pub struct Exhausted {
     /// Rows that would give everything away.
     pub d_in: usize,
 }
+
+/// A call that fitted the budgets when it was looked at, and what it would add to each of its modules, in their order.
+pub struct Considered(Vec<(usize, Addition)>);
 
 /// A call that fits the budgets, with the modules' accounts locked until it is recorded or given up.
 pub struct Charge<'a> {
@@ -126,38 +175,40 @@ impl Ledger {
     /// `boot` is the kernel's boot id. If it is another than that of the last time, and the ledger was not closed, then power
     /// was lost. A store whose end is torn is taken for the same.
     pub fn open(store: &Store, manifest: &Manifest, share: f64, boot: &[u8]) -> anyhow::Result<Self> {
-        let prime = store.fact(PRIME, || {
-            let prime = Prime::random(&mut rand::make_rng::<rand::rngs::StdRng>());
-            Ok(prime.value().to_le_bytes().to_vec())
-        })?;
-        let prime =
-            <[u8; 4]>::try_from(&prime[..]).ok().and_then(|bytes| Prime::new(u32::from_le_bytes(bytes)));
-        let prime = prime.context("the ledger's prime is damaged")?;
         let clean = store.fact(CLEAN, || Ok(vec![1]))? == [1];
         let same_boot = store.fact(BOOT, || Ok(boot.to_vec()))? == boot;
 
         if !clean && store.is_torn() {
             warn!("the end of the store's log was not whole: all rows that were reserved count as answered");
         }
-        let mut modules = Vec::with_capacity(manifest.modules().len());
-        for (index, entry) in manifest.modules().iter().enumerate() {
+        let open = |index: usize| {
+            let entry = &manifest.modules()[index];
             let width = entry.shape().d_in();
             let StoredExposure { rows, reserved, mut lost } = store.exposure(index)?;
-            let mut basis = Basis::new(prime, width);
-            for row in &rows {
-                anyhow::ensure!(row.len() == width, "a row of module {} is damaged", entry.name());
-                let addition = basis.consider(row);
-                basis.add(addition);
-            }
-            anyhow::ensure!(basis.rank() == rows.len(), "the rows of module {} are damaged", entry.name());
-            if !clean && (!same_boot || store.is_torn()) && reserved > rows.len() + lost {
-                lost = reserved - rows.len();
+            anyhow::ensure!(
+                rows.iter().all(|row| row.len() == width),
+                "a row of module {} is damaged",
+                entry.name()
+            );
+            // Another one for each module and each start: it is written nowhere.
+            let prime = Prime::random(&mut rand::make_rng::<rand::rngs::StdRng>());
+            let (mut basis, count, rows) = (Basis::new(prime, width), rows.len(), rows.concat());
+            let addition =
+                basis.consider(&rows, width).filter(|addition| addition.independent.len() == count);
+            basis.add(
+                &rows,
+                addition.with_context(|| format!("the rows of module {} are damaged", entry.name()))?,
+            );
+            if !clean && (!same_boot || store.is_torn()) && reserved > count + lost {
+                lost = reserved - count;
                 store.lose(index, lost)?;
             }
             let budget = budget(share, width);
             let account = Mutex::new(Account { basis, reserved, lost, closed: false });
-            modules.push(Module { name: entry.name().into(), width, budget, account });
-        }
+            Ok(Module { name: entry.name().into(), width, budget, account })
+        };
+        let modules =
+            (0..manifest.modules().len()).into_par_iter().map(open).collect::<anyhow::Result<_>>()?;
         store.set_fact(BOOT, boot)?;
         store.set_fact(CLEAN, &[0])?;
         Ok(Self { modules })
@@ -184,34 +235,84 @@ impl Ledger {
     /// Ends the ledger in order: what is being charged is recorded, nothing more is charged, and nothing that was reserved is open.
     pub fn close(&self, store: &Store) -> anyhow::Result<()> {
         for module in &self.modules {
-            module.account.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+            module.lock().closed = true;
         }
         store.set_fact(CLEAN, &[1])
     }
 
-    /// Whether a call fits the budgets of its modules. The modules are locked until the charge is dropped.
-    pub fn charge(&self, modules: &[usize], activations: &[i16]) -> Result<Charge<'_>, Refused> {
-        // In one order, so that two calls never wait for each other.
+    /// Whether a call fits the budgets of its modules at this moment. Takes as long as the arithmetic does, and locks nothing
+    /// meanwhile.
+    pub fn consider(&self, modules: &[usize], activations: &[i16]) -> Result<Considered, Refused> {
+        // In one order, so that two calls never wait for each other when they lock.
         let mut ordered = modules.to_vec();
         ordered.sort_unstable();
-        let mut charge = Charge { ledger: self, accounts: Vec::new(), budgets: Vec::new() };
-        for index in ordered {
+        let consider = |index: usize| {
             let module = &self.modules[index];
-            let account = module.account.lock().unwrap_or_else(PoisonError::into_inner);
+            let (basis, left) = module.at_this_moment()?;
+            Ok((index, module.consider(&basis, left, activations)?))
+        };
+        ordered.into_iter().map(consider).collect::<Result<_, _>>().map(Considered)
+    }
+
+    /// Whether a call that was considered still fits the budgets. The modules are locked until the charge is dropped.
+    pub fn charge(
+        &self,
+        Considered(mut additions): Considered,
+        activations: &[i16],
+    ) -> Result<Charge<'_>, Refused> {
+        for _ in 0..ATTEMPTS {
+            if let Some(charge) = self.charge_unchanged(&mut additions)? {
+                return Ok(charge);
+            }
+            for (index, addition) in &mut additions {
+                let module = &self.modules[*index];
+                let (basis, left) = module.at_this_moment()?;
+                if is_outdated(addition, &basis) {
+                    *addition = module.reconsider(&basis, left, activations, addition)?;
+                }
+            }
+        }
+        // Others are counted all the time. Each spends a row of the budget, so that this comes to an end.
+        let mut charge = Charge { ledger: self, accounts: Vec::new(), budgets: Vec::new() };
+        for (index, mut addition) in additions {
+            let module = &self.modules[index];
+            let account = module.lock();
             if account.closed {
                 return Err(Refused::Closed);
             }
-            let addition = account.basis.consider(activations);
-            let (asked, left) = (addition.independent.len(), module.budget.saturating_sub(account.charged()));
-            if asked > left {
-                let Module { name, width, budget, .. } = module;
-                let (module, budget, d_in) = (name.clone(), *budget, *width);
-                return Err(Refused::Exhausted(Exhausted { module, asked, left, budget, d_in }));
+            if is_outdated(&addition, &account.basis) {
+                addition =
+                    module.reconsider(&account.basis, module.left(&account), activations, &addition)?;
             }
             charge.accounts.push((index, account, addition));
             charge.budgets.push(module.budget);
         }
         Ok(charge)
+    }
+
+    /// Locks the modules, if nothing was counted in them since the call was looked at.
+    fn charge_unchanged(
+        &self,
+        additions: &mut Vec<(usize, Addition)>,
+    ) -> Result<Option<Charge<'_>>, Refused> {
+        let mut accounts = Vec::with_capacity(additions.len());
+        for (index, addition) in additions.iter() {
+            let account = self.modules[*index].lock();
+            if account.closed {
+                return Err(Refused::Closed);
+            }
+            if is_outdated(addition, &account.basis) {
+                return Ok(None);
+            }
+            accounts.push(account);
+        }
+        let budgets = additions.iter().map(|(index, _)| self.modules[*index].budget).collect();
+        let accounts = std::mem::take(additions)
+            .into_iter()
+            .zip(accounts)
+            .map(|((index, addition), account)| (index, account, addition))
+            .collect();
+        Ok(Some(Charge { ledger: self, accounts, budgets }))
     }
 
     /// Modules beside those of a charge, and not in use, that have answered something and have less than half of a reservation left,
@@ -239,7 +340,7 @@ impl Ledger {
         self.modules
             .iter()
             .map(|module| {
-                let account = module.account.lock().unwrap_or_else(PoisonError::into_inner);
+                let account = module.lock();
                 Exposure {
                     module: module.name.clone(),
                     rows: account.charged(),
@@ -250,6 +351,11 @@ impl Ledger {
             })
             .collect()
     }
+}
+
+/// Whether the space has grown since rows were looked at that would add to it.
+fn is_outdated(addition: &Addition, basis: &Basis) -> bool {
+    addition.to != basis.rank() && !addition.independent.is_empty()
 }
 
 fn budget(share: f64, d_in: usize) -> usize {
@@ -297,7 +403,7 @@ impl Charge<'_> {
             account.reserved = *reserved;
         }
         for (_, mut account, addition) in self.accounts {
-            account.basis.add(addition);
+            account.basis.add(activations, addition);
         }
         Ok(value)
     }
@@ -311,6 +417,9 @@ pub fn boot_id() -> Vec<u8> {
 }
 
 #[cfg(test)]
+mod attack;
+
+#[cfg(test)]
 mod tests {
     use zklora_proto::{
         AdapterId, BaseModelDigest, Commitment, ModuleEntry, ModuleShape, SecretKey, SessionId,
@@ -318,20 +427,26 @@ mod tests {
 
     use super::*;
 
-    /// Two modules of four inputs, a budget of half.
-    struct World {
+    /// Two modules of the same inputs, with one budget.
+    pub(super) struct World {
         folder: tempfile::TempDir,
         manifest: Manifest,
+        share: f64,
         calls: u64,
     }
 
     const SESSION: SessionId = SessionId::from_bytes([1; 32]);
 
     impl World {
+        /// Four inputs, a budget of half.
         fn new() -> Self {
+            Self::with(4, 0.5)
+        }
+
+        pub(super) fn with(d_in: usize, share: f64) -> Self {
             let entry = |name: &str| {
                 let commitment = Commitment::from_elements([0; 4]).unwrap();
-                ModuleEntry::new(name.into(), ModuleShape::new(4, 1, 4).unwrap(), 1.0, commitment).unwrap()
+                ModuleEntry::new(name.into(), ModuleShape::new(d_in, 1, 4).unwrap(), 1.0, commitment).unwrap()
             };
             let manifest = Manifest::new(
                 SecretKey::generate().public(),
@@ -340,7 +455,7 @@ mod tests {
                 vec![entry("m.0"), entry("m.1")],
             )
             .unwrap();
-            let world = Self { folder: tempfile::tempdir().unwrap(), manifest, calls: 0 };
+            let world = Self { folder: tempfile::tempdir().unwrap(), manifest, share, calls: 0 };
             world
                 .store()
                 .begin(
@@ -358,28 +473,29 @@ mod tests {
             Store::open(&self.folder.path().join("store"), AdapterId::from_bytes([0; 32])).unwrap()
         }
 
-        fn open(&self, boot: &[u8]) -> (Store, Ledger) {
+        pub(super) fn open(&self, boot: &[u8]) -> (Store, Ledger) {
             let store = self.store();
-            let ledger = Ledger::open(&store, &self.manifest, 0.5, boot).unwrap();
+            let ledger = Ledger::open(&store, &self.manifest, self.share, boot).unwrap();
             (store, ledger)
         }
 
         /// Asks for rows, and says how many of each module then count.
-        fn ask(
+        pub(super) fn ask(
             &mut self,
             (store, ledger): &(Store, Ledger),
             modules: &[usize],
             rows: &[i16],
         ) -> Result<[usize; 2], Refused> {
-            let charge = ledger.charge(modules, rows)?;
-            let call = (modules, rows.len() / 4, rows);
+            let charge = ledger.charge(ledger.consider(modules, rows)?, rows)?;
+            let width = self.manifest.modules()[0].shape().d_in();
+            let call = (modules, rows.len() / width, rows);
             charge.record(rows, |exposed| store.record(SESSION, self.calls, call, exposed)).unwrap();
             self.calls += 1;
             Ok(counted(ledger))
         }
     }
 
-    fn counted(ledger: &Ledger) -> [usize; 2] {
+    pub(super) fn counted(ledger: &Ledger) -> [usize; 2] {
         let rows: Vec<usize> = ledger.exposures().iter().map(|exposure| exposure.rows).collect();
         rows.try_into().unwrap()
     }
@@ -393,8 +509,11 @@ mod tests {
         assert_eq!(world.ask(&open, &[0], &[1, 1, 0, 0, 0, 0, 0, 0]), Ok([2, 1]));
         let refused = world.ask(&open, &[0, 1], &[0, 0, 1, 0]).unwrap_err();
         let Refused::Exhausted(refused) = refused else { panic!("{refused}") };
-        assert_eq!((refused.module.as_str(), refused.asked, refused.left), ("m.0", 1, 0));
+        assert_eq!((refused.module.as_str(), refused.left), ("m.0", 0));
         assert!(refused.to_string().contains("0 more independent rows of its budget of 2"), "{refused}");
+        // How many more a call has would tell what it depends on: these have one, and two.
+        let more = |rows: &[i16]| open.1.consider(&[0], rows).err().unwrap();
+        assert_eq!(more(&[0, 0, 1, 0]), more(&[0, 0, 1, 0, 0, 0, 0, 1]));
         // Nothing of a refused call counts, and what tells nothing new is still answered.
         assert_eq!(world.ask(&open, &[0], &[-7, 30, 0, 0]), Ok([2, 1]));
         assert_eq!(world.ask(&open, &[1], &[0, 0, 1, 0]), Ok([2, 2]));

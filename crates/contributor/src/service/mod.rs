@@ -28,7 +28,7 @@ pub use self::overview::Overview;
 use self::session::{Entry, Question, Session, Stage};
 use crate::budget::{Budget, Reservation};
 use crate::delta::{DeltaError, Engines};
-use crate::exposure::{Ledger, Refused, boot_id};
+use crate::exposure::{Ledger, Refusals, Refused, boot_id};
 use crate::limits::Limits;
 use crate::prover::Prover;
 use crate::state::{State, unix_time};
@@ -69,6 +69,7 @@ pub struct Service {
     journals_of: Mutex<HashMap<PublicKey, Weak<Budget>>>,
     store: Arc<Store>,
     ledger: Ledger,
+    refusals: Refusals,
     prover: Prover,
     abandoned: AtomicU64,
 }
@@ -96,6 +97,7 @@ impl Service {
             limits,
             sessions: Mutex::default(),
             store,
+            refusals: Refusals::default(),
             prover,
             abandoned: AtomicU64::new(0),
         };
@@ -309,6 +311,8 @@ impl Service {
             &self.adapter,
         );
         let modules = self.state.manifest.manifest().modules().len();
+        // Before the table of sessions is locked: a module may be, by a call that is being recorded.
+        let left = self.ledger.exposures().iter().map(|exposure| exposure.left() as u64).collect();
         self.sweep();
         let mut sessions = self.lock();
         let of_client = sessions.values().filter(|entry| entry.client == client).count();
@@ -332,7 +336,7 @@ impl Service {
             nonce: mine,
             signature: *self.state.manifest.signature(),
             max_call_bytes: self.max_call_bytes(),
-            left: self.ledger.exposures().iter().map(|exposure| exposure.left() as u64).collect(),
+            left,
             security: self.prover.security().name().into(),
         };
         Ok((welcome, self.state.manifest.bytes().to_vec()))
@@ -402,7 +406,16 @@ impl Service {
                 "you, or all clients together, have as many transcripts here as may wait for their proofs; try again later",
             );
         }
+        let spent = |refused: Refused| match refused {
+            Refused::Exhausted(_) => {
+                self.refusals.count(client);
+                Refusal { code: ErrorCode::Exposure, message: refused.to_string() }
+            }
+            Refused::Closed => Refusal { code: ErrorCode::Limit, message: refused.to_string() },
+        };
         let recorded = || {
+            // Before the deltas: a call that goes beyond the budget costs nobody their time.
+            let considered = self.ledger.consider(shape.modules(), &activations).map_err(spent)?;
             let deltas = self.engines.deltas(&shape, &activations).map_err(failed)?;
             let answer = packed(&deltas);
             if answer.1.len() as u64 > MAX_PAYLOAD_BYTES {
@@ -412,13 +425,7 @@ impl Service {
                 );
             }
             // The ledger and the journal come before the answer. What is counted and then not sent is counted all the same.
-            let charge =
-                self.ledger.charge(shape.modules(), &activations).map_err(|refused| match refused {
-                    Refused::Exhausted(_) => {
-                        Refusal { code: ErrorCode::Exposure, message: refused.to_string() }
-                    }
-                    Refused::Closed => Refusal { code: ErrorCode::Limit, message: refused.to_string() },
-                })?;
+            let charge = self.ledger.charge(considered, &activations).map_err(spent)?;
             charge
                 .record(&activations, |exposed| {
                     self.store.record(id, call, (shape.modules(), rows, &activations), exposed)

@@ -8,7 +8,7 @@ use zklora_proto::{AdapterId, SessionId};
 
 use super::Service;
 use super::session::Stage;
-use crate::exposure::Exposure;
+use crate::exposure::{Exposure, MostRefused};
 use crate::prover::Snapshot;
 
 /// A service at a moment.
@@ -24,10 +24,12 @@ pub struct Overview {
     pub prover: Snapshot,
     /// The ledger, in the manifest's order.
     pub exposures: Vec<Exposure>,
+    /// Calls refused since this process began because they went beyond the budget, and the client that has the most of them.
+    pub exposure_refusals: (u64, Option<MostRefused>),
 }
 
 impl Service {
-    /// What it is doing now. Waits for calls that the ledger is just counting, but for no session.
+    /// What it is doing now. Waits for calls that are just being recorded, but for no session.
     pub fn overview(&self) -> Overview {
         let (mut open, mut signed) = (0, 0);
         for entry in self.lock().values() {
@@ -44,6 +46,7 @@ impl Service {
             abandoned: self.abandoned.load(Ordering::Relaxed),
             prover: self.prover.snapshot(),
             exposures: self.ledger.exposures(),
+            exposure_refusals: self.refusals.totals(),
         }
     }
 
