@@ -75,7 +75,7 @@ fn a_receipt_has_its_place_before_anything_is_asked() {
         Some(value) => drop(command.env(name, value)),
         None => drop(command.env_remove(name)),
     });
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let inside = PathBuf::from(format!("/proc/{}/root{}", child.id(), records.display()));
     let is_open = || {
         fs::read_dir(&inside)

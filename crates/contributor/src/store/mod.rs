@@ -639,7 +639,7 @@ mod tests {
             })
             .collect();
         for (id, seed, _) in &sessions {
-            store.begin(*id, key.public(), 0, seed).unwrap();
+            store.begin(*id, key.public(), 0, Security::Standard, seed).unwrap();
         }
         let row = |secret: &[u8; 32]| -> Vec<i16> { secret.iter().map(|&byte| byte.into()).collect() };
         for (id, _, secret) in &sessions {
@@ -688,7 +688,7 @@ mod tests {
         let store = Store::open(&folder.path().join("store.sqlite"), adapter(1)).unwrap();
         let (key, ids) = (SecretKey::generate(), [1, 2].map(|byte| SessionId::from_bytes([byte; 32])));
         for id in ids {
-            store.begin(id, key.public(), 0, &CommitmentSeed::random()).unwrap();
+            store.begin(id, key.public(), 0, Security::Standard, &CommitmentSeed::random()).unwrap();
             for number in 0..20 {
                 store.record(id, number, (&[0], 1, &[1, 2]), &[]).unwrap();
             }
