@@ -1,4 +1,4 @@
-//! The socket by which a daemon is asked how it is.
+//! The socket by which a daemon is asked how it is, and what it has answered.
 //!
 //! A client connects, writes one line of JSON, a [`Question`], and reads one line of JSON. The socket is for the daemon's user alone.
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixSocket};
@@ -20,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::daemon::{Daemon, Status};
+use crate::exposure::Exposure;
 
 /// The socket's name in the state folder.
 pub const CONTROL: &str = "control.sock";
@@ -31,7 +33,8 @@ const MAX_CONNECTIONS: usize = 8;
 /// A question must have been asked and answered within this time.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_QUESTION_BYTES: u64 = 4 << 10;
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+/// More than the exposure of as many modules as a manifest may have.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
 
 /// What a daemon may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ const MAX_ANSWER_BYTES: u64 = 1 << 20;
 pub enum Question {
     /// For its [`Status`].
     Status,
+    /// For what its modules have answered: an [`Exposure`] of each.
+    Exposure,
 }
 
 /// A daemon's socket, which is removed when this is dropped.
@@ -102,8 +107,17 @@ impl Drop for Control {
     }
 }
 
-/// Asks the daemon at this socket; `None` if there is none.
+/// Asks the daemon at this socket how it is; `None` if there is none.
 pub fn ask_status(path: &Path) -> anyhow::Result<Option<Status>> {
+    ask(path, Question::Status)
+}
+
+/// Asks the daemon at this socket what its modules have answered, in the manifest's order; `None` if there is none.
+pub fn ask_exposure(path: &Path) -> anyhow::Result<Option<Vec<Exposure>>> {
+    ask(path, Question::Exposure)
+}
+
+fn ask<T: DeserializeOwned>(path: &Path, question: Question) -> anyhow::Result<Option<T>> {
     check_path(path)?;
     let stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
@@ -116,11 +130,11 @@ pub fn ask_status(path: &Path) -> anyhow::Result<Option<Status>> {
                 .with_context(|| format!("connecting to {}: is it this user's?", path.display()));
         }
     };
-    let asking = || -> anyhow::Result<Status> {
+    let asking = || -> anyhow::Result<T> {
         // The daemon gives up first.
         stream.set_read_timeout(Some(2 * TIMEOUT))?;
         stream.set_write_timeout(Some(2 * TIMEOUT))?;
-        writeln!(&stream, "{}", serde_json::to_string(&Question::Status)?)?;
+        writeln!(&stream, "{}", serde_json::to_string(&question)?)?;
         let mut answer = String::new();
         let read = BufReader::new((&stream).take(MAX_ANSWER_BYTES)).read_line(&mut answer);
         read.context("it does not answer: it may still be restoring sessions, or hang")?;
@@ -128,7 +142,7 @@ pub fn ask_status(path: &Path) -> anyhow::Result<Option<Status>> {
             bail!("the answer is cut off after {} bytes", answer.len());
         }
         serde_json::from_str(&answer)
-            .context("expected a status: is the daemon of another version than this program?")
+            .context("it answers something else: is the daemon of another version than this program?")
     };
     asking().map(Some).with_context(|| format!("asking the daemon at {}", path.display()))
 }
@@ -169,6 +183,12 @@ async fn answer(mut stream: tokio::net::UnixStream, daemon: Arc<Daemon>) -> anyh
         Question::Status => {
             let status = spawn_blocking(move || daemon.status()).await.context("the status panicked")?;
             serde_json::to_string(&status)?
+        }
+        Question::Exposure => {
+            let exposures = spawn_blocking(move || daemon.service().exposures())
+                .await
+                .context("looking at the ledger panicked")?;
+            serde_json::to_string(&exposures)?
         }
     };
     answer.push('\n');

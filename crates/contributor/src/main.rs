@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             Command::Init(args) => commands::init::run(&args, out).map(done),
             Command::Deliver(args) => commands::deliver::run(&args, out).map(done),
             Command::Plan(args) => commands::plan::run(&args, out).map(done),
-            Command::Exposure(args) => commands::exposure::run(&args, out).map(done),
+            Command::Exposure(args) => commands::exposure::run(&args, &matches, out).map(done),
             Command::Status(args) => commands::status::run(&args, &matches, out),
             Command::Documents(args) => Ok(args.write::<Cli>(&commands::MANUAL, out).map(done)?),
             Command::Prove(args) => commands::prove::run(&args, out),

@@ -6,6 +6,7 @@
 //! | `openings.safetensors` | quantised A and B and the salt of each module | 0600 |
 //! | `manifest.json` | the adapter manifest, the exact bytes that are signed | 0644 |
 //! | `manifest.sig` | its signature, in hexadecimal | 0644 |
+//! | `sessions.sqlite`, `sessions.sqlite-reserved` | sessions and the ledger of what was answered: the [`store`](crate::store) | 0600 |
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -28,6 +29,7 @@ use zklora_proto::{
 };
 
 use crate::quantise::quantise;
+use crate::store::{Allowance, STORE, Store};
 
 /// The name of the identity key's file, here and among a service's credentials.
 pub const KEY: &str = "identity.key";
@@ -55,8 +57,9 @@ impl State {
         let base = BaseModel::open(base_model)?;
         let adapter = LoraAdapter::open(adapter, &base.projections())?;
         warn_of_idle_modules(&adapter);
-        for file in [MANIFEST, SIGNATURE, OPENINGS] {
-            let path = folder.join(file);
+        let store = folder.join(STORE);
+        let others = Store::files(&store);
+        for path in [MANIFEST, SIGNATURE, OPENINGS].map(|file| folder.join(file)).iter().chain(&others) {
             if path.exists() {
                 bail!(
                     "{} is there already: expected a new or empty state folder; choose another --state",
@@ -96,6 +99,8 @@ impl State {
         .context("this adapter cannot be proved")?;
 
         secret_file::create(&folder.join(OPENINGS), &encode(&openings)?)?;
+        // Before the manifest: a state that has one has its ledger.
+        Store::create(&store, manifest.adapter_id(), vec![Allowance::default(); openings.len()])?;
         write(&folder.join(MANIFEST), manifest.bytes())?;
         write(&folder.join(SIGNATURE), format!("{}\n", manifest.signature()).as_bytes())?;
         Ok(Self { key, manifest, openings })

@@ -68,7 +68,7 @@ fn a_variable_is_stronger_than_the_file_and_a_flag_than_both() {
         std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     files.sort();
     assert_eq!(files, ["contributor.toml", "state"]);
-    assert!(!folder.path().join("state/sessions.sqlite").exists());
+    assert!(!folder.path().join("state/control.sock").exists());
 }
 
 #[test]

@@ -2,13 +2,24 @@
 
 mod common;
 
-use common::World;
+use std::sync::Arc;
+
+use common::bare::{ask as ask_bare, error, open};
+use common::{World, fixtures};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_base_user::session::{Session, SessionError};
+use zklora_circuit::plan::Planner;
+use zklora_circuit::security::Security;
+use zklora_contributor::delta::Engines;
 use zklora_contributor::limits::Limits;
-use zklora_proto::SecretKey;
-use zklora_proto::message::ErrorCode;
+use zklora_contributor::prover::{Place, Prover, ProverConfig};
+use zklora_contributor::service::Service;
+use zklora_contributor::state::State;
+use zklora_contributor::store::{STORE, Store};
+use zklora_proto::message::{ErrorCode, Nonce, Request, Response};
+use zklora_proto::packing::activations_to_bytes;
+use zklora_proto::{CommitmentSeed, PROTOCOL_VERSION, SecretKey, SessionId};
 
 /// The fixture's first module.
 const MODULE: usize = 0;
@@ -106,4 +117,89 @@ fn the_budget_ends_service_for_all_clients_and_sessions_together() {
     session.forward(&[MODULE], &sum).unwrap();
     session.forward(&[MODULE + 1], &vec![5; world.d_in(MODULE + 1)]).unwrap();
     session.finish().unwrap();
+}
+
+/// A client that has opened a session of a service, without any network.
+fn hello(service: &Service, state: &State, key: &SecretKey) -> SessionId {
+    let mine = Nonce::random();
+    let request = Request::Hello {
+        version: PROTOCOL_VERSION,
+        adapter: state.manifest.adapter_id(),
+        base_model: *state.manifest.manifest().base_model(),
+        nonce: mine,
+        commitment_seed: CommitmentSeed::random(),
+    };
+    let (Response::Welcome { nonce, .. }, _) = service.answer(key.public(), request, vec![]).unwrap() else {
+        panic!("no welcome")
+    };
+    let adapter = state.manifest.adapter_id();
+    SessionId::derive(mine.as_bytes(), nonce.as_bytes(), &key.public(), &state.key.public(), &adapter)
+}
+
+#[test]
+fn a_call_beyond_the_budget_is_refused_before_its_deltas_are_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let state = State::create(&path, &fixtures().join("gpt2-tiny"), &fixtures().join("lora-es")).unwrap();
+    let state = Arc::new(state);
+    let store = Arc::new(Store::open(&path.join(STORE), state.manifest.adapter_id()).unwrap());
+    // Whoever asks this one for a delta of any module panics.
+    let engines = Arc::new(Engines::new(state.manifest.clone(), &[]).unwrap());
+    let config = ProverConfig {
+        folder: path.clone(),
+        out_dir: folder.path().join("out"),
+        planner: Planner::new(Security::Standard),
+        place: Place::Here,
+    };
+    let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config).unwrap();
+    // Two rows of 128.
+    let service = Service::new(state.clone(), engines, Limits::default(), store, 0.02, prover).unwrap();
+    let key = SecretKey::generate();
+    let session = hello(&service, &state, &key);
+    let forward = |rows: usize| {
+        let activations: Vec<i16> = (0..rows * 128).map(|i| i16::from(i % 129 == 0)).collect();
+        let request = Request::Forward { session, call: 0, rows, modules: vec![MODULE] };
+        service.answer(key.public(), request, activations_to_bytes(&activations))
+    };
+    let refused = forward(3).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Exposure);
+    assert!(refused.message.ends_with("and this call has more"), "{}", refused.message);
+    assert_eq!(forward(100).unwrap_err(), refused, "by how much is not told");
+    assert!(service.exposures().iter().all(|module| module.rows == 0));
+    let (calls, most) = service.overview().exposure_refusals;
+    assert_eq!((calls, most.map(|most| (most.client, most.calls))), (2, Some((key.public(), 2))));
+    // One that fits would be computed.
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| forward(2))).is_err());
+}
+
+#[test]
+fn clients_who_only_send_what_is_refused_take_nothing_from_others() {
+    let world = World::with_budget(Limits::default(), 0.25);
+    let width = world.d_in(MODULE);
+    let rows = rows(width);
+    std::thread::scope(|scope| {
+        for seed in 0..8 {
+            let world = &world;
+            scope.spawn(move || {
+                let mut rng = StdRng::seed_from_u64(seed);
+                let (connection, session) = open(world, &SecretKey::generate());
+                let many: Vec<i16> = (0..4000 * width).map(|_| rng.random_range(-9999..=9999)).collect();
+                let many = activations_to_bytes(&many);
+                for _ in 0..5 {
+                    let request = Request::Forward { session, call: 0, rows: 4000, modules: vec![MODULE] };
+                    let (code, message) = error(ask_bare(world, &connection, &request, &many));
+                    assert_eq!(code, ErrorCode::Exposure, "{message}");
+                }
+            });
+        }
+        // Meanwhile somebody gets all of the budget, row by row.
+        let session = world.session(SecretKey::generate()).unwrap();
+        let (deltas, refused) = ask(&session, &rows);
+        assert!(refused.is_some());
+        assert_eq!(deltas.len(), width / 4);
+        session.finish().unwrap();
+    });
+    let (calls, most) = world.service.overview().exposure_refusals;
+    assert_eq!((calls, most.unwrap().calls), (8 * 5 + 1, 5));
+    assert_eq!(world.service.exposures()[MODULE].rows, width / 4);
 }

@@ -343,40 +343,126 @@ fn a_folder_that_cannot_be_written_is_named_at_the_start() {
     assert!(said.contains("making /proc/zklora"), "{said}");
 }
 
-#[test]
-fn a_log_with_a_damaged_end_is_told_and_all_that_was_reserved_counts_as_answered() {
-    let world = World::new();
-    let daemon = world.serve(&[]);
-    let listen = format!("127.0.0.1:{}", daemon.address().port);
-    let (finished, open) =
-        (world.session(&daemon.address()).unwrap(), world.session(&daemon.address()).unwrap());
-    world.forward_all(&finished, 1).unwrap();
-    world.forward_all(&open, 2).unwrap();
-    let width = world.state.manifest.manifest().modules()[0].shape().d_in();
-    let row = |index: usize| -> Vec<i16> { (0..width).map(|i| i16::from(i == index)).collect() };
-    for index in 0..5 {
-        open.forward(&[0], &row(index)).unwrap();
-    }
-    daemon.kill();
-    let log = world.path().join("state/sessions.sqlite-wal");
-    let mut bytes = fs::read(&log).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    fs::write(&log, bytes).unwrap();
-
-    let daemon = Process::start_at(world.path(), &listen);
+/// What `exposure` says of the first module: rows, and those of them that are not known.
+fn exposed(world: &World) -> (u64, u64) {
     let output = Command::new(PROGRAM)
-        .args(["exposure", "--json", "--exposure-budget", "1", "--state"])
+        .args(["exposure", "--json", "--state"])
         .arg(world.path().join("state"))
         .output()
         .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // Of the six independent rows the last may be lost; all that was reserved counts.
-    let (rows, lost) =
-        (said["modules"][0]["rows"].as_u64().unwrap(), said["modules"][0]["lost"].as_u64().unwrap());
-    assert!(rows >= 6 && lost >= 1, "{said}");
-    world.forward_all(&finished, 3).unwrap();
-    finished.finish().unwrap();
-    assert_eq!(world.verified(finished.id()), 24);
-    drop(daemon);
+    let module = &said["modules"][0];
+    (module["rows"].as_u64().unwrap(), module["lost"].as_u64().unwrap())
+}
+
+/// Changes a file.
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_log_that_is_damaged_or_gone_counts_as_all_that_was_reserved() {
+    let world = World::new();
+    let [database, log] =
+        ["sessions.sqlite", "sessions.sqlite-wal"].map(|file| world.path().join("state").join(file));
+    let width = world.state.manifest.manifest().modules()[0].shape().d_in();
+    let row = |index: usize| -> Vec<i16> { (0..width).map(|i| i16::from(i == index)).collect() };
+    let daemon = world.serve(&[]);
+    let session = world.session(&daemon.address()).unwrap();
+    world.forward_all(&session, 1).unwrap();
+    session.finish().unwrap();
+    assert_eq!(world.verified(session.id()), 12);
+    daemon.stop();
+    assert_eq!(exposed(&world), (1, 0));
+
+    // The end of the log is damaged. If it is part of the file already, nothing is lost by that.
+    let daemon = world.serve(&[]);
+    let session = world.session(&daemon.address()).unwrap();
+    (0..5).for_each(|index| drop(session.forward(&[0], &row(index)).unwrap()));
+    daemon.kill();
+    damage(&log, |bytes| *bytes.last_mut().unwrap() ^= 1);
+    let (rows, lost) = exposed(&world);
+    assert!(lost >= 1 && rows > 6 || (rows, lost) == (6, 0), "{rows} rows, {lost} lost");
+
+    // All of the log is gone, and the file is as it was before.
+    world.serve(&[]).stop();
+    let before = fs::read(&database).unwrap();
+    let daemon = world.serve(&[]);
+    let session = world.session(&daemon.address()).unwrap();
+    session.forward(&[0], &row(100)).unwrap();
+    daemon.kill();
+    fs::write(&database, before).unwrap();
+    fs::remove_file(&log).unwrap();
+    fs::remove_file(world.path().join("state/sessions.sqlite-shm")).unwrap();
+    let (rows, lost) = exposed(&world);
+    assert!(rows > 6 && lost >= 1, "{rows} rows, {lost} lost");
+    let daemon = world.serve(&[]);
+    assert_eq!(exposed(&world), (rows, lost));
+    let session = world.session(&daemon.address()).unwrap();
+    world.forward_all(&session, 3).unwrap();
+    session.finish().unwrap();
+    assert_eq!(world.verified(session.id()), 12);
+    daemon.stop();
+    assert_eq!(exposed(&world), (rows, lost), "it stays lost");
+}
+
+#[test]
+fn a_state_without_its_ledger_is_served_only_with_a_new_one() {
+    let world = World::new();
+    let [database, reserved] =
+        ["sessions.sqlite", "sessions.sqlite-reserved"].map(|file| world.path().join("state").join(file));
+    let daemon = world.serve(&[]);
+    let session = world.session(&daemon.address()).unwrap();
+    world.forward_all(&session, 1).unwrap();
+    drop(session);
+    daemon.stop();
+    let whole = [&database, &reserved].map(|file| fs::read(file).unwrap());
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = command(world.path()).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(expected), "{said:?} should contain {expected:?}");
+    };
+    let none = |file: &Path| fs::remove_file(file).unwrap();
+    let cut = |file: &Path| damage(file, |bytes| bytes.truncate(bytes.len() / 2));
+    let empty = |file: &Path| damage(file, |bytes| bytes.clear());
+    let damages: [(&Path, &dyn Fn(&Path), &str); 5] = [
+        (&database, &none, "sessions.sqlite is not there"),
+        (&database, &cut, "sessions.sqlite is damaged or cut"),
+        (&database, &empty, "sessions.sqlite is damaged or cut"),
+        (&reserved, &none, "sessions.sqlite-reserved is not there"),
+        (&reserved, &cut, "sessions.sqlite-reserved is damaged or cut"),
+    ];
+    for (file, damage, expected) in damages {
+        for (file, bytes) in [&database, &reserved].iter().zip(&whole) {
+            fs::write(file, bytes).unwrap();
+        }
+        damage(file);
+        refused(&[], expected);
+        refused(&[], "serve --new-ledger");
+        refused(&["--check-config"], expected);
+        // Whoever only looks is told, too, and makes nothing.
+        let output = Command::new(PROGRAM)
+            .args(["exposure", "--state"])
+            .arg(world.path().join("state"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(expected), "{said}");
+    }
+    // The reservation cannot be read: what is known to be answered counts, and another reservation.
+    world.serve(&["--new-ledger"]).stop();
+    assert_eq!(exposed(&world), (65, 65));
+    refused(&["--new-ledger"], "leave out --new-ledger");
+    fs::remove_file(&database).unwrap();
+    world.serve(&["--new-ledger"]).stop();
+    assert_eq!(exposed(&world), (65, 65), "the file beside the database says so");
+    world.serve(&[]).stop();
+    // A state that answered nothing is served without a word.
+    fs::remove_dir_all(world.path().join("state")).unwrap();
+    world.serve(&[]).stop();
+    assert_eq!(exposed(&world), (0, 0));
 }

@@ -5,8 +5,10 @@ mod common;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 
-use common::process::{Process, command, status};
+use common::fixtures;
+use common::process::{PROGRAM, Process, command, status};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use zklora_base_user::session::Session;
@@ -67,6 +69,56 @@ fn a_running_daemon_says_how_it_is_and_a_stopped_one_does_not() {
     assert!(!state.join("control.sock").exists());
     let (code, output) = status(&asked);
     assert_eq!((code, &output.stdout[..]), (Some(3), &b"null\n"[..]));
+}
+
+#[test]
+fn exposure_shows_the_budget_of_the_daemon_that_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let exposure = |args: &[&str]| {
+        let output =
+            Command::new(PROGRAM).args(["exposure", "--state"]).arg(&state).args(args).output().unwrap();
+        let [out, said] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        (out, said)
+    };
+    let json = |args: &[&str]| -> Value {
+        serde_json::from_str(&exposure(&[args, &["--json"]].concat()).0).unwrap()
+    };
+    let socket = folder.path().join("c.sock");
+    let serve = |budget: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["serve", "--open", "--json", "--listen", "127.0.0.1:0", "--exposure-budget", budget]);
+        command.arg("--state").arg(&state).arg("--out-dir").arg(folder.path().join("out"));
+        Process::run(command.arg("--control").arg(&socket).stderr(Stdio::null()))
+    };
+    State::create(&state, &fixtures().join("gpt2-tiny"), &fixtures().join("lora-es")).unwrap();
+    let at = ["--control", socket.to_str().unwrap()];
+    let daemon = serve("0.125");
+    let said = json(&at);
+    assert_eq!((&said["serving"], &said["modules"][0]["budget"]), (&true.into(), &16.into()));
+    let (out, warnings) = exposure(&at);
+    assert!(out.contains("that of the daemon that serves") && warnings.is_empty(), "{out}{warnings}");
+    // Another one that is given is not taken for the daemon's.
+    let (out, warnings) = exposure(&[&at[..], &["--exposure-budget", "0.5"]].concat());
+    assert!(out.contains("     16     128  ") && warnings.contains("its budget is shown"), "{out}{warnings}");
+    daemon.stop();
+
+    let said = json(&at);
+    assert_eq!((&said["serving"], &said["modules"][0]["budget"]), (&false.into(), &32.into()));
+    assert!(exposure(&[]).0.contains("no daemon serves"));
+    let all = "12 of 12 modules may answer d_in independent rows or more";
+    let (_, warnings) = exposure(&["--exposure-budget", "1"]);
+    assert!(warnings.contains(all), "{warnings}");
+    assert!(exposure(&["--exposure-budget", "0.99"]).1.is_empty());
+    let daemon = serve("1");
+    assert!(exposure(&at).1.contains(all));
+    daemon.stop();
+    // Its configuration says the same.
+    let config = folder.path().join("contributor.toml");
+    std::fs::write(&config, "exposure_budget = 0.0625\nlisten = 7\n").unwrap();
+    let said = json(&["--config", config.to_str().unwrap()]);
+    assert_eq!(said["modules"][0]["budget"], 8);
 }
 
 #[test]

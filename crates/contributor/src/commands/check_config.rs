@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde_json::json;
 use zklora_cli::{Escaped, causes, say_error};
 use zklora_contributor::control;
+use zklora_contributor::store::{STORE, Store};
 
 use super::settings::{Settings, Source};
 
@@ -44,6 +45,7 @@ pub fn run(settings: Result<Settings, Vec<String>>, json: bool, out: &mut dyn Wr
 fn errors(settings: &Settings) -> Vec<String> {
     let provable = || {
         let state = super::open_state(&settings.state, settings.identity.as_deref())?;
+        Store::open(&settings.state.join(STORE), state.manifest.adapter_id())?;
         let modules = state.manifest.manifest().modules().len();
         let planner = super::planner(settings.security, settings.proving_threads, settings.memory)?;
         planner.plan(state.manifest.manifest(), &vec![1; modules]).context("this adapter cannot be proved")

@@ -1,48 +1,105 @@
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use serde_json::json;
-use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger};
+use tracing::warn;
+use zklora_cli::Escaped;
+use zklora_contributor::control::ask_exposure;
+use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger, boot_id};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store};
+use zklora_proto::SignedManifest;
 
 use super::Share;
+use super::settings::Places;
 
-/// Shows how much of the adapter the answered rows give away, module by module.
+/// Shows how much of the adapter the answered rows give away, module by module, and the budget: that of the daemon, if one serves
+/// the state.
 #[derive(Args)]
 #[command(after_help = "Example: zklora-contributor exposure --state a-state")]
 pub struct ExposureReport {
+    /// The daemon's configuration, if its state, socket or budget is named there.
+    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
+    pub config: Option<PathBuf>,
     /// Folder that `init` made.
-    #[arg(long, value_name = "DIR")]
-    state: PathBuf,
-    /// The budget that `serve` has been given.
-    #[arg(long, value_name = "SHARE", default_value_t = Share(DEFAULT_SHARE))]
-    exposure_budget: Share,
+    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
+    pub state: Option<OsString>,
+    /// Socket of the daemon, if it was given one; otherwise control.sock in the state.
+    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
+    pub control: Option<OsString>,
+    /// The budget that `serve` will be given. A daemon that runs says its own.
+    #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
+    pub exposure_budget: String,
     /// Print it as JSON.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
-pub fn run(args: &ExposureReport, out: &mut dyn Write) -> anyhow::Result<()> {
+/// Shows it. `matches` are those that the arguments were made of.
+pub fn run(args: &ExposureReport, matches: &ArgMatches, out: &mut dyn Write) -> anyhow::Result<()> {
+    let places = Places::of_ledger(args, matches).map_err(|errors| anyhow::anyhow!(errors.join("; ")))?;
     // The identity key, which a service keeps elsewhere, is not needed.
-    let manifest = State::manifest_of(&args.state)?;
-    let path = args.state.join(STORE);
-    // Before anything was served there is none, and looking makes none.
-    let store = path.exists().then(|| Store::open(&path, manifest.adapter_id())).transpose()?;
-    let exposures = Ledger::report(store.as_ref(), manifest.manifest(), args.exposure_budget.0)?;
+    let manifest = State::manifest_of(&places.state)?;
+    let serving = ask_exposure(&places.control)?;
+    let is_serving = serving.is_some();
+    let exposures = match serving {
+        Some(exposures) => {
+            let expected = manifest.manifest().modules().iter().map(|module| module.name());
+            anyhow::ensure!(
+                exposures.iter().map(|exposure| &exposure.module[..]).eq(expected),
+                "the daemon at {} serves another adapter than that of {}",
+                places.control.display(),
+                places.state.display()
+            );
+            exposures
+        }
+        None => stored(&places.state, &manifest, places.budget)?,
+    };
+    if is_serving && matches.value_source("exposure_budget") == Some(ValueSource::CommandLine) {
+        warn!(
+            "a daemon serves this state: its budget is shown, and not --exposure-budget {}",
+            args.exposure_budget
+        );
+    }
+    if let Some(warning) = Exposure::warning(&exposures) {
+        warn!("{}", Escaped(&warning));
+    }
     if args.json {
-        writeln!(out, "{}", json!({ "adapter": manifest.adapter_id(), "modules": exposures }))?;
+        let said = json!({ "adapter": manifest.adapter_id(), "serving": is_serving, "modules": exposures });
+        writeln!(out, "{said}")?;
         return Ok(());
     }
     writeln!(out, "{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in")?;
     for Exposure { module, rows, lost, budget, d_in } in exposures {
-        let lost = if lost > 0 { format!(" ({lost} of them lost with the power)") } else { String::new() };
-        writeln!(out, "{rows:>7} {budget:>7} {d_in:>7}  {module}{lost}")?;
+        let lost = if lost > 0 {
+            format!(" ({lost} of them not known, and may have been answered)")
+        } else {
+            String::new()
+        };
+        writeln!(out, "{rows:>7} {budget:>7} {d_in:>7}  {}{lost}", Escaped(&module))?;
     }
     writeln!(
         out,
-        "Rows are linearly independent ones, answered to all clients together. d_in of them give a module away."
+        "Rows are linearly independent ones, answered to all clients together. d_in of them give a module away, and far fewer most of \
+         what it does on ordinary text."
+    )?;
+    writeln!(
+        out,
+        "The budget is {}",
+        if is_serving {
+            "that of the daemon that serves the state now."
+        } else {
+            "what `serve` would be given: no daemon serves the state now."
+        }
     )?;
     Ok(())
+}
+
+/// What the state folder says.
+fn stored(state: &Path, manifest: &SignedManifest, budget: Share) -> anyhow::Result<Vec<Exposure>> {
+    let store = Store::open(&state.join(STORE), manifest.adapter_id())?;
+    Ledger::report(&store, manifest.manifest(), budget.0, &boot_id())
 }

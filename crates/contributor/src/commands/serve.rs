@@ -11,14 +11,14 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use zklora_circuit::security::Security;
 use zklora_cli::{UsageError, say_error};
 use zklora_contributor::access::Access;
 use zklora_contributor::control::Control;
 use zklora_contributor::daemon::Daemon;
 use zklora_contributor::delta::Engines;
-use zklora_contributor::exposure::DEFAULT_SHARE;
+use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, renew};
 use zklora_contributor::http::Http;
 use zklora_contributor::limits::Limits;
 use zklora_contributor::memory::{MemoryLimit, Size};
@@ -88,6 +88,10 @@ pub struct Serve {
     /// would give the adapter away.
     #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
     pub exposure_budget: String,
+    /// Begin a new ledger of what was answered, in the place of one that is missing or damaged. What can be read of the old one
+    /// counts; its sessions are lost. Refused if the ledger is whole.
+    #[arg(long)]
+    pub new_ledger: bool,
     /// Do not prove here: leave each finished session as a folder in the state's jobs, for `prove` to work on, and make the bundle when
     /// all its proofs are there.
     #[arg(long, value_name = "BOOL", env = "ZKLORA_PROVE_ELSEWHERE", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false")]
@@ -174,13 +178,13 @@ pub fn run(args: &Serve, matches: &ArgMatches, out: &mut dyn Write) -> anyhow::R
         UsageError::new(format!("the configuration is wrong in {} {places}, named above", errors.len()))
     })?;
     let runtime = tokio::runtime::Runtime::new().context("starting the runtime")?;
-    let served = runtime.block_on(serve_until_stopped(&settings, args.json, out));
+    let served = runtime.block_on(serve_until_stopped(&settings, args, out));
     // Whoever stops a second time does not wait for a thread that waits for proofs.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve_until_stopped(settings: &Settings, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
+async fn serve_until_stopped(settings: &Settings, args: &Serve, out: &mut dyn Write) -> anyhow::Result<()> {
     let (began, starting) = (Instant::now(), systemd::Starting::begin());
     // From now on SIGHUP does not end the process.
     let hangups = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
@@ -195,6 +199,9 @@ async fn serve_until_stopped(settings: &Settings, json: bool, out: &mut dyn Writ
         Some(address) => Some(Http::bind(address).await?),
         None => None,
     };
+    if args.new_ledger {
+        renew(&settings.state, &state.manifest)?;
+    }
     let store = Arc::new(Store::open(&settings.state.join(STORE), state.manifest.adapter_id())?);
     let engines = Arc::new(Engines::new(state.manifest.clone(), &state.openings)?);
     let config = ProverConfig {
@@ -206,6 +213,9 @@ async fn serve_until_stopped(settings: &Settings, json: bool, out: &mut dyn Writ
     let prover = Prover::start(state.clone(), engines.clone(), store.clone(), config)?;
     let (limits, share) = (settings.limits.clone(), settings.exposure_budget.0);
     let service = Arc::new(Service::new(state.clone(), engines, limits, store.clone(), share, prover)?);
+    if let Some(warning) = Exposure::warning(&service.overview().exposures) {
+        warn!("{warning}");
+    }
     let addresses = reach::addresses(state.key.public(), local, settings.advertise.as_ref());
     let address = &addresses[0];
     let metrics = Arc::new(Metrics::default());
@@ -232,7 +242,7 @@ async fn serve_until_stopped(settings: &Settings, json: bool, out: &mut dyn Writ
     tasks.spawn(reload_at(hangups, access.clone(), metrics.clone()));
     // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
     let mut stop = StopSignals::listen()?;
-    if json {
+    if args.json {
         writeln!(out, "{said}")?;
     } else {
         shown.iter().try_for_each(|address| writeln!(out, "{address}"))?;

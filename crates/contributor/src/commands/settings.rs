@@ -30,6 +30,7 @@ use zklora_contributor::reach::Advertised;
 use zklora_proto::PublicKey;
 
 use super::Share;
+use super::exposure::ExposureReport;
 use super::serve::{LimitArgs, Serve};
 use super::status::StatusReport;
 
@@ -184,6 +185,33 @@ pub fn control_path(args: &StatusReport, matches: &ArgMatches) -> Result<PathBuf
     };
     // What else is in the file is the daemon's business.
     path.filter(|_| sources.errors.is_empty()).ok_or(sources.errors)
+}
+
+/// Where a ledger is, and the budget that it is compared with.
+#[derive(Debug)]
+pub struct Places {
+    pub state: PathBuf,
+    pub control: PathBuf,
+    pub budget: Share,
+}
+
+impl Places {
+    /// By the arguments of `exposure` and the file that they name.
+    pub fn of_ledger(args: &ExposureReport, matches: &ArgMatches) -> Result<Self, Vec<String>> {
+        let text = read_given(args.config.as_deref())?;
+        let mut sources = Sources::new(args.config.as_deref(), &text, matches);
+        let state: Option<PathBuf> = sources.required("state", args.state.as_ref());
+        let control: Option<PathBuf> = sources.optional("control", args.control.as_ref());
+        let budget = sources.required("exposure_budget", Some(&args.exposure_budget));
+        // What else is in the file is the daemon's business.
+        match (state, budget) {
+            (Some(state), Some(budget)) if sources.errors.is_empty() => {
+                let control = control.unwrap_or_else(|| state.join(CONTROL));
+                Ok(Self { state, control, budget })
+            }
+            _ => Err(sources.errors),
+        }
+    }
 }
 
 fn read_given(path: Option<&Path>) -> Result<String, Vec<String>> {

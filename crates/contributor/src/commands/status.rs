@@ -97,7 +97,10 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     if let Some(MostRefused { client, calls }) = &status.most_refused {
         let all = counted(status.exposure_refused, "call");
-        line("refused", format!("{all} beyond the exposure budget since it began, {calls} of them of {client}"))?;
+        line(
+            "refused",
+            format!("{all} beyond the exposure budget since it began, {calls} of them of {client}"),
+        )?;
     }
     Ok(())
 }

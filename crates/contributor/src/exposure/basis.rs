@@ -134,8 +134,11 @@ pub struct Basis {
     blocks: Vec<Arc<Block>>,
     /// Rows that were added, by their first entries: who asks for a text again is answered without arithmetic. Clones share them:
     /// whoever finds a row there that was added later may take it for dependent, since that is what it is by now.
-    seen: Arc<RwLock<HashMap<Box<[i16]>, Box<[i16]>>>>,
+    seen: Arc<RwLock<Seen>>,
 }
+
+/// Rows by their first entries.
+type Seen = HashMap<Box<[i16]>, Box<[i16]>>;
 
 /// Rows that would be added to a [`Basis`].
 #[derive(Debug)]

@@ -5,25 +5,27 @@
 //! independent of all that were answered before count against it, over all sessions and clients; repeated and dependent rows,
 //! which tell nothing new, do not.
 //!
-//! The ledger is on disk before an answer leaves. Rows are written to a file that survives the death of the process. To
-//! wait for the disk at every call would cost more than the answer; instead the ledger *reserves* rows ahead, and waits for the
-//! disk then. After a loss of power, of which the kernel's boot id tells, or if the end of the store's log is damaged, everything
-//! that was reserved counts as answered.
+//! The ledger is on disk before an answer leaves. Rows are written to a database that survives the death of the process. To
+//! wait for the disk at every call would cost more than the answer; instead the ledger *reserves* rows ahead, in a file of its own,
+//! and waits for the disk then. After a loss of power, of which the kernel's boot id tells, or if the database has fewer rows than it
+//! had, everything that was reserved counts as answered.
 
 mod basis;
 mod refusals;
+mod renew;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::Context;
 use rand::Rng;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 use zklora_proto::Manifest;
 
 pub use self::basis::{Addition, Basis, Prime};
 pub use self::refusals::{MostRefused, Refusals};
-use crate::store::{Exposed, Store, StoredExposure};
+pub use self::renew::renew;
+use crate::store::{Allowance, Exposed, Store};
 
 /// The share of d_in that is served unless told otherwise.
 ///
@@ -35,9 +37,6 @@ pub const DEFAULT_SHARE: f64 = 0.25;
 const RESERVE: usize = 64;
 /// How often a call is looked at again because others were counted meanwhile, before the module is locked for it.
 const ATTEMPTS: usize = 3;
-
-const BOOT: &str = "boot";
-const CLEAN: &str = "closed cleanly";
 
 /// The ledger of all modules.
 pub struct Ledger {
@@ -109,13 +108,13 @@ impl Module {
 }
 
 /// What is known of one module.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exposure {
     /// The module.
     pub module: String,
     /// Independent rows that were answered, or have to be taken for it.
     pub rows: usize,
-    /// Of them, those that were reserved when power was lost.
+    /// Of them, those that were reserved when power was lost, or when the record of them was.
     pub lost: usize,
     /// Rows that may be answered in all.
     pub budget: usize,
@@ -127,7 +126,27 @@ impl Exposure {
     /// Independent rows that may still be answered, whatever they are: all there can be if the budget allows to give everything
     /// away.
     pub fn left(&self) -> usize {
-        if self.budget >= self.d_in { self.d_in } else { self.budget.saturating_sub(self.rows) }
+        if self.gives_away() { self.d_in } else { self.budget.saturating_sub(self.rows) }
+    }
+
+    /// Whether the budget allows as many rows as give A·B away.
+    fn gives_away(&self) -> bool {
+        self.budget >= self.d_in
+    }
+
+    /// What has to be said of budgets that end nothing.
+    pub fn warning(exposures: &[Self]) -> Option<String> {
+        let modules: Vec<&Self> = exposures.iter().filter(|exposure| exposure.gives_away()).collect();
+        let first = modules.first()?;
+        Some(format!(
+            "the exposure budget ends nothing: {} of {} modules may answer d_in independent rows or more, which give the adapter \
+             away; {} may answer {}, and {} are enough",
+            modules.len(),
+            exposures.len(),
+            first.module,
+            first.budget,
+            first.d_in
+        ))
     }
 }
 
@@ -173,58 +192,62 @@ impl Ledger {
     /// The ledger of a store, with this share of each module's d_in as budget.
     ///
     /// `boot` is the kernel's boot id. If it is another than that of the last time, and the ledger was not closed, then power
-    /// was lost. A store whose end is torn is taken for the same.
+    /// was lost. A store that has fewer rows than were answered is taken for the same.
     pub fn open(store: &Store, manifest: &Manifest, share: f64, boot: &[u8]) -> anyhow::Result<Self> {
-        let clean = store.fact(CLEAN, || Ok(vec![1]))? == [1];
-        let same_boot = store.fact(BOOT, || Ok(boot.to_vec()))? == boot;
+        let (ledger, allowances) = Self::read(store, manifest, share, boot)?;
+        store.open_ledger(boot, allowances)?;
+        Ok(ledger)
+    }
 
-        if !clean && store.is_torn() {
-            warn!("the end of the store's log was not whole: all rows that were reserved count as answered");
+    /// The ledger as it would be opened. Fails with [`Unusable`](crate::store::Unusable) if it is not whole.
+    fn read(
+        store: &Store,
+        manifest: &Manifest,
+        share: f64,
+        boot: &[u8],
+    ) -> anyhow::Result<(Self, Vec<Allowance>)> {
+        let (allowances, lost) = allowances(store, manifest, boot)?;
+        if let Some(why) = lost {
+            warn!("{why}: all rows that were reserved count as answered");
         }
         let open = |index: usize| {
             let entry = &manifest.modules()[index];
             let width = entry.shape().d_in();
-            let StoredExposure { rows, reserved, mut lost } = store.exposure(index)?;
-            anyhow::ensure!(
-                rows.iter().all(|row| row.len() == width),
-                "a row of module {} is damaged",
-                entry.name()
-            );
+            let rows = store.exposed_rows(index)?;
+            let damaged = || store.damaged(format!("the rows of module {}", entry.name()));
+            anyhow::ensure!(rows.iter().all(|row| row.len() == width), damaged());
             // Another one for each module and each start: it is written nowhere.
             let prime = Prime::random(&mut rand::make_rng::<rand::rngs::StdRng>());
             let (mut basis, count, rows) = (Basis::new(prime, width), rows.len(), rows.concat());
             let addition =
                 basis.consider(&rows, width).filter(|addition| addition.independent.len() == count);
-            basis.add(
-                &rows,
-                addition.with_context(|| format!("the rows of module {} are damaged", entry.name()))?,
-            );
-            if !clean && (!same_boot || store.is_torn()) && reserved > count + lost {
-                lost = reserved - count;
-                store.lose(index, lost)?;
-            }
+            basis.add(&rows, addition.ok_or_else(damaged)?);
+            let Allowance { reserved, lost } = allowances[index];
             let budget = budget(share, width);
             let account = Mutex::new(Account { basis, reserved, lost, closed: false });
             Ok(Module { name: entry.name().into(), width, budget, account })
         };
         let modules =
             (0..manifest.modules().len()).into_par_iter().map(open).collect::<anyhow::Result<_>>()?;
-        store.set_fact(BOOT, boot)?;
-        store.set_fact(CLEAN, &[0])?;
-        Ok(Self { modules })
+        Ok((Self { modules }, allowances))
     }
 
-    /// What a store, if there is one, says of every module, without opening the ledger, which may be open elsewhere.
-    pub fn report(store: Option<&Store>, manifest: &Manifest, share: f64) -> anyhow::Result<Vec<Exposure>> {
-        let modules = manifest.modules().iter().enumerate();
+    /// What a store says of every module, without opening the ledger.
+    pub fn report(
+        store: &Store,
+        manifest: &Manifest,
+        share: f64,
+        boot: &[u8],
+    ) -> anyhow::Result<Vec<Exposure>> {
+        let (allowances, _) = allowances(store, manifest, boot)?;
+        let modules = manifest.modules().iter().zip(allowances).enumerate();
         modules
-            .map(|(index, entry)| {
-                let known = store.map(|store| store.exposure(index)).transpose()?.unwrap_or_default();
+            .map(|(index, (entry, Allowance { lost, .. }))| {
                 let d_in = entry.shape().d_in();
                 Ok(Exposure {
                     module: entry.name().into(),
-                    rows: known.rows.len() + known.lost,
-                    lost: known.lost,
+                    rows: store.exposed_rows(index)?.len() + lost,
+                    lost,
                     budget: budget(share, d_in),
                     d_in,
                 })
@@ -237,7 +260,7 @@ impl Ledger {
         for module in &self.modules {
             module.lock().closed = true;
         }
-        store.set_fact(CLEAN, &[1])
+        store.close_ledger()
     }
 
     /// Whether a call fits the budgets of its modules at this moment. Takes as long as the arithmetic does, and locks nothing
@@ -353,6 +376,21 @@ impl Ledger {
     }
 }
 
+/// What a store allows each module of a manifest, and why it may know less than was answered, if so.
+fn allowances(
+    store: &Store,
+    manifest: &Manifest,
+    boot: &[u8],
+) -> anyhow::Result<(Vec<Allowance>, Option<&'static str>)> {
+    let allowances = store.allowances(boot)?;
+    let (expected, found) = (manifest.modules().len(), allowances.0.len());
+    anyhow::ensure!(
+        found == expected,
+        "the ledger is of {found} modules, expected {expected}: its files are of another state"
+    );
+    Ok(allowances)
+}
+
 /// Whether the space has grown since rows were looked at that would add to it.
 fn is_outdated(addition: &Addition, basis: &Basis) -> bool {
     addition.to != basis.rank() && !addition.independent.is_empty()
@@ -456,6 +494,8 @@ mod tests {
             )
             .unwrap();
             let world = Self { folder: tempfile::tempdir().unwrap(), manifest, share, calls: 0 };
+            Store::create(&world.path(), AdapterId::from_bytes([0; 32]), vec![Allowance::default(); 2])
+                .unwrap();
             world
                 .store()
                 .begin(
@@ -469,8 +509,12 @@ mod tests {
             world
         }
 
+        fn path(&self) -> std::path::PathBuf {
+            self.folder.path().join("store")
+        }
+
         fn store(&self) -> Store {
-            Store::open(&self.folder.path().join("store"), AdapterId::from_bytes([0; 32])).unwrap()
+            Store::open(&self.path(), AdapterId::from_bytes([0; 32])).unwrap()
         }
 
         pub(super) fn open(&self, boot: &[u8]) -> (Store, Ledger) {
@@ -520,6 +564,65 @@ mod tests {
     }
 
     #[test]
+    fn a_call_holds_up_nobody_while_it_is_looked_at_and_is_looked_at_again_if_others_were_counted() {
+        let mut world = World::with(8, 0.5);
+        let open = world.open(b"boot");
+        let unit = |i: usize| -> Vec<i16> { (0..8).map(|j| i16::from(i == j)).collect() };
+        // Three rows, of which others ask for one before they are counted, and then for one more than fits.
+        let mine = [unit(0), unit(1), unit(2)].concat();
+        let considered = open.1.consider(&[0, 1], &mine).unwrap();
+        assert_eq!(world.ask(&open, &[0], &[unit(1), unit(1)].concat()), Ok([1, 0]));
+        let charge = open.1.charge(considered, &mine).unwrap();
+        let counted: Vec<_> =
+            charge.accounts.iter().map(|(_, _, addition)| addition.independent.clone()).collect();
+        assert_eq!(counted, [vec![0, 2], vec![0, 1, 2]]);
+        // One that was given up counts nothing.
+        drop(charge);
+        let considered = open.1.consider(&[0], &mine).unwrap();
+        let dependent = open.1.consider(&[0], &unit(1)).unwrap();
+        world.ask(&open, &[0], &[unit(3), unit(4)].concat()).unwrap();
+        assert!(matches!(open.1.charge(considered, &mine), Err(Refused::Exhausted(_))));
+        assert!(open.1.charge(dependent, &unit(1)).is_ok());
+    }
+
+    #[test]
+    fn calls_at_once_count_no_row_twice_and_never_more_than_the_budget() {
+        let world = World::with(64, 0.5);
+        let (store, ledger) = world.open(b"boot");
+        let calls = std::sync::atomic::AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..8usize {
+                let (store, ledger, calls) = (&store, &ledger, &calls);
+                scope.spawn(move || {
+                    for step in 0..40usize {
+                        // Neighbours ask for the same rows, of both modules or of one.
+                        let first = (thread / 2 * 11 + step) % 62;
+                        let rows: Vec<i16> =
+                            (0..2 * 64).map(|i| i16::from(i % 64 == first + i / 64)).collect();
+                        let modules: &[usize] = if thread % 2 == 0 { &[1, 0] } else { &[0] };
+                        let charge = ledger
+                            .consider(modules, &rows)
+                            .and_then(|considered| ledger.charge(considered, &rows));
+                        if let Ok(charge) = charge {
+                            let number = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            charge
+                                .record(&rows, |exposed| {
+                                    store.record(SESSION, number, (modules, 2, &rows), exposed)
+                                })
+                                .unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let rows = counted(&ledger);
+        assert!(rows.iter().all(|&rows| rows > 16 && rows <= 32), "{rows:?}");
+        drop((store, ledger));
+        // What is on the disk is independent, in order and whole.
+        assert_eq!(counted(&world.open(b"boot").1), rows);
+    }
+
+    #[test]
     fn modules_that_will_soon_have_to_reserve_along() {
         let mut world = World::new();
         let open = world.open(b"boot");
@@ -529,8 +632,8 @@ mod tests {
         world.ask(&open, &[1], &[1, 0, 0, 0]).unwrap();
         for module in 0..2 {
             assert_eq!(open.1.modules[module].account.lock().unwrap().reserved, 2);
-            assert_eq!(open.0.exposure(module).unwrap().reserved, 2);
-            assert_eq!(open.0.exposure(module).unwrap().rows.len(), 1);
+            assert_eq!(open.0.allowances(b"boot").unwrap().0[module].reserved, 2);
+            assert_eq!(open.0.exposed_rows(module).unwrap().len(), 1);
         }
     }
 
@@ -557,5 +660,53 @@ mod tests {
         assert_eq!(world.ask(&open, &[1], &[1, 2, 3, 4]), Err(Refused::Closed));
         drop(open);
         assert_eq!(counted(&world.open(b"third boot").1), [2, 1]);
+    }
+
+    #[test]
+    fn a_database_that_has_lost_rows_counts_as_all_that_was_reserved() {
+        let cut_at =
+            |share: f64| move |bytes: &mut Vec<u8>| bytes.truncate((bytes.len() as f64 * share) as usize);
+        let half = |bytes: &mut Vec<u8>| cut_at(0.5)(bytes);
+        let all = |bytes: &mut Vec<u8>| cut_at(0.0)(bytes);
+        let last_bit = |bytes: &mut Vec<u8>| {
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+        };
+        let first_page = |bytes: &mut Vec<u8>| bytes[100] ^= 1;
+        let none = |_: &mut Vec<u8>| ();
+        type Damage<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>), [usize; 2]);
+        let damages: [Damage<'_>; 5] = [
+            ("nothing", &none, [2, 0]),
+            ("the last bit", &last_bit, [8, 0]),
+            ("a half", &half, [8, 0]),
+            ("all of it", &all, [8, 0]),
+            ("its beginning", &first_page, [8, 0]),
+        ];
+        for (what, damage, expected) in damages {
+            // A budget of all sixteen: as many are reserved as there may be. Half of it is left for what comes after.
+            let mut world = World::with(16, 0.5);
+            let open = world.open(b"boot");
+            let files = Store::files(&world.path());
+            // The log is moved into the file from time to time, which is left out here.
+            let before = std::fs::read(&files[0]).unwrap();
+            for row in 0..2 {
+                let unit: Vec<i16> = (0..16).map(|i| i16::from(i == row)).collect();
+                world.ask(&open, &[0], &unit).unwrap();
+            }
+            // Killed: nothing is closed.
+            let [mut log, reserved] = [&files[1], &files[3]].map(|file| std::fs::read(file).unwrap());
+            drop(open);
+            damage(&mut log);
+            for (file, bytes) in [(&files[0], before), (&files[1], log), (&files[3], reserved)] {
+                std::fs::write(file, bytes).unwrap();
+            }
+            let _ = std::fs::remove_file(&files[2]);
+            // The same boot of the machine: nothing but the rows themselves tells.
+            let open = world.open(b"boot");
+            assert_eq!(counted(&open.1), expected, "{what}");
+            assert_eq!(open.0.allowances(b"boot").unwrap().1, None, "told once");
+            drop(open);
+            assert_eq!(counted(&world.open(b"boot").1), expected, "{what}, opened again");
+        }
     }
 }

@@ -55,6 +55,11 @@ impl Service {
         self.prover.time()
     }
 
+    /// What each module has answered, in the manifest's order.
+    pub fn exposures(&self) -> Vec<Exposure> {
+        self.ledger.exposures()
+    }
+
     /// The adapter that is served.
     pub fn adapter(&self) -> AdapterId {
         self.adapter

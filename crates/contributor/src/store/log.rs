@@ -1,8 +1,6 @@
 //! SQLite's write-ahead log, in the form that <https://sqlite.org/fileformat2.html#walformat> specifies.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,38 +90,6 @@ impl Drop for Checkpoints {
 pub(super) fn cut(db: &Connection) -> bool {
     let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
     busy.inspect_err(|error| warn!("cutting the store's log: {error}")).is_ok_and(|busy| busy == 0)
-}
-
-/// Frames of a file's log that were written since it was last begun anew, which have the salts of its header, whether they are whole or
-/// not.
-pub(super) fn frames(path: &Path) -> anyhow::Result<i64> {
-    const HEADER: usize = 32;
-    const FRAME_HEADER: usize = 24;
-    let file = match File::open(name(path)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error.into()),
-    };
-    let mut file = io::BufReader::new(file);
-    let mut header = [0; HEADER];
-    if let Err(error) = file.read_exact(&mut header) {
-        return if error.kind() == io::ErrorKind::UnexpectedEof { Ok(0) } else { Err(error.into()) };
-    }
-    let page = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
-    if !page.is_power_of_two() || page > 1 << 16 {
-        // Not even the header is whole.
-        return Ok(i64::MAX);
-    }
-    let mut frame = vec![0; FRAME_HEADER + page];
-    let mut frames = 0;
-    loop {
-        match file.read_exact(&mut frame) {
-            Ok(()) if frame[8..16] == header[16..24] => frames += 1,
-            Ok(()) => return Ok(frames),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(frames),
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// The name of a file's log.

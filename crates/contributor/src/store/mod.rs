@@ -1,29 +1,35 @@
 //! What must survive the process: sessions, their calls, and the exposure ledger, in one SQLite file.
 //!
 //! SQLite in WAL mode. A commit is in the file system's hands when the call returns, so that it survives the death of the process at
-//! any point. What must survive a loss of power as well (a signed receipt, a reservation of the ledger) is committed with
-//! `synchronous = FULL`, which waits for the disk; the rest with `NORMAL`, which keeps the file whole but may lose the last
-//! commits. [`crate::exposure`] says why the ledger may live with that. What is in the log is moved into the file by a thread
+//! any point. What must survive a loss of power as well (a signed receipt) is committed with `synchronous = FULL`, which waits for
+//! the disk; the rest with `NORMAL`, which keeps the file whole but may lose the last commits. [`crate::exposure`] says why the
+//! ledger may live with that: what it has reserved is in a file beside. What is in the log is moved into the file by a thread
 //! of its own, so that no call waits for the disk.
 //!
-//! The file holds clients' activations, the seeds of their commitments and the ledger's secret prime. It lies in the state folder and is closed to others.
+//! Both files are made together with the state and never anew by themselves: a ledger that is not there has not answered nothing.
+//! They hold clients' activations and the seeds of their commitments. They lie in the state folder and are closed to others.
 //! What is deleted is overwritten (`secure_delete`), and the log is cut to nothing soon after, so that neither file has it any more. What
 //! the file system and the disk keep of blocks that were freed is another matter.
 
 mod log;
+mod reserved;
 
-use std::fs::File;
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
+use tracing::{error, warn};
 use zklora_circuit::security::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
 use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 
 use self::log::Checkpoints;
+pub use self::reserved::Allowance;
+use self::reserved::Reserved;
 
 /// The layout of the tables. Another number in a file means another version of this program.
 const VERSION: i64 = 4;
@@ -56,11 +62,6 @@ CREATE TABLE exposed_row (
     entries BLOB NOT NULL,
     PRIMARY KEY (module, number)
 ) STRICT;
-CREATE TABLE exposure (
-    module INTEGER PRIMARY KEY,
-    reserved INTEGER NOT NULL,
-    lost INTEGER NOT NULL
-) STRICT;
 CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
@@ -78,9 +79,59 @@ pub fn lock(state: &Path) -> anyhow::Result<File> {
 
 /// See the module's documentation.
 pub struct Store {
+    path: PathBuf,
     checkpoints: Checkpoints,
     db: Mutex<Connection>,
-    torn: bool,
+    reserved: Mutex<Reserved>,
+}
+
+/// Why a store is not opened, where it is not the machine that fails.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// A file of it is not there.
+    #[error(
+        "{} is not there, without which nobody knows what this state has answered: put it back as it was last, or begin a new \
+         ledger with `serve --new-ledger`",
+        path.display()
+    )]
+    Missing {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file of it is not whole.
+    #[error(
+        "{} is damaged or cut ({why}), so that it does not tell what this state has answered: put it back as it was last, or begin \
+         a new ledger with `serve --new-ledger`",
+        path.display()
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How that shows.
+        why: String,
+    },
+    /// It is of another version of this program.
+    #[error(
+        "{} is of another version of this program: it has layout {found}, expected {expected}. Serve the state with that version, or \
+         make a new one with `init`",
+        path.display()
+    )]
+    Version {
+        /// Which.
+        path: PathBuf,
+        /// Its layout.
+        found: i64,
+        /// The layout that this program has.
+        expected: i64,
+    },
+    /// It belongs to another state.
+    #[error("{} is of another adapter than the state's {adapter}", path.display())]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// The state's.
+        adapter: AdapterId,
+    },
 }
 
 /// How far a session is.
@@ -174,72 +225,103 @@ pub struct Exposed<'a> {
     pub reserve: Option<usize>,
 }
 
-/// What the ledger knows of one module.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StoredExposure {
-    /// Independent rows that were answered, in their order.
-    pub rows: Vec<Vec<i16>>,
-    /// Rows that may be answered before the ledger has to wait for the disk.
-    pub reserved: usize,
-    /// Rows that may have been answered and forgotten in a loss of power.
-    pub lost: usize,
-}
-
 impl Store {
-    /// Opens the file, and makes it if it is not there, for the sessions of this adapter.
-    pub fn open(path: &Path, adapter: AdapterId) -> anyhow::Result<Self> {
-        use std::os::unix::fs::OpenOptionsExt;
+    /// Makes the files of a state that has answered nothing, or of one that may have answered what its modules are given as `lost`.
+    pub fn create(path: &Path, adapter: AdapterId, modules: Vec<Allowance>) -> anyhow::Result<()> {
         // Before SQLite makes it, who gives its own mode to its other files.
-        std::fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
+        OpenOptions::new()
+            .create_new(true)
             .write(true)
             .mode(0o600)
             .open(path)
             .with_context(|| format!("making {}", path.display()))?;
-        let written = log::frames(path).with_context(|| format!("reading the log of {}", path.display()))?;
-        let store = || -> anyhow::Result<Self> {
-            let db = Connection::open(path)?;
-            db.execute_batch(
-                "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-                 PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON;",
-            )?;
-            let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-            match version {
-                0 => {
-                    db.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;"))?;
-                }
-                VERSION => {}
-                other => anyhow::bail!(
-                    "it has layout {other}, expected {VERSION}: it belongs to another version of this program"
-                ),
-            }
-            // How many frames of the log SQLite has found to be whole, and part of a transaction that was committed.
-            let whole: i64 = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(1))?;
-            let torn = whole < written;
-            if !torn {
-                // A process that was killed may have left there what is to be forgotten. If somebody else is at it, they will.
-                log::cut(&db);
-            }
-            let checkpoints = Checkpoints::start(path)?;
-            Ok(Self { checkpoints, db: Mutex::new(db), torn })
+        Reserved::create(path, adapter, modules)?;
+        let create = || -> anyhow::Result<()> {
+            let db = connect(path)?;
+            db.execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {VERSION};"))?;
+            db.execute("INSERT INTO fact (name, value) VALUES (?, ?)", params![ADAPTER, adapter.as_bytes()])?;
+            Ok(db.execute_batch("COMMIT")?)
         };
-        let store = store().with_context(|| format!("opening {}", path.display()))?;
-        let known = store.fact("adapter", || Ok(adapter.as_bytes().to_vec()))?;
-        if known != adapter.as_bytes() {
-            anyhow::bail!("{} is of another adapter than the state's {adapter}", path.display());
+        create().with_context(|| format!("making {}", path.display()))
+    }
+
+    /// Opens the files, which are those of this adapter. Fails with [`Unusable`] if they are not there, not whole or others.
+    pub fn open(path: &Path, adapter: AdapterId) -> anyhow::Result<Self> {
+        let damaged = |why: String| Unusable::Damaged { path: path.into(), why };
+        match path.metadata() {
+            Ok(file) if file.len() == 0 => return Err(damaged("it is empty".into()).into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Unusable::Missing { path: path.into() }.into());
+            }
+            Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
         }
-        Ok(store)
+        let open = || -> anyhow::Result<Connection> {
+            let db = connect(path)?;
+            let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            anyhow::ensure!(version != 0, damaged("it has no tables".into()));
+            if version != VERSION {
+                let (path, found) = (path.into(), version);
+                return Err(Unusable::Version { path, found, expected: VERSION }.into());
+            }
+            // What is in the log may complete the file.
+            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            let bytes: i64 = db.query_row(
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+                [],
+                |row| row.get(0),
+            )?;
+            let found = path.metadata()?.len();
+            anyhow::ensure!(
+                found >= bytes as u64,
+                damaged(format!("it has {found} bytes, expected {bytes}"))
+            );
+            for table in ["exposed_row", "fact", "session"] {
+                let query = format!("PRAGMA integrity_check({table})");
+                let said: String = db.query_row(&query, [], |row| row.get(0))?;
+                anyhow::ensure!(said == "ok", damaged(said));
+            }
+            let known: Vec<u8> =
+                db.query_row("SELECT value FROM fact WHERE name = ?", [ADAPTER], |row| row.get(0))?;
+            anyhow::ensure!(known == adapter.as_bytes(), Unusable::Foreign { path: path.into(), adapter });
+            Ok(db)
+        };
+        let db = open().map_err(|error| match error.downcast_ref::<rusqlite::Error>() {
+            Some(rusqlite::Error::QueryReturnedNoRows) => {
+                damaged("it does not say whose it is".into()).into()
+            }
+            Some(sqlite) if is_damage(sqlite) => damaged(sqlite.to_string()).into(),
+            Some(_) => error.context(format!("opening {}", path.display())),
+            None => error,
+        })?;
+        let reserved = Mutex::new(Reserved::open(path, adapter)?);
+        // A process that was killed may have left there what is to be forgotten. If somebody else is at it, they will.
+        log::cut(&db);
+        let (checkpoints, db) = (Checkpoints::start(path)?, Mutex::new(db));
+        Ok(Self { path: path.into(), checkpoints, db, reserved })
+    }
+
+    /// The error of a store whose ledger does not hold together.
+    pub fn damaged(&self, why: impl Into<String>) -> Unusable {
+        Unusable::Damaged { path: self.path.clone(), why: why.into() }
+    }
+
+    /// The files of a store at this path.
+    pub fn files(path: &Path) -> [PathBuf; 4] {
+        let beside = |ending: &str| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
+        [path.into(), beside("-wal"), beside("-shm"), reserved::name(path)]
     }
 
     fn db(&self) -> MutexGuard<'_, Connection> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the end of what was written before is lost. It may be a transaction that was cut off, and that nobody was answered for;
-    /// or the file was damaged, and somebody was.
-    pub fn is_torn(&self) -> bool {
-        self.torn
+    fn reserved(&self) -> MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes changes together, and waits for the disk if they have to survive a loss of power.
@@ -255,34 +337,6 @@ impl Store {
         transaction.commit()?;
         self.checkpoints.due(&db)?;
         Ok(value)
-    }
-
-    /// A value that is made once and then stays.
-    pub fn fact(
-        &self,
-        name: &str,
-        make: impl FnOnce() -> anyhow::Result<Vec<u8>>,
-    ) -> anyhow::Result<Vec<u8>> {
-        let known = self
-            .db()
-            .query_row("SELECT value FROM fact WHERE name = ?", [name], |row| row.get(0))
-            .optional()?;
-        match known {
-            Some(value) => Ok(value),
-            None => {
-                let value = make()?;
-                self.set_fact(name, &value)?;
-                Ok(value)
-            }
-        }
-    }
-
-    /// Gives a fact another value.
-    pub fn set_fact(&self, name: &str, value: &[u8]) -> anyhow::Result<()> {
-        self.change(true, |db| {
-            db.execute("INSERT OR REPLACE INTO fact (name, value) VALUES (?, ?)", params![name, value])
-        })?;
-        Ok(())
     }
 
     /// A new session.
@@ -303,7 +357,8 @@ impl Store {
         Ok(())
     }
 
-    /// The next call of an open session, and what it adds to the ledger.
+    /// The next call of an open session, and what it adds to the ledger. What is reserved is on the disk before anything else is
+    /// written.
     pub fn record(
         &self,
         session: SessionId,
@@ -313,8 +368,12 @@ impl Store {
     ) -> anyhow::Result<()> {
         let (modules, rows, activations) = call;
         let modules: Vec<u8> = modules.iter().flat_map(|&module| (module as u32).to_le_bytes()).collect();
-        let durable = exposed.iter().any(|exposed| exposed.reserve.is_some());
-        self.change(durable, |db| {
+        let reserve: Vec<(usize, usize)> =
+            exposed.iter().filter_map(|exposed| Some((exposed.module, exposed.reserve?))).collect();
+        if !reserve.is_empty() {
+            self.reserved().reserve(&reserve)?;
+        }
+        self.change(false, |db| {
             let mut insert = db.prepare_cached("INSERT INTO call VALUES (?, ?, ?, ?, ?)")?;
             let activations = activations_to_bytes(activations);
             insert.execute(params![session.as_bytes(), number as i64, modules, rows as i64, activations])?;
@@ -324,15 +383,15 @@ impl Store {
                     let entries = activations_to_bytes(row);
                     insert.execute(params![exposed.module as i64, number as i64, entries])?;
                 }
-                if let Some(reserved) = exposed.reserve {
-                    db.execute(
-                        "INSERT INTO exposure VALUES (?1, ?2, 0) ON CONFLICT (module) DO UPDATE SET reserved = ?2",
-                        params![exposed.module as i64, reserved as i64],
-                    )?;
-                }
             }
             Ok(())
-        })
+        })?;
+        let rows: usize = exposed.iter().map(|exposed| exposed.rows.len()).sum();
+        // The call is recorded. Without this line, damage done to the database before the next reservation would go unnoticed.
+        if let Err(why) = self.reserved().add_rows(rows as u64) {
+            error!("noting how many rows were answered: {why}");
+        }
+        Ok(())
     }
 
     /// The contributor's signature of the receipt.
@@ -501,34 +560,107 @@ impl Store {
         Ok(activations.map(|activations| StoredCall { modules, rows, activations }))
     }
 
-    /// What the ledger knows of a module.
-    pub fn exposure(&self, module: usize) -> anyhow::Result<StoredExposure> {
+    /// Independent rows that a module has answered, in their order.
+    pub fn exposed_rows(&self, module: usize) -> anyhow::Result<Vec<Vec<i16>>> {
         let db = self.db();
-        let known = db
-            .query_row("SELECT reserved, lost FROM exposure WHERE module = ?", [module as i64], |row| {
-                Ok((row.get::<_, i64>(0)? as usize, row.get::<_, i64>(1)? as usize))
-            })
-            .optional()?;
-        let (reserved, lost) = known.unwrap_or_default();
         let mut query =
-            db.prepare_cached("SELECT entries FROM exposed_row WHERE module = ? ORDER BY number")?;
-        let mut rows = query.query([module as i64])?;
-        let mut exposure = StoredExposure { rows: Vec::new(), reserved, lost };
-        while let Some(row) = rows.next()? {
-            let entries: Vec<u8> = row.get(0)?;
+            db.prepare_cached("SELECT number, entries FROM exposed_row WHERE module = ? ORDER BY number")?;
+        let mut found = query.query([module as i64])?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next()? {
+            let (number, entries): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+            anyhow::ensure!(
+                number == rows.len() as i64,
+                self.damaged(format!("row {} of module {module} is missing", rows.len()))
+            );
             let entries = activations_from_bytes(&entries, entries.len() / 2);
-            exposure.rows.push(entries.with_context(|| format!("a row of module {module} is damaged"))?);
+            rows.push(entries.ok_or_else(|| self.damaged(format!("row {number} of module {module}")))?);
         }
-        Ok(exposure)
+        Ok(rows)
     }
 
-    /// Counts rows of a module as answered and forgotten.
-    pub fn lose(&self, module: usize, lost: usize) -> anyhow::Result<()> {
-        self.change(true, |db| {
-            db.execute("UPDATE exposure SET lost = ? WHERE module = ?", params![lost as i64, module as i64])
-        })?;
-        Ok(())
+    /// How many rows each module may have answered, and whether, and why, the database may know less than that in this boot of the
+    /// machine, `boot` being the kernel's boot id. If so, all that was reserved is in `lost`, but for what is known.
+    pub fn allowances(&self, boot: &[u8]) -> anyhow::Result<(Vec<Allowance>, Option<&'static str>)> {
+        let reserved = self.reserved();
+        let mut modules = reserved.modules().to_vec();
+        let mut known = vec![0usize; modules.len()];
+        {
+            let db = self.db();
+            let mut query = db.prepare_cached("SELECT module, count(*) FROM exposed_row GROUP BY module")?;
+            let mut found = query.query([])?;
+            while let Some(row) = found.next()? {
+                let (module, rows): (i64, i64) = (row.get(0)?, row.get(1)?);
+                let known = usize::try_from(module).ok().and_then(|module| known.get_mut(module));
+                *known.ok_or_else(|| {
+                    self.damaged(format!("it has rows of module {module}, which is none"))
+                })? = rows as usize;
+            }
+        }
+        let lost = reserved.may_have_lost(known.iter().sum::<usize>() as u64, boot);
+        for (allowance, known) in modules.iter_mut().zip(&known) {
+            let at_most = allowance.reserved.saturating_sub(*known);
+            if lost.is_some() {
+                allowance.lost = allowance.lost.max(at_most);
+            }
+            allowance.reserved = allowance.reserved.max(known + allowance.lost);
+        }
+        Ok((modules, lost))
     }
+
+    /// The ledger is open from now on, with these allowances.
+    pub fn open_ledger(&self, boot: &[u8], modules: Vec<Allowance>) -> anyhow::Result<()> {
+        let rows: i64 = self.db().query_row("SELECT count(*) FROM exposed_row", [], |row| row.get(0))?;
+        self.reserved().begin(rows as u64, boot, modules)
+    }
+
+    /// The ledger is closed in order.
+    pub fn close_ledger(&self) -> anyhow::Result<()> {
+        self.reserved().close()
+    }
+}
+
+/// What can still be read of a store that cannot be opened: what each module had reserved, if that is known, and the rows that it
+/// has answered at least.
+pub fn salvage(path: &Path, adapter: AdapterId, modules: usize) -> (Option<Vec<usize>>, Vec<usize>) {
+    let reserved = Reserved::open(path, adapter).ok().filter(|reserved| reserved.modules().len() == modules);
+    let reserved = reserved.map(|reserved| reserved.modules().iter().map(|module| module.reserved).collect());
+    let mut rows = vec![0; modules];
+    let count = |rows: &mut [usize]| -> rusqlite::Result<()> {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let mut query = db.prepare("SELECT module, max(number) FROM exposed_row GROUP BY module")?;
+        let mut found = query.query([])?;
+        while let Some(row) = found.next()? {
+            let (module, last): (i64, i64) = (row.get(0)?, row.get(1)?);
+            if let Some(rows) = usize::try_from(module).ok().and_then(|module| rows.get_mut(module)) {
+                *rows = usize::try_from(last).map_or(0, |last| last.saturating_add(1));
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = count(&mut rows) {
+        warn!("{}: {error}: rows of the ledger cannot be read", path.display());
+    }
+    (reserved, rows)
+}
+
+/// The fact that says whose a store is.
+const ADAPTER: &str = "adapter";
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+         PRAGMA wal_autocheckpoint = 0; PRAGMA secure_delete = ON;",
+    )?;
+    Ok(db)
+}
+
+/// Whether it is the file that is wrong, and not the disk or the rights.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    // A table that is not there has no code of its own; nothing else about these queries is unknown.
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | rusqlite::ErrorCode::Unknown))
 }
 
 #[cfg(test)]
@@ -548,6 +680,7 @@ mod tests {
     fn a_session_survives_from_its_first_call_to_its_bundle() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
+        Store::create(&path, adapter(1), vec![Allowance::default(); 4]).unwrap();
         // Opened anew for each step, as after a crash.
         let store = || Store::open(&path, adapter(1)).unwrap();
         let (id, key) = (SessionId::from_bytes([7; 32]), SecretKey::generate());
@@ -573,9 +706,14 @@ mod tests {
             StoredCall { modules: vec![3, 1], rows: 2, activations: vec![1, -2, 3, -32767] }
         );
         assert_eq!(calls().len(), 2);
-        let exposure = StoredExposure { rows: vec![vec![1, -2]], reserved: 5, lost: 0 };
-        assert_eq!(store().exposure(3).unwrap(), exposure);
-        assert_eq!(store().exposure(1).unwrap(), StoredExposure::default());
+        let exposure = || {
+            let (store, none) = (store(), Allowance::default());
+            assert_eq!(store.exposed_rows(3).unwrap(), [[1, -2]]);
+            assert_eq!(store.exposed_rows(1).unwrap(), [[0; 2]; 0]);
+            let reserved = Allowance { reserved: 5, lost: 0 };
+            assert_eq!(store.allowances(b"boot").unwrap(), (vec![none, none, none, reserved], None));
+        };
+        exposure();
 
         let signature = key.sign(Purpose::ReceiptContributor, b"receipt");
         store().sign(id, b"receipt", &signature).unwrap();
@@ -593,13 +731,15 @@ mod tests {
         assert_eq!((session.stage, session.bundle_bytes), (Stage::Proved, Some(1234)));
         assert_eq!(session.seed, None, "nobody asks for it any more");
         // The transcript is in the bundle now; the ledger keeps its rows.
-        assert_eq!(store().exposure(3).unwrap(), exposure);
+        exposure();
     }
 
     #[test]
     fn the_file_is_closed_to_others_and_of_one_adapter() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
+        Store::create(&path, adapter(1), vec![Allowance::default()]).unwrap();
+        assert!(Store::create(&path, adapter(1), vec![]).is_err(), "one that is there is not made anew");
         let store = Store::open(&path, adapter(1)).unwrap();
         store
             .begin(
@@ -617,15 +757,18 @@ mod tests {
         drop(store);
         let error = Store::open(&path, adapter(2)).err().unwrap();
         assert!(error.to_string().contains("of another adapter"), "{error}");
-        std::fs::write(&path, b"no database, though it has some bytes").unwrap();
-        assert!(Store::open(&path, adapter(1)).is_err());
+    }
+
+    fn made(path: &Path) -> Store {
+        Store::create(path, adapter(1), vec![Allowance::default()]).unwrap();
+        Store::open(path, adapter(1)).unwrap()
     }
 
     #[test]
     fn what_is_forgotten_is_in_no_byte_of_the_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
-        let store = Store::open(&path, adapter(1)).unwrap();
+        let store = made(&path);
         let key = SecretKey::generate();
         let signature = key.sign(Purpose::ReceiptContributor, b"receipt");
         let files = || -> Vec<u8> {
@@ -685,7 +828,7 @@ mod tests {
     #[test]
     fn calls_that_a_killed_process_has_not_deleted_are_deleted_later() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("store.sqlite"), adapter(1)).unwrap();
+        let store = made(&folder.path().join("store.sqlite"));
         let (key, ids) = (SecretKey::generate(), [1, 2].map(|byte| SessionId::from_bytes([byte; 32])));
         for id in ids {
             store.begin(id, key.public(), 0, Security::Standard, &CommitmentSeed::random()).unwrap();
@@ -708,46 +851,75 @@ mod tests {
     }
 
     #[test]
-    fn a_log_whose_end_is_damaged_is_told_from_one_that_was_left_in_order_or_by_a_crash() {
+    fn a_store_that_is_not_there_or_not_whole_is_not_taken_for_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();
-        let [path, left] = ["store", "left"].map(|name| folder.path().join(name));
-        let id = SessionId::from_bytes([7; 32]);
-        let store = Store::open(&path, adapter(1)).unwrap();
-        store
-            .begin(id, SecretKey::generate().public(), 0, Security::Standard, &CommitmentSeed::random())
-            .unwrap();
-        for number in 0..4 {
-            store.record(id, number, (&[0], 1, &[1, 2, 3]), &[]).unwrap();
-        }
-        // What a process that is killed leaves: the log is not part of the file yet.
-        let log = |path: &Path| {
-            path.with_extension("").with_file_name(format!("{}-wal", path.file_name().unwrap().display()))
+        let path = folder.path().join("store");
+        let missing = |error: anyhow::Error| match error.downcast::<Unusable>().unwrap() {
+            Unusable::Missing { path } => path,
+            other => panic!("{other}"),
         };
-        let whole = std::fs::read(log(&path)).unwrap();
-        let calls = |damage: &dyn Fn(&mut Vec<u8>)| {
-            let mut bytes = whole.clone();
-            damage(&mut bytes);
-            std::fs::copy(&path, &left).unwrap();
-            std::fs::write(log(&left), bytes).unwrap();
-            let store = Store::open(&left, adapter(1)).unwrap();
-            let mut calls = 0;
+        assert_eq!(missing(Store::open(&path, adapter(1)).err().unwrap()), path);
+        assert!(!path.exists(), "to look for it makes none");
+        Store::create(&path, adapter(1), vec![Allowance::default()]).unwrap();
+        let [database, _, _, reserved] = Store::files(&path);
+        {
+            // Some pages of rows.
+            let (store, id) = (Store::open(&path, adapter(1)).unwrap(), SessionId::from_bytes([7; 32]));
             store
-                .calls(id, |_| {
-                    calls += 1;
-                    Ok(())
-                })
+                .begin(id, SecretKey::generate().public(), 0, Security::Standard, &CommitmentSeed::random())
                 .unwrap();
-            (store.is_torn(), calls)
+            for number in 0..20 {
+                let row = vec![number as i16; 2000];
+                let exposed = Exposed { module: 0, first: number, rows: vec![&row], reserve: Some(64) };
+                store.record(id, number as u64, (&[0], 1, &row), &[exposed]).unwrap();
+            }
+        }
+        let whole = [&database, &reserved].map(|file| std::fs::read(file).unwrap());
+        let [of_database, of_reserved] = &whole;
+        let damaged = |file: &Path, bytes: &[u8]| {
+            std::fs::write(file, bytes).unwrap();
+            let error =
+                Store::open(&path, adapter(1)).err().unwrap_or_else(|| panic!("{} bytes", bytes.len()));
+            match error.downcast::<Unusable>().unwrap() {
+                Unusable::Damaged { path, .. } => assert_eq!(path, file),
+                other => panic!("{other}"),
+            }
         };
-        assert_eq!(calls(&|_| ()), (false, 4));
-        let last = whole.len() - 1;
-        assert_eq!(calls(&|bytes| bytes[last] ^= 1), (true, 3));
-        assert_eq!(
-            calls(&|bytes| bytes.truncate(last - 5000)),
-            (false, 3),
-            "nothing tells of what is not there"
-        );
-        drop(store);
-        assert!(!Store::open(&path, adapter(1)).unwrap().is_torn());
+        for length in
+            [0, 1, 100, 4096, of_database.len() / 2, of_database.len() - 4096, of_database.len() - 1]
+        {
+            damaged(&database, &of_database[..length]);
+        }
+        damaged(&database, b"no database, though it has some bytes");
+        // A page that was never written, and a database of something else.
+        let mut hole = of_database.clone();
+        hole[of_database.len() / 2..][..8192].fill(0);
+        std::fs::write(&database, &hole).unwrap();
+        let open = Store::open(&path, adapter(1));
+        assert!(open.is_err() || open.unwrap().exposed_rows(0).is_ok_and(|rows| rows.len() == 20));
+        std::fs::remove_file(&database).unwrap();
+        Connection::open(&database)
+            .unwrap()
+            .execute_batch("CREATE TABLE fact (x); PRAGMA user_version = 4")
+            .unwrap();
+        let other = std::fs::read(&database).unwrap();
+        damaged(&database, &other);
+
+        std::fs::write(&database, of_database).unwrap();
+        for length in [0, 1, 17, of_reserved.len() / 2, of_reserved.len() - 2] {
+            damaged(&reserved, &of_reserved[..length]);
+        }
+        let mut flipped = of_reserved.clone();
+        flipped[60] ^= 1;
+        damaged(&reserved, &flipped);
+        std::fs::remove_file(&reserved).unwrap();
+        assert_eq!(missing(Store::open(&path, adapter(1)).err().unwrap()), reserved);
+
+        std::fs::write(&reserved, of_reserved).unwrap();
+        assert_eq!(Store::open(&path, adapter(1)).unwrap().exposed_rows(0).unwrap().len(), 20);
+        let db = Connection::open(&database).unwrap();
+        db.execute_batch("PRAGMA user_version = 3").unwrap();
+        let error = Store::open(&path, adapter(1)).err().unwrap().to_string();
+        assert!(error.contains("another version") && error.contains("layout 3, expected 4"), "{error}");
     }
 }
