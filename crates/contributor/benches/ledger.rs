@@ -1,6 +1,7 @@
 //! The exposure ledger: rows it can look at in a second, and what honest clients wait for while others send what will be refused.
 //!
 //!     cargo bench -p zklora-contributor --bench ledger
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "no program that people use")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use zklora_circuit::security::Security;
 use zklora_contributor::delta::DeltaEngine;
 use zklora_contributor::exposure::{Ledger, boot_id};
 use zklora_contributor::state::State;
@@ -31,7 +32,7 @@ impl Contributor {
         let store = Store::open(&folder.join(STORE), state.manifest.adapter_id()).unwrap();
         let session = SessionId::from_bytes([1; 32]);
         let seed = CommitmentSeed::random();
-        store.begin(session, SecretKey::generate().public(), 0, &seed).unwrap();
+        store.begin(session, SecretKey::generate().public(), 0, Security::Standard, &seed).unwrap();
         Self {
             engines: state.openings.iter().map(|opening| DeltaEngine::new(opening).unwrap()).collect(),
             ledger: Ledger::open(&store, state.manifest.manifest(), 1.0, &boot_id()).unwrap(),

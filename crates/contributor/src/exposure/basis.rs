@@ -415,7 +415,7 @@ mod tests {
         assert!(basis.consider(&rows, 39).is_none());
         assert_eq!(basis.consider(&rows, 40).unwrap().independent, Vec::from_iter(50..90));
         // Of many rows that tell nothing new, the last does.
-        let mut last = vec![7; 100];
+        let mut last = [7; 100];
         last[50..].fill(0);
         let mut many = last.repeat(5000);
         assert_eq!(basis.consider(&many, 0).unwrap().independent, [0; 0]);
