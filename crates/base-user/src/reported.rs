@@ -87,7 +87,7 @@ impl Report {
     pub fn check(&self, truth: &Truth) -> Result<(), Disagreement> {
         // Before the tokens, whose number may differ because of it.
         let tokenizer = self.0.get("tokenizer");
-        if tokenizer.and_then(Value::as_str) != Some(&truth.tokenizer) {
+        if tokenizer.and_then(Value::as_str) != Some(truth.tokenizer.as_str()) {
             let found = tokenizer.map_or_else(|| "nothing".into(), brief);
             return Err(Disagreement {
                 field: "/tokenizer".into(),
