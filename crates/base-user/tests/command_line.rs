@@ -277,7 +277,7 @@ fn errors_are_said_once_and_alike_whatever_is_logged() {
             let errors: Vec<String> =
                 stderr.lines().filter(|line| line.starts_with("error: ")).map(Into::into).collect();
             assert!(!errors.is_empty(), "{args:?}: {stderr}");
-            assert_eq!(errors[0].matches("error").count(), 1, "{args:?}: {stderr}");
+            assert_eq!(errors[0].matches("error: ").count(), 1, "{args:?}: {stderr}");
             assert!(!errors[0].contains("\\n"), "{args:?}: {stderr}");
             for cause in ["No such file", "no such folder"] {
                 assert!(errors[0].matches(cause).count() <= 1, "{args:?}: {stderr}");
