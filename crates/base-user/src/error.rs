@@ -26,12 +26,12 @@ pub enum ModelError {
     },
 
     /// A hook failed.
-    // The text has the cause in it: it is not given as the source, too, or it would be printed twice.
     #[error("the hook on {projection} failed: {error:#}")]
     Hook {
         /// The projection it is on.
         projection: String,
         /// What it said.
+        #[source]
         error: anyhow::Error,
     },
 

@@ -278,6 +278,8 @@ mod tests {
     use zklora_proto::identity::Purpose;
     use zklora_proto::{BaseModelDigest, CommitmentsDigest, Receipt, SecretKey, TranscriptDigest};
 
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn record() -> Record {

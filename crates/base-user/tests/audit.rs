@@ -503,6 +503,7 @@ fn what_cannot_be_audited_has_a_code_of_its_own() {
             "expected one --combine-mode",
         ),
         (audit_text(TEXT, &[&loss.bundle]).args(["--max-tokens", "7"]), "--dataset"),
+        (audit_text(TEXT, &[&loss.bundle]).args(["--text-field", "body"]), "--dataset"),
         (&mut audit(&[&loss.bundle]), "--dataset"),
     ] {
         let message = unusable(command);

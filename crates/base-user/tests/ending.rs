@@ -42,7 +42,7 @@ fn a_disk_that_is_full_costs_no_receipt() {
     let lost = loss(&mut world.loss(&server.address, "El sistema."));
     assert_ne!(lost.status.code(), Some(0));
     receipts(&world, 1);
-    let lost = loss(&mut eval(&world, &[&server], &["--max-tokens", "60"]));
+    let lost = loss(&mut eval(&world, &[&server], &["--max-tokens", "200"]));
     assert_ne!(lost.status.code(), Some(0));
     receipts(&world, 2);
     // The text cannot be printed: nothing is asked for.

@@ -246,7 +246,8 @@ fn eval_says_beforehand_what_does_not_fit() {
     };
     let message = failure(&mut eval());
     assert!(
-        message.contains("may answer 32 more independent rows") && message.contains("--max-tokens 32"),
+        message.contains("may answer 32 more independent rows")
+            && message.contains("not even the first text fits, which has 109"),
         "{message}"
     );
     // Nothing was asked.
@@ -374,8 +375,19 @@ fn wrong_use_is_answered_in_words() {
         (local("eval", &base).arg("--dataset").arg(&empty), "has no text in it"),
         (local("eval", &base).arg("--dataset").arg(folder.path().join("none")), "cannot read"),
     ] {
-        let message = failure(command);
+        let output = command.output().unwrap();
+        let message = text(&output.stderr);
         assert!(message.contains(why), "{message:?} should contain {why:?}");
+        // What is wrong with the arguments themselves is told from what is wrong with what they name.
+        let code = if message.contains("expected a")
+            || message.contains("expected one")
+            || message.contains("--stop")
+        {
+            2
+        } else {
+            1
+        };
+        assert_eq!(output.status.code(), Some(code), "{message}");
     }
     let usage = local("generate", &base).args(["--prompt", "a", "--top-p", "2"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));

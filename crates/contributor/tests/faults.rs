@@ -422,7 +422,8 @@ fn a_state_without_its_ledger_is_served_only_with_a_new_one() {
     let whole = [&database, &reserved].map(|file| fs::read(file).unwrap());
     let refused = |arguments: &[&str], expected: &str| {
         let output = command(world.path()).args(arguments).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // What --check-config finds is part of its JSON.
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(expected), "{said:?} should contain {expected:?}");
     };

@@ -269,6 +269,6 @@ fn metrics_are_for_this_machine_alone() {
     let folder = tempfile::tempdir().unwrap();
     let output = command(folder.path()).args(["--metrics", "0.0.0.0:0"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("expected a loopback address") && said.contains("password"), "{said}");
 }

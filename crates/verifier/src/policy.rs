@@ -82,8 +82,15 @@ fn parse(text: &str) -> Result<Policy, String> {
     toml::from_str(text).map_err(|error: toml::de::Error| match error.span() {
         // What the document as a whole lacks is no line's fault.
         Some(span) if span.len() < text.trim_end().len() => {
-            let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
-            format!("{line}: {}", error.message())
+            let line = text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+            let field =
+                text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(field, _)| field.trim());
+            match field {
+                Some(field) if !error.message().contains(field) => {
+                    format!("{}: {field}: {}", line + 1, error.message())
+                }
+                _ => format!("{}: {}", line + 1, error.message()),
+            }
         }
         _ => format!(" {}", error.message()),
     })

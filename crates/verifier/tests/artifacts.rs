@@ -154,13 +154,13 @@ fn blobs_lie_where_they_must() {
     for length in [bytes.len() - 1, bytes.len() / 2] {
         format("truncated", &bytes[..length], "cut off or extended");
     }
-    format("truncated in the header", &bytes[..200], "the header claims");
+    format("truncated in the header", &bytes[..200], "its header has");
     format("truncated in the length", &bytes[..7], "reading the bundle");
     format("empty", &[], "reading the bundle");
     format("extended", &[&bytes[..], b"\0"].concat(), "cut off or extended");
     let mut long = bytes.clone();
     long[..8].copy_from_slice(&(1u64 << 63).to_le_bytes());
-    format("a header of 2^63", &long, "the header claims 9223372036854775808 bytes, expected at most");
+    format("a header of 2^63", &long, "its header has 8 EiB, expected at most");
 
     let table = |what, words: &str, edit: fn(&mut Vec<TableEntry>)| {
         format(what, &bundle.to_bytes_with_table(edit), words);

@@ -146,7 +146,7 @@ impl Session {
         };
         file("trailing-byte", "A byte after the last blob.", append(&[0]), "cut off or extended");
         file("cut-off", "The last byte is missing.", Change::Cut(1), "cut off or extended");
-        file("header-length", "A header beyond the file.", xor(7, 0x80), "the header claims");
+        file("header-length", "A header beyond the file.", xor(7, 0x80), "its header has");
         let header = |name, about, from, to, says| {
             write(name, about, false, vec![edit("header", replace(from, to))], "format", says);
         };

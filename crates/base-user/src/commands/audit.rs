@@ -148,6 +148,10 @@ pub fn run(args: &Audit, out: &mut dyn Write) -> ExitCode {
 
 /// Fails only if something that it takes cannot be had.
 fn audit(args: &Audit) -> anyhow::Result<Audited> {
+    ensure!(
+        args.input.dataset.is_some() || !args.reading.for_dataset_only(),
+        "--text-field, --completion-field and --max-tokens are for a --dataset"
+    );
     let modes = combine_modes(&args.combine_mode, args.bundles.len(), "bundles")?;
     let report =
         args.report.as_deref().map(|path| Report::read(path).with_context(|| path.display().to_string()));

@@ -44,9 +44,9 @@ const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// How a dataset is read, beside its file, which is the argument `dataset`.
 #[derive(Args)]
 pub struct DatasetArgs {
-    /// The field of a .jsonl line that has the text.
-    #[arg(long, value_name = "NAME", default_value = "text", requires = "dataset")]
-    text_field: String,
+    /// The field of a .jsonl line that has the text; `text` unless told otherwise.
+    #[arg(long, value_name = "NAME", requires = "dataset")]
+    text_field: Option<String>,
     /// The field of a .jsonl line that has what is to be predicted after the text; `completion` or `label` if there is one.
     #[arg(long, value_name = "NAME", requires = "dataset")]
     completion_field: Option<String>,
@@ -59,8 +59,14 @@ pub struct DatasetArgs {
 }
 
 impl DatasetArgs {
+    /// Whether something was asked for that only a dataset has. Clap does not see to that where a text, which excludes a dataset, is given.
+    pub fn for_dataset_only(&self) -> bool {
+        self.text_field.is_some() || self.max_tokens.is_some() || self.completion_field.is_some()
+    }
+
     pub fn read(&self, path: &Path) -> anyhow::Result<Vec<Example>> {
-        let fields = Fields { text: self.text_field.clone(), completion: self.completion_field.clone() };
+        let text = self.text_field.clone().unwrap_or_else(|| "text".into());
+        let fields = Fields { text, completion: self.completion_field.clone() };
         Ok(dataset::read(path, &fields)?)
     }
 

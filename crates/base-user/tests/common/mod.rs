@@ -19,7 +19,8 @@ pub fn program(name: &str) -> Command {
     let folder = FOLDER.get_or_init(|| {
         // The other packages' binaries are not built for this package's tests by themselves.
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--release", "--quiet", "--bins", "--workspace"]);
+        // With examples, so that it has the features of tests, and nothing is built again.
+        build.args(["build", "--release", "--quiet", "--bins", "--examples", "--workspace"]);
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
         // What cargo says of this package to its tests. Some build scripts look at it, and would have all that depends on them
         // built again, here and by whoever builds next.
