@@ -55,8 +55,11 @@ fn an_honest_one_shows_the_same_proofs_without_the_transcript() {
     }
     assert_eq!((full.alpha, full.beta), (shown.alpha.clone(), shown.beta.clone()));
     assert!(text(&shown).contains("VALID, REDACTED"));
-    assert!(text(&shown).contains("if the client below folded them as it signed"));
-    assert!(text(&shown).contains("it is the client's word"));
+    assert!(
+        text(&shown)
+            .contains("If the sums in this file are those of the record, for which the user gives its word")
+    );
+    assert!(text(&shown).contains("can give its word for false answers"));
 
     // Neither the transcript nor its salt, with which a guess of all of it could be checked, is anywhere in it.
     let bytes = redacted.to_bytes();

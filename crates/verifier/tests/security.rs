@@ -30,7 +30,7 @@ fn proofs_of_less_than_the_least_security_are_refused() {
 
     let (code, out) = run(&["explain", file]);
     assert_eq!(code, Some(0));
-    assert!(out.contains("proof 0: parameter set \"compact\", 1 modules"), "{out}");
+    assert!(out.contains("proof 0: parameter set \"compact\", 1 module,"), "{out}");
 }
 
 #[test]
