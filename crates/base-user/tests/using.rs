@@ -367,7 +367,7 @@ fn wrong_use_is_answered_in_words() {
             "expected one --combine-mode, or one for each of 1 contributors, found 2",
         ),
         (local("generate", &base).args(["--prompt", ""]), "the prompt has no tokens"),
-        (local("generate", &base).args(["--prompt", "a", "--stop", ""]), "--stop is empty"),
+        (local("generate", &base).args(["--prompt", "a", "--stop", ""]), "a value is required for '--stop"),
         (
             local("generate", &base).args(["--prompt", &"palabra ".repeat(300)]),
             "the base model takes at most 256; shorten it",
