@@ -1,6 +1,6 @@
 //! The contributor's side: the owner of a private LoRA adapter, who serves its deltas and proves them.
 //!
-//! [`state`] makes and opens the state folder (key, manifest, secret openings) from an adapter that [`quantise`] turned into
+//! [`state`] makes and opens the state folder (key, manifest, secret openings) from an adapter that [`zklora_hf::quantise`] turned into
 //! integers; [`delta`] multiplies in libtorch; [`service`] answers requests and keeps sessions; [`server`] puts it on QUIC,
 //! for the clients that [`access`] lets in and within the [`limits`] that [`clients`] have;
 //! [`prover`] proves finished sessions, one after another, within a limit of [`memory`], and writes their bundles; a [`job`] is
@@ -24,7 +24,6 @@ pub mod memory;
 pub mod metrics;
 pub mod process;
 pub mod prover;
-pub mod quantise;
 pub mod reach;
 pub mod retention;
 pub mod server;

@@ -22,13 +22,12 @@ use zeroize::Zeroizing;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
 use zklora_circuit::security::Security;
-use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_hf::{BaseModel, LoraAdapter, quantise};
 use zklora_proto::limits::MAX_MANIFEST_BYTES;
 use zklora_proto::{
     Manifest, ModuleEntry, ModuleShape, SecretKey, Signature, SignedManifest, read_bounded, secret_file,
 };
 
-use crate::quantise::quantise;
 use crate::store::{Allowance, STORE, Store};
 
 /// The name of the identity key's file, here and among a service's credentials.

@@ -13,7 +13,7 @@ use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_contributor::delta::DeltaEngine;
-use zklora_contributor::quantise::quantise;
+use zklora_hf::quantise;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::ModuleShape;
 

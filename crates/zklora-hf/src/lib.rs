@@ -20,6 +20,7 @@ mod digest;
 mod error;
 pub mod hub;
 mod python_regex;
+mod quantise;
 pub mod read;
 mod tensor_file;
 mod weights;
@@ -29,6 +30,7 @@ pub use adapter::{LoraAdapter, LoraModule};
 pub use base::BaseModel;
 pub use config::{Architecture, Config, Gpt2Config, LlamaConfig, Projection, RopeScaling, Setting};
 pub use error::Error;
+pub use quantise::{Quantised, quantise};
 pub use weights::{HostTensor, Weights};
 
 #[cfg(test)]
