@@ -1,7 +1,7 @@
 //! From float weights to the integers that are committed to, once, when the state is made.
 
-use zeroize::Zeroizing;
 use crate::LoraModule;
+use zeroize::Zeroizing;
 
 /// The largest magnitude of a quantised weight. The range `[-2^11, 2^11)` has one value more, which is not used, so that
 /// every weight has its negative.
