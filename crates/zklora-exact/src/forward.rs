@@ -350,9 +350,12 @@ impl LoraInput {
     }
 }
 
+/// A tensor for each part of a module's outputs.
+type Parts = Vec<Vec<i64>>;
+
 impl Lora {
     /// The delta of each part, and what was rounded at the rank for it.
-    fn apply(&self, x: &[i64]) -> Result<(Vec<Vec<i64>>, Vec<Vec<i64>>), OutOfRange> {
+    fn apply(&self, x: &[i64]) -> Result<(Parts, Parts), OutOfRange> {
         let inner = self.a.multiply(x);
         let (mut deltas, mut ranks) = (Vec::new(), Vec::new());
         for part in &self.parts {

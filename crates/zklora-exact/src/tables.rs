@@ -64,7 +64,7 @@ pub fn gelu(in_bits: u32, out_bits: u32) -> Vec<i32> {
     for x in 0..=1u128 << 15 {
         // (x + 0.044715·x³)·10^6·2^(3·in_bits), below 2^61 with in_bits = 10.
         let cubic = x * 1_000_000 * (1 << (2 * in_bits)) + 44_715 * x * x * x;
-        let t = FACTOR * cubic / (1_000_000 << (60 - T_BITS)) >> (3 * in_bits);
+        let t = (FACTOR * cubic / (1_000_000 << (60 - T_BITS))) >> (3 * in_bits);
         let (octaves, fraction) = ((t >> T_BITS) as u64, (t & ((1 << T_BITS) - 1)) as i64);
         // 2^-t with 62 fraction bits: 2^(1 - fraction) halved as often as the octaves and that 1 say.
         let below = power(&roots, T_BITS, (1 << T_BITS) - fraction);

@@ -38,7 +38,7 @@ pub struct PartialFolder {
     _lock: File,
 }
 
-/// A new folder in another one, of mode 0700, as [`file`] makes a file.
+/// A new folder in another one, of mode 0700, as [`file()`] makes a file.
 pub fn folder(parent: &Path, prefix: &str) -> io::Result<PartialFolder> {
     tidy(parent, prefix, FileType::is_dir);
     loop {
