@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn exponentials_are_those_of_the_specification() {
         // tick, unit, step bits; B, the first three entries, the last index with a value, the sum of all.
-        let cases: [((u32, u32, u32), u64, [u64; 3], usize, u64); 6] = [
+        let cases = [
             ((9, 15, 7), 32789, [4191532, 4185900, 4180141], 8191, 3098162838),
             ((9, 14, 8), 16394, [4191510, 4185878, 4180246], 7679, 3098114827),
             ((9, 13, 9), 8197, [4191244, 4185611, 4179979], 7167, 3098041350),
@@ -143,7 +143,7 @@ mod tests {
             assert_eq!(table.budget, budget);
             assert_eq!(table.entries()[..3], first);
             assert_eq!(table.entries().iter().rposition(|entry| entry >> step > 0), Some(last));
-            assert_eq!(table.entries().iter().sum::<u64>(), sum);
+            assert_eq!(table.entries().iter().sum::<u64>(), sum, "{tick} {unit} {step}");
             assert_eq!(table.get(1 << 16), None);
         }
     }

@@ -119,8 +119,11 @@ fn list(args: &List, out: &mut dyn Write) -> anyhow::Result<()> {
     bail!("{} cannot be read", counted(unreadable.len(), "record"))
 }
 
+/// A record that cannot be read, and why.
+type Unreadable = (SessionId, String);
+
 /// All records that can be read, the last ones last, and why others cannot.
-fn read_all(records: &Records) -> Result<(Vec<Known>, Vec<(SessionId, String)>), RecordError> {
+fn read_all(records: &Records) -> Result<(Vec<Known>, Vec<Unreadable>), RecordError> {
     let (mut known, mut unreadable) = (Vec::new(), Vec::new());
     for session in records.sessions()? {
         match records.get(session) {
