@@ -108,7 +108,7 @@ fn texts(seed: u64) -> Windows {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut ids = || (0..TEXT_TOKENS).map(|_| rng.random_range(0..model::VOCABULARY)).collect();
     let windows = (0..TEXTS).map(|example| Window { example, ids: ids(), from: 1 }).collect();
-    Windows { windows, skipped: 0 }
+    Windows { windows, notes: Vec::new() }
 }
 
 fn evaluated(model: &Model, windows: &Windows) -> Duration {

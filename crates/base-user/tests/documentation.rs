@@ -256,7 +256,7 @@ impl Reader {
             ("SESSION", r#"(?:^session +|"session":")([0-9a-f]{64})"#),
         ] {
             let pattern = Regex::new(pattern).unwrap();
-            let found = said.iter().filter_map(|line| pattern.captures(line)).last();
+            let found = said.iter().filter_map(|line| pattern.captures(line)).next_back();
             self.known.extend(found.map(|found| (name, found[1].to_owned())));
         }
     }

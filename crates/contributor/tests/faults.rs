@@ -430,7 +430,8 @@ fn a_state_without_its_ledger_is_served_only_with_a_new_one() {
     let none = |file: &Path| fs::remove_file(file).unwrap();
     let cut = |file: &Path| damage(file, |bytes| bytes.truncate(bytes.len() / 2));
     let empty = |file: &Path| damage(file, |bytes| bytes.clear());
-    let damages: [(&Path, &dyn Fn(&Path), &str); 5] = [
+    type Damage<'a> = (&'a Path, &'a dyn Fn(&Path), &'a str);
+    let damages: [Damage<'_>; 5] = [
         (&database, &none, "sessions.sqlite is not there"),
         (&database, &cut, "sessions.sqlite is damaged or cut"),
         (&database, &empty, "sessions.sqlite is damaged or cut"),

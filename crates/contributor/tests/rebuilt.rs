@@ -92,7 +92,7 @@ impl Client {
         let mut own: Vec<Vec<i64>> = text.lines().filter(|line| !line.is_empty()).map(encode).collect();
         let others = own.split_off(OWN);
         let loss = measure(&model, &others).loss;
-        let adapter = LoraAdapter::open(&fixtures().join("lora-es"), &base.projections()).unwrap();
+        let adapter = LoraAdapter::open(fixtures().join("lora-es"), &base.projections()).unwrap();
         model.merge(&adapter).unwrap();
         let truth = measure(&model, &others);
         let model = Model::load(&base).unwrap();

@@ -85,7 +85,7 @@ fn old_bundles_are_deleted_and_nothing_that_is_not_theirs() {
     let words = wait_for("that it is recorded", || {
         Some(gone(old, &daemon)).filter(|words| words.contains("as long as this contributor keeps bundles"))
     });
-    assert!(words.contains(&"deleted at 20") && words.contains('Z'), "{words}");
+    assert!(words.contains("deleted at 20") && words.contains('Z'), "{words}");
     assert!(proved(old, &daemon), "it was proved all the same");
     for kept in [&path(young), &path(replaced), &path(linked), &elsewhere, &path(swapped), &stranger] {
         assert!(kept.symlink_metadata().is_ok(), "{}", kept.display());
