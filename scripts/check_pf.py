@@ -6,7 +6,7 @@ other. It reads one bundle, checks its header, blob table, digests, signatures, 
 transcript, and recomputes the challenges and the fold of every module. With `--against`
 it compares them with what the verifier says:
 
-    zklora-verifier verify --json session.pf > verdict.json
+    zklora-verifier verify --unpinned --json session.pf > verdict.json
     "$(scripts/setup-python.sh)" scripts/check_pf.py session.pf --against verdict.json
 
 Exit code 0: all of this holds (and agrees). 1: it does not; the reason is on stderr.

@@ -12,7 +12,7 @@ use zklora_fuzz::{Parties, attack, calls};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{Call, ModuleShape, PublicKey, Receipt};
 use zklora_testing::{PROOFS, RECEIPT, REDACTED, RawBundle, TRANSCRIPT};
-use zklora_verifier::{BundleReport, Pins, Verifier};
+use zklora_verifier::{BundleReport, Pins, TextStyle, Verifier};
 
 static PARTIES: LazyLock<Parties> = LazyLock::new(Parties::default);
 
@@ -51,7 +51,7 @@ fuzz_target!(|file: &[u8]| -> Corpus {
     assert_eq!(report.valid, verdict.outcome.is_ok());
     assert_eq!(report.error.is_some(), verdict.outcome.is_err());
     let mut text = Vec::new();
-    report.write_text(&mut text, true).unwrap();
+    report.write_text(&mut text, TextStyle { verbose: true, coloured: false }).unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     if let Err(refusal) = verdict.outcome {

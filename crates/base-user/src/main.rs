@@ -73,6 +73,7 @@ fn main() -> ExitCode {
     let code = zklora_cli::run(&cli.logging, |out| {
         match cli.command {
             Command::Audit(args) => return Ok(audit::run(&args, out)),
+            Command::Accept(args) => return accept::run(&args, out),
             Command::Loss(args) => loss::run(&args, out),
             Command::Eval(args) => eval::run(&args, out),
             Command::Generate(args) => generate::run(&args, out),
@@ -80,7 +81,6 @@ fn main() -> ExitCode {
             Command::Sessions(args) => sessions::run(&args, out),
             Command::Open(args) => open::run(&args, out),
             Command::Redact(args) => redact::run(&args, out),
-            Command::Accept(args) => accept::run(&args, out),
             Command::Identity(args) => identity::run(args, out),
             Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, out)?),
         }

@@ -135,7 +135,8 @@ fn an_honest_loss_is_replayed() {
     close(&found["base_loss"]["value"], &loss.said["base_loss"]);
     close(&found["adapter_loss"]["value"], &loss.said["adapter_loss"]);
     let bundle = &found["bundles"][0];
-    assert_eq!(bundle["pinned"], json!({ "adapter": true, "contributor": true, "client": false }));
+    assert_eq!((&found["pinned"], &bundle["pinned"]), (&json!(true), &json!(true)));
+    assert_eq!(bundle["pins"], json!({ "adapter": true, "contributor": true, "client": false }));
     assert_eq!(bundle["session"], loss.said["sessions"][0]["session"]);
     assert_eq!(bundle["blinding_rows"], 0);
     assert!(bundle["activations"].as_u64().unwrap() > 10_000, "{bundle}");
@@ -143,11 +144,15 @@ fn an_honest_loss_is_replayed() {
     let mut people = program("zklora-base-user");
     people.args(["audit", "--text", TEXT, "--base-model"]).arg(gpt2()).arg(&loss.bundle);
     let output = people.arg("--report").arg(&loss.report).output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     let words = text(&output.stdout);
-    for expected in
-        ["REPLAYED", "NOT PINNED", "AGREES", "loss with the adapter    6.", "means: These are the losses"]
-    {
+    for expected in [
+        "REPLAYED, NOT PINNED",
+        "Nobody said which adapter",
+        "AGREES",
+        "loss with the adapter    6.",
+        "means: These are the losses",
+    ] {
         assert!(words.contains(expected), "{words}");
     }
 }
@@ -258,7 +263,10 @@ fn another_tokenizer_is_told_from_that_of_the_run() {
         }
         fs::write(folder.join("tokenizer_config.json"), settings.to_string()).unwrap();
         let mut command = program("zklora-base-user");
-        command.args(["audit", "--json", "--text", TEXT, "--base-model"]).arg(&folder).arg(&loss.bundle);
+        command
+            .args(["audit", "--json", "--unpinned", "--text", TEXT, "--base-model"])
+            .arg(&folder)
+            .arg(&loss.bundle);
         command
     };
     // Of the same base model, and other tokens.
@@ -284,7 +292,10 @@ fn another_base_model_is_told_by_its_digest() {
     let Proved { loss, world, .. } = &*proved;
     let other = other_model(world);
     let mut command = program("zklora-base-user");
-    command.args(["audit", "--json", "--text", TEXT, "--base-model"]).arg(&other).arg(&loss.bundle);
+    command
+        .args(["audit", "--json", "--unpinned", "--text", TEXT, "--base-model"])
+        .arg(&other)
+        .arg(&loss.bundle);
     let (found, what) = fails(&mut command);
     assert_eq!(found["bundles"][0]["error"]["kind"], "base-model-pin");
     assert!(what.contains("another base model"), "{what}");
@@ -424,7 +435,7 @@ fn llama_is_replayed_with_projections_that_share_an_input() {
         .arg(world.path("client.key"));
     let run = Run::of(&world, "loss", &mut command);
     let mut audit = program("zklora-base-user");
-    audit.args(["audit", "--json", "--text", TEXT, "--base-model"]).arg(&base).arg(&run.bundle);
+    audit.args(["audit", "--json", "--unpinned", "--text", TEXT, "--base-model"]).arg(&base).arg(&run.bundle);
     let found = holds(audit.arg("--report").arg(&run.report));
     assert_eq!(found["bundles"][0]["calls"], 8);
 }
@@ -727,7 +738,7 @@ fn bundle(world: &World, session: &str) -> PathBuf {
 /// `audit --json` of bundles with the fixture's base model.
 fn audit(bundles: &[&Path]) -> Command {
     let mut command = program("zklora-base-user");
-    command.args(["audit", "--json", "--base-model"]).arg(gpt2()).args(bundles);
+    command.args(["audit", "--json", "--unpinned", "--base-model"]).arg(gpt2()).args(bundles);
     command
 }
 
@@ -742,7 +753,7 @@ fn holds(command: &mut Command) -> Value {
     let words = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{words}{}", text(&output.stderr));
     let found: Value = serde_json::from_str(&words).unwrap();
-    assert_eq!((&found["format"], &found["holds"]), (&json!("zklora-audit/1"), &json!(true)));
+    assert_eq!((&found["format"], &found["holds"]), (&json!("zklora-audit/2"), &json!(true)));
     assert!(found["bundles"].as_array().unwrap().iter().all(|bundle| bundle["replayed"] == true), "{found}");
     found
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{World, failure, fixtures, program, success};
+use serde_json::json;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_contributor::state::State;
 use zklora_delivery::seal;
@@ -115,9 +116,9 @@ fn what_is_accepted_is_what_was_proved_and_serves_in_its_place() {
         ("digest", said["digest"].clone()),
         ("modules", 12.into()),
         ("rows", sold.rows.into()),
-        ("adapter_pinned", true.into()),
-        ("contributor_pinned", true.into()),
-        ("base_model_checked", true.into()),
+        ("format", "zklora-accept/1".into()),
+        ("pinned", true.into()),
+        ("pins", json!({ "adapter": true, "contributor": true, "base_model": true })),
     ] {
         assert_eq!(accepted[field], expected, "{field}");
     }
@@ -217,11 +218,17 @@ fn what_was_not_proved_is_refused_by_name_and_nothing_is_written() {
     assert!(said.contains("damaged.pf"), "{said}");
 
     let output = sold.accept_unpinned("true").output().unwrap();
-    assert!(output.status.success());
-    assert!(
-        common::text(&output.stderr).contains("nothing tells whether"),
-        "it says that nothing was pinned"
-    );
+    assert_eq!(output.status.code(), Some(3));
+    let said = common::text(&output.stderr);
+    assert!(said.contains("NOT PINNED: nothing says that"), "{said}");
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&said["pinned"], &said["pins"]["adapter"]), (&json!(false), &json!(false)));
+    std::fs::remove_dir_all(sold.world.path("bought")).unwrap();
+    // Not even with a bundle, which says which adapter it is of by itself.
+    let output = sold.accept_unpinned("true").arg("--bundle").arg(&sold.bundle).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", common::text(&output.stderr));
+    std::fs::remove_dir_all(sold.world.path("bought")).unwrap();
+    success(sold.accept_unpinned("true").arg("--unpinned"));
 }
 
 #[test]

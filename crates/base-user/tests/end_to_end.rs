@@ -79,7 +79,7 @@ fn people_get_sentences() {
     }
     server.stop();
     let output = program("zklora-verifier")
-        .args(["verify", "--no-key-cache", "--proof-dir"])
+        .args(["verify", "--no-key-cache", "--adapter", &world.adapter, "--proof-dir"])
         .arg(world.path("out"))
         .output()
         .unwrap();

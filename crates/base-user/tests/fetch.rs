@@ -334,7 +334,7 @@ fn a_weaker_parameter_set_is_refused_at_hello_and_its_bundle_kept() {
     let audit = |more: &[&str]| {
         let mut command = program("zklora-base-user");
         command
-            .args(["audit", "--json", "--text", "Debian es libre.", "--base-model"])
+            .args(["audit", "--json", "--unpinned", "--text", "Debian es libre.", "--base-model"])
             .arg(fixtures().join("gpt2-tiny"));
         let output = command.args(more).arg(file(".pf")).output().unwrap();
         (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap())

@@ -52,7 +52,7 @@ fn keys_records_and_bundles_are_their_owners_alone_under_any_umask() {
         // The verifier's, which the first bundle makes.
         let mut verify = Command::new("sh");
         verify.args(["-c", "umask \"$0\" && exec \"$@\"", umask]);
-        verify.arg(program("zklora-verifier").get_program()).args(["verify", "--json"]);
+        verify.arg(program("zklora-verifier").get_program()).args(["verify", "--json", "--unpinned"]);
         verify.arg(out.join(format!("{session}.pf"))).env("HOME", &home).env_remove("XDG_CACHE_HOME");
         success(&mut verify);
         for (path, expected) in [(".cache", 0o700), (".cache/zklora/keys", 0o700)] {

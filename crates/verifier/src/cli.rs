@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::security::CircuitId;
-use zklora_cli::{Documents, Escaped, Logging, Manual, Output, fail, say_error, say_panics};
+use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::counted;
 use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Standing, Verifier, circuits_of,
+    BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Standing, TextStyle, Verifier,
+    circuits_of,
 };
 
 use crate::explain::{ExplainArgs, explain};
@@ -167,7 +168,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Verifies all bundles that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
-pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
+pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
     let started = Instant::now();
     let policy = match args.policy.as_deref().map(read_policy) {
         None => Policy {
@@ -194,9 +195,11 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
     if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
         verifier = verifier.with_circuits(move |security, shapes| Ok(keys.get(security, shapes)?.0));
     }
+    let style = TextStyle { verbose: args.verbose, coloured: out.has_colours() };
     let mut report = Report {
         format: Report::FORMAT,
         valid: false,
+        pinned: false,
         problems: Vec::new(),
         bundles: Vec::new(),
         proofs: 0,
@@ -214,19 +217,21 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
             let bundle = BundleReport::new(&path, verifier.pins(), &verifier.check_file(&path));
             let bundle = report.add(bundle);
             if text && !args.quiet {
-                bundle.write_text(out, args.verbose)?;
+                bundle.write_text(out, style)?;
                 out.flush()?;
             }
         }
     }
 
     let invalid = report.bundles.iter().filter(|bundle| !bundle.valid).count();
-    let code = match (invalid, report.problems.is_empty() && !report.bundles.is_empty()) {
-        (0, true) => VALID,
-        (0, false) => UNUSABLE,
-        (_, _) => INVALID,
+    report.valid = invalid == 0 && report.problems.is_empty() && !report.bundles.is_empty();
+    report.pinned = report.valid && report.bundles.iter().all(|bundle| bundle.pinned);
+    let code = match invalid {
+        0 if !report.valid => UNUSABLE,
+        0 if !report.pinned && !args.pins.unpinned => NOT_PINNED,
+        0 => VALID,
+        _ => INVALID,
     };
-    report.valid = code == VALID;
     report.seconds = started.elapsed().as_secs_f64();
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -239,7 +244,15 @@ pub fn verify(args: &VerifyArgs, out: &mut dyn Write) -> io::Result<u8> {
         let refused = report.bundles.iter().filter(|bundle| bundle.verdict == Standing::Refused).count();
         let word = if refused > 0 { format!(", {refused} REFUSED") } else { String::new() };
         let valid = report.bundles.len() - invalid;
-        writeln!(out, "bundles: {valid} valid{word}, {} INVALID", invalid - refused)?;
+        let loose = match report.bundles.iter().filter(|bundle| bundle.verdict == Standing::NotPinned).count()
+        {
+            0 => String::new(),
+            loose => format!(" (of which {loose} NOT PINNED)"),
+        };
+        writeln!(out, "bundles: {valid} valid{loose}{word}, {} INVALID", invalid - refused)?;
+        if code == NOT_PINNED {
+            writeln!(out, "{WHAT_TO_PIN}")?;
+        }
         let again = report.bundles.iter().filter(|bundle| bundle.valid && bundle.same_session_as.is_some());
         match again.count() {
             0 => {}
@@ -279,17 +292,19 @@ fn write_failures(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Checks the opening that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
-pub fn opening(args: &OpeningArgs, out: &mut dyn Write) -> io::Result<u8> {
+pub fn opening(args: &OpeningArgs, out: &mut Output) -> io::Result<u8> {
     let report = OpeningReport::new(&args.file, &Pins::from(&args.pins));
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
     } else {
-        report.write_text(out)?;
+        let coloured = out.has_colours();
+        report.write_text(out, coloured)?;
     }
     out.flush()?;
     Ok(match &report.error {
-        None => VALID,
+        None if report.pinned || args.pins.unpinned => VALID,
+        None => NOT_PINNED,
         Some(error) if error.kind == "file" => UNUSABLE,
         Some(_) => INVALID,
     })
@@ -363,6 +378,9 @@ const INVALID: u8 = 1;
 /// The arguments are wrong or lead to no bundle; also what clap exits with.
 const UNUSABLE: u8 = 2;
 
+/// Beside a verdict that nothing was pinned for.
+const WHAT_TO_PIN: &str = "Not pinned: give the adapter id that you were promised with --adapter, or --unpinned if any adapter will do (exit code 3).";
+
 /// What the manual page says beside the help.
 const MANUAL: Manual = Manual {
     environment: &[&[(
@@ -402,17 +420,19 @@ It shows that they were sent and answered. The proof that the deltas are the ada
 Example: zklora-verifier opening SESSION.0.MODULE.opening.json --adapter ID --contributor KEY
 
 Exit codes:
-  0  the opening is valid
+  0  the opening is valid, and of the pinned adapter (or of any, with --unpinned)
   1  the opening is not valid
   2  wrong usage, or a path that cannot be read
+  3  the opening is valid, but no adapter was pinned
 
-Without --adapter and --contributor an opening is only held against itself: anyone can make one.";
+Without --adapter an opening is only held against itself: anyone can make one.";
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  every bundle is valid, and at least one was found
+  0  at least one bundle was found, and every one is valid and of the pinned adapter (or of any, with --unpinned)
   1  a bundle is not valid
   2  wrong usage, a folder without bundles, or a path that cannot be read (and no bundle that is not valid); with --html, the
      page cannot be written, or an evaluation cannot be shown on it
+  3  every bundle is valid, but no adapter was pinned, by --adapter or by the adapters of a policy
 
-Without --adapter and --contributor a bundle is only held against itself: it may be a perfect proof about another adapter.";
+Without --adapter a bundle is only held against itself: it may be a perfect proof about another adapter.";

@@ -29,6 +29,6 @@ pub use html::{HtmlArgs, HtmlError, HtmlOutput};
 pub use keys::{KeyCache, Origin};
 pub use policy::{PinArgs, PolicyError, read_policy};
 pub use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, PinRefusal, Pinned, Pins, Policy, Refusal, Report, Verdict, Verifier,
-    date, write_not_shown,
+    BundleReport, DEFAULT_MIN_SECURITY, NOT_PINNED, PinRefusal, Pins, PinsFound, Policy, Refusal, Report,
+    TextStyle, Verdict, Verifier, date, write_not_shown,
 };

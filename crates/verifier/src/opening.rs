@@ -12,7 +12,9 @@ use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, counted, read_bounded,
 };
-use zklora_verdict::{ErrorReport, PinRefusal, Pinned, Pins, Standing, word_on, write_not_shown};
+use zklora_verdict::{
+    ErrorReport, NOT_PINNED, PinRefusal, Pins, PinsFound, Standing, word_on, write_not_shown,
+};
 
 use crate::policy::PinArgs;
 
@@ -83,7 +85,7 @@ fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
 /// The verdict on an opening. All that `opening --json` prints; fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
 pub struct OpeningReport {
-    /// `zklora-opening-check/1`.
+    /// `zklora-opening-check/2`.
     pub format: &'static str,
     /// The file.
     pub path: String,
@@ -93,11 +95,13 @@ pub struct OpeningReport {
     pub verdict: Standing,
     /// Why not, if it is not.
     pub error: Option<ErrorReport>,
+    /// Whether the caller had pinned the adapter, and it is the opening's.
+    pub pinned: bool,
     /// Which of these the caller had pinned, and found in the opening.
-    pub pinned: Pinned,
+    pub pins: PinsFound,
     /// Which the caller had pinned at all.
     #[serde(skip)]
-    given: Pinned,
+    given: PinsFound,
     /// What the opening says; null if it does not hold by itself.
     pub opening: Option<Opened>,
 }
@@ -136,32 +140,35 @@ impl OpeningReport {
     pub fn new(path: &Path, pins: &Pins) -> Self {
         let (opening, outcome) = check_opening(path, pins);
         let opening = opening.as_ref().map(Opened::new);
+        let found = pins.found_in(
+            opening.as_ref().map(|o| o.adapter),
+            opening.as_ref().map(|o| o.contributor),
+            opening.as_ref().map(|o| o.base_model),
+            opening.as_ref().map(|o| o.client),
+        );
         Self {
-            format: "zklora-opening-check/1",
+            format: "zklora-opening-check/2",
             path: path.to_string_lossy().into_owned(),
             valid: outcome.is_ok(),
             verdict: match &outcome {
-                Ok(()) => Standing::Valid,
+                Ok(()) => Standing::of_valid(found),
                 Err(OpeningRefusal::Pin(_)) => Standing::Refused,
                 Err(_) => Standing::Invalid,
             },
             error: outcome
                 .err()
                 .map(|e| ErrorReport { kind: e.kind(), what: Escaped(&e.to_string()).to_string() }),
-            pinned: pins.found_in(
-                opening.as_ref().map(|o| o.adapter),
-                opening.as_ref().map(|o| o.contributor),
-                opening.as_ref().map(|o| o.base_model),
-                opening.as_ref().map(|o| o.client),
-            ),
+            pinned: found.adapter,
+            pins: found,
             given: pins.given(),
             opening,
         }
     }
 
     /// Writes the verdict for people, and what it means and does not mean.
-    pub fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{}: {}", Escaped(&self.path), self.verdict)?;
+    pub fn write_text(&self, out: &mut dyn Write, coloured: bool) -> io::Result<()> {
+        let verdict = self.verdict.painted(self.verdict.to_string(), coloured);
+        writeln!(out, "{}: {verdict}", Escaped(&self.path))?;
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
         }
@@ -174,14 +181,15 @@ impl OpeningReport {
         if self.valid {
             writeln!(
                 out,
-                "  means: The seller and the user both signed that in this call these activations were answered with these deltas."
+                "  means: The seller and the user both signed that in this call these activations were answered with these deltas.{}",
+                if self.pinned { String::new() } else { format!(" {NOT_PINNED}") }
             )?;
             write_not_shown(out, "  ", &NOT_SHOWN)?;
         } else {
             writeln!(out, "  means: Nothing is said about what you pinned.")?;
         }
         const ALONE: &str = "NOT PINNED: only this file says so; anyone can make one";
-        let (given, pinned) = (self.given, self.pinned);
+        let (given, pinned) = (self.given, self.pins);
         for (name, value, word) in [
             ("adapter", opened.adapter.to_string(), word_on(given.adapter, pinned.adapter, ALONE)),
             (

@@ -25,6 +25,10 @@ pub struct PinArgs {
     /// Public key of the base-model user whose sessions count; repeated, one of them
     #[arg(long, value_name = "KEY")]
     pub client: Vec<PublicKey>,
+
+    /// Exit with 0 for what is valid even if no adapter is pinned. The verdict stays "VALID, NOT PINNED"
+    #[arg(long)]
+    pub unpinned: bool,
 }
 
 impl From<&PinArgs> for Pins {

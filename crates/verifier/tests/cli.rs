@@ -60,12 +60,12 @@ fn contains(text: &str, parts: &[&str]) {
 fn an_honest_folder_is_valid() {
     let folder = folder(&[("b.pf", &SESSION.bundle), ("a.pf", &SESSION.bundle)]);
     fs::write(folder.path().join("notes.txt"), "not a bundle").unwrap();
-    let (code, out, _) = verify(&folder, &[]);
+    let (code, out, _) = verify(&folder, &["--unpinned"]);
     assert_eq!(code, Some(0), "{out}");
     contains(
         &out,
         &[
-            "a.pf: VALID",
+            "a.pf: VALID, NOT PINNED",
             "m.0: 4 rows, proof 0, ok",
             "m.2: 2 rows, proof 1, ok",
             "The seller and the user both signed the record of this session. Every answer in it was computed with the adapter below; none was \
@@ -76,7 +76,8 @@ fn an_honest_folder_is_valid() {
             &SESSION.world.contributor().public().to_string(),
             &SESSION.world.manifest().manifest().base_model().to_string(),
             "security: parameter set \"standard\", 10",
-            "bundles: 2 valid, 0 INVALID",
+            "Nobody said which adapter that has to be",
+            "bundles: 2 valid (of which 2 NOT PINNED), 0 INVALID",
         ],
     );
     assert!(out.find("a.pf").unwrap() < out.find("b.pf").unwrap());
@@ -93,7 +94,7 @@ fn of_many_the_failures_are_told_at_the_end_and_quietly_nothing_else() {
     let end: Vec<&str> = out.lines().rev().take(5).collect();
     assert!(end[0].starts_with("Done verifying 4 proofs"), "{out}");
     assert_eq!(end[1], "sessions: 1, since 1 of the bundles is of a session that another is of, too");
-    assert_eq!(end[2], "bundles: 2 valid, 2 INVALID");
+    assert_eq!(end[2], "bundles: 2 valid (of which 2 NOT PINNED), 2 INVALID");
     assert!(end[3].contains("c.pf: INVALID: proof 1") && end[4].contains("a.pf: INVALID: proof 1"), "{out}");
 
     let (code, quiet, _) = verify(&folder, &["--quiet"]);
@@ -102,7 +103,7 @@ fn of_many_the_failures_are_told_at_the_end_and_quietly_nothing_else() {
     let lines: Vec<&str> = quiet.lines().collect();
     assert_eq!((lines.len(), lines[0], lines[1], lines[2], lines[3]), (5, end[4], end[3], end[2], end[1]));
     let valid = self::folder(&[("a.pf", &SESSION.bundle)]);
-    let (code, quiet, _) = verify(&valid, &["-q"]);
+    let (code, quiet, _) = verify(&valid, &["-q", "--unpinned"]);
     assert_eq!((code, quiet.lines().count()), (Some(0), 2), "{quiet}");
 }
 
@@ -148,7 +149,8 @@ fn pins_are_named_in_words() {
         ],
     );
     assert!(!out.contains("NOT PINNED"), "{out}");
-    let (_, out, _) = verify(&folder, &["--adapter", &adapter]);
+    let (code, out, _) = verify(&folder, &["--adapter", &adapter]);
+    assert_eq!(code, Some(0));
     contains(&out, &["not given with --contributor, but the pinned adapter names this key"]);
 
     let other = "ab".repeat(32);
@@ -171,9 +173,9 @@ fn client_base_model_and_age_can_be_asked_for() {
     let (_, out, _) = verify(&folder, &["--json"]);
     let bundle = report(&out)["bundles"][0].clone();
     let of = |field: &str| bundle[field].as_str().unwrap().to_owned();
-    assert_eq!(bundle["pinned"]["client"], false);
+    assert_eq!((&bundle["pinned"], &bundle["pins"]["client"]), (&Value::Bool(false), &Value::Bool(false)));
     let (code, out, _) = verify(&folder, &["--client", &of("client"), "--base-model", &of("base_model")]);
-    assert_eq!(code, Some(0), "{out}");
+    assert_eq!(code, Some(3), "{out}");
     contains(
         &out,
         &[
@@ -199,7 +201,7 @@ fn client_base_model_and_age_can_be_asked_for() {
         assert_eq!(report(&out)["bundles"][0]["error"]["kind"], format!("{}-pin", &pin[2..]));
     }
     // One of several is enough.
-    let (code, out, _) = verify(&folder, &["--client", &other, "--client", &of("client")]);
+    let (code, out, _) = verify(&folder, &["--unpinned", "--client", &other, "--client", &of("client")]);
     assert_eq!(code, Some(0), "{out}");
 
     let path = folder.path().join("policy.toml");
@@ -217,8 +219,20 @@ fn client_base_model_and_age_can_be_asked_for() {
     );
     let (code, out, _) = policy(&all);
     assert_eq!(code, Some(0), "{out}");
-    let pinned = &report(&out)["bundles"][0]["pinned"];
-    assert!(pinned.as_object().unwrap().values().all(|pinned| *pinned == true), "{pinned}");
+    let report_of = report(&out);
+    let pins = &report_of["bundles"][0]["pins"];
+    assert!(pins.as_object().unwrap().values().all(|pin| *pin == true), "{pins}");
+    assert_eq!(
+        (&report_of["pinned"], &report_of["bundles"][0]["verdict"]),
+        (&Value::Bool(true), &"valid".into())
+    );
+    // A policy that does not say which adapter pins none.
+    for (text, code) in [
+        (format!("adapters = [\"{}\"]", of("adapter")), 0),
+        (format!("contributors = [\"{}\"]", of("contributor")), 3),
+    ] {
+        assert_eq!(policy(&text).0, Some(code), "{text}");
+    }
     for (text, kind) in [
         (format!("{all}max_age_days = 1"), "age"),
         (format!("{all}min_security = 120"), "security"),
@@ -322,7 +336,7 @@ fn one_bad_bundle_does_not_hide_the_others() {
             "4-folder.pf: INVALID",
             "this is not a regular file",
             "Nothing in this file can be relied on",
-            "bundles: 1 valid, 3 INVALID",
+            "bundles: 1 valid (of which 1 NOT PINNED), 3 INVALID",
             "Done verifying 2 proofs.",
         ],
     );
@@ -332,7 +346,7 @@ fn one_bad_bundle_does_not_hide_the_others() {
 fn files_and_folders_may_be_named_directly() {
     let folder = folder(&[("a.pf", &SESSION.bundle), ("b.pf", &bad())]);
     let good = folder.path().join("a.pf");
-    assert_eq!(run(&["verify".as_ref(), good.as_os_str()]).status.code(), Some(0));
+    assert_eq!(run(&["verify".as_ref(), good.as_os_str()]).status.code(), Some(3));
     assert_eq!(run(&["verify".as_ref(), folder.path().as_os_str()]).status.code(), Some(1));
 }
 
@@ -370,7 +384,7 @@ fn json_is_one_document_and_nothing_else() {
     let (code, out, _) = verify(&folder, &["--json", "--adapter", &adapter, "--verbose"]);
     assert_eq!(code, Some(1));
     let report: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(report["format"], "zklora-verify/1");
+    assert_eq!(report["format"], "zklora-verify/2");
     assert_eq!(report["valid"], false);
     assert_eq!(report["proofs"], 2);
     assert!(report["seconds"].as_f64().unwrap() > 0.0);
@@ -383,7 +397,7 @@ fn json_is_one_document_and_nothing_else() {
     assert_eq!(good["session"], "01".repeat(32));
     assert_eq!(good["base_model"], "09".repeat(32));
     assert_eq!(
-        good["pinned"],
+        good["pins"],
         serde_json::json!({ "adapter": true, "contributor": false, "base_model": false, "client": false })
     );
     assert_eq!(good["security"], "standard");
@@ -447,9 +461,10 @@ fn help_says_what_the_exit_codes_mean() {
         contains(
             &text(output.stdout),
             &[
-                "0  every bundle is valid, and at least one was found",
+                "0  at least one bundle was found, and every one is valid and of the pinned adapter",
                 "1  a bundle is not valid",
                 "2  wrong usage",
+                "3  every bundle is valid, but no adapter was pinned",
             ],
         );
     }
@@ -493,11 +508,15 @@ fn the_report_is_also_a_page() {
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (good, page) = (at("a.pf"), at("report.html"));
     let output = run(&["verify", &good, "--html", &page]);
+    assert_eq!(output.status.code(), Some(3));
+    contains(&fs::read_to_string(&page).unwrap(), &["<title>VALID, NOT PINNED", "class=\"banner unpinned\""]);
+    let adapter = SESSION.world.manifest().adapter_id().to_string();
+    let output = run(&["verify", &good, "--html", &page, "--adapter", &adapter]);
     assert_eq!(output.status.code(), Some(0));
-    contains(&text(output.stdout), &["a.pf: VALID", "bundles: 1 valid"]);
+    contains(&text(output.stdout), &["a.pf: VALID (", "bundles: 1 valid, 0 INVALID"]);
     let written = fs::read_to_string(&page).unwrap();
     let version = concat!("Made by zklora-verifier ", env!("CARGO_PKG_VERSION"));
-    contains(&written, &["<!DOCTYPE html>", "<title>VALID", "a.pf", "default-src 'none'", version]);
+    contains(&written, &["<!DOCTYPE html>", "<title>VALID \u{2013}", "a.pf", "default-src 'none'", version]);
     assert!(written.ends_with("</html>"));
 
     // In place of the one that is there, beside JSON, and of an invalid bundle, too.
@@ -506,7 +525,7 @@ fn the_report_is_also_a_page() {
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["valid"], false);
     contains(&fs::read_to_string(&page).unwrap(), &["<title>INVALID", "1 of 2 bundles is not valid"]);
     let output = run(&["verify", &good, "--html", "-"]);
-    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.status.code(), Some(3));
     let out = text(output.stdout);
     assert!(out.starts_with("<!DOCTYPE html>") && out.ends_with("</html>"), "{out}");
 
@@ -553,7 +572,7 @@ fn an_evaluation_is_on_the_page_only_if_it_is_of_a_bundle() {
         }],
     });
     fs::write(&evaluation, loss.to_string()).unwrap();
-    let arguments = ["--html", &page, "--evaluation", &evaluation];
+    let arguments = ["--unpinned", "--html", &page, "--evaluation", &evaluation];
     let (code, out, log) = verify(&folder, &arguments);
     assert_eq!(code, Some(0), "{out}{log}");
     let written = fs::read_to_string(&page).unwrap();

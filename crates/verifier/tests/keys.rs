@@ -82,8 +82,8 @@ fn verdicts_are_the_same_cold_and_warm() {
     assert_eq!((&cold, &warm), (&without, &without));
     // Alone: the bad bundle comes first and has both circuits built.
     let times = [&["--no-key-cache"][..], &[]].map(|more| {
-        let (code, out, _) =
-            place.run(&[&["verify", "--json"], more].concat(), &place.bundles().join("good.pf"));
+        let (code, out, _) = place
+            .run(&[&["verify", "--json", "--unpinned"], more].concat(), &place.bundles().join("good.pf"));
         assert_eq!(code, Some(0));
         let verdict: Value = serde_json::from_str(&out).unwrap();
         let batches = verdict["bundles"][0]["batches"].as_array().unwrap().clone();

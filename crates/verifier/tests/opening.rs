@@ -49,14 +49,25 @@ fn an_honest_opening_is_valid_and_says_what_it_shows() {
     }
     assert!(!said.contains("NOT PINNED"), "{said}");
     let (code, said) = check(&honest(), &[]);
-    assert!(code == Some(0) && said.contains("NOT PINNED: only this file says so"), "{said}");
+    assert!(code == Some(3) && said.contains("NOT PINNED: only this file says so"), "{said}");
+
+    assert!(
+        said.contains("x.opening.json: VALID, NOT PINNED") && said.contains("Nobody said which adapter"),
+        "{said}"
+    );
+    // The contributor alone does not say which adapter; whoever does not care says so.
+    let (code, said) = check(&honest(), &["--contributor", &contributor]);
+    assert_eq!(code, Some(3), "{said}");
+    let (code, said) = check(&honest(), &["--unpinned"]);
+    assert!(code == Some(0) && said.contains("VALID, NOT PINNED"), "{said}");
 
     let (code, said) = check(&honest(), &["--json", "--adapter", &adapter]);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &said["valid"], &said["error"]), (Some(0), &Value::Bool(true), &Value::Null));
-    assert_eq!(said["format"], "zklora-opening-check/1");
+    assert_eq!(said["format"], "zklora-opening-check/2");
+    assert_eq!(said["pinned"], true);
     assert_eq!(
-        said["pinned"],
+        said["pins"],
         serde_json::json!({"adapter": true, "contributor": false, "base_model": false, "client": false})
     );
     assert_eq!((&said["opening"]["module"], &said["opening"]["rows"]), (&"m.1".into(), &3.into()));

@@ -12,7 +12,7 @@ use zklora_proto::{PublicKey, SecretKey};
 use zklora_testing::{
     CLIENT_SIGNATURE, FOLDS, FOLDS_SIGNATURE, PROOFS, RECEIPT, RawBundle, TRANSCRIPT, TRANSCRIPT_SALT, rng,
 };
-use zklora_verifier::{BundleReport, Pins, Verifier};
+use zklora_verifier::{BundleReport, Pins, TextStyle, Verifier};
 
 fn trusting(client: PublicKey) -> Verifier {
     Verifier::new(Pins { clients: vec![client], redacted: true, ..Pins::default() })
@@ -29,7 +29,7 @@ fn honest() -> Folds {
 
 fn text(report: &BundleReport) -> String {
     let mut out = Vec::new();
-    report.write_text(&mut out, false).unwrap();
+    report.write_text(&mut out, TextStyle::default()).unwrap();
     String::from_utf8(out).unwrap()
 }
 

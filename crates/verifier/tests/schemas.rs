@@ -54,7 +54,7 @@ fn json(arguments: &[&str]) -> Value {
 
 #[test]
 fn verdicts_are_what_their_schema_says() {
-    let schema = Schema::read("zklora-verify-1.json");
+    let schema = Schema::read("zklora-verify-2.json");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.pf");
     let verify = |more: &[&str]| {
@@ -81,7 +81,10 @@ fn verdicts_are_what_their_schema_says() {
     }
     fs::write(&file, SESSION.bundle.to_bytes()).unwrap();
     let honest = seen("honest", verify(&[]));
-    assert_eq!(honest["bundles"][0]["verdict"], "valid");
+    assert_eq!(honest["bundles"][0]["verdict"], "not-pinned");
+    let adapter = SESSION.world.manifest().adapter_id().to_string();
+    let pinned = seen("pinned", verify(&["--adapter", &adapter]));
+    assert_eq!(pinned["bundles"][0]["verdict"], "valid");
     let other = "ab".repeat(32);
     for pin in ["--adapter", "--contributor", "--base-model", "--client"] {
         let refused = seen(pin, verify(&[pin, &other]));
@@ -115,16 +118,18 @@ fn verdicts_are_what_their_schema_says() {
 
     // The schema can say no.
     for (pointer, value) in [
-        ("/format", json!("zklora-verify/2")),
+        ("/format", json!("zklora-verify/1")),
         ("/bundles/0/valid", json!(false)),
         ("/bundles/0/verdict", json!("INVALID")),
+        ("/bundles/0/verdict", json!("valid")),
+        ("/bundles/0/pinned", json!(true)),
         ("/bundles/0/adapter", json!("AB")),
         ("/bundles/0/alpha/0", json!(1)),
         ("/bundles/0/error", json!({"kind": "proof", "what": ""})),
         ("/bundles/0/modules/0/rows", json!(-1)),
         ("/bundles/0/modules/0", json!({})),
         (
-            "/bundles/0/pinned",
+            "/bundles/0/pins",
             json!({"adapter": true, "contributor": true, "base_model": true, "client": true, "x": true}),
         ),
     ] {
@@ -136,7 +141,7 @@ fn verdicts_are_what_their_schema_says() {
 
 #[test]
 fn verdicts_on_openings_are_what_their_schema_says() {
-    let schema = Schema::read("zklora-opening-check-1.json");
+    let schema = Schema::read("zklora-opening-check-2.json");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.opening.json");
     let mut bundle = Bundle::from_reader(std::io::Cursor::new(SESSION.bundle.to_bytes())).unwrap();
@@ -149,8 +154,9 @@ fn verdicts_on_openings_are_what_their_schema_says() {
     };
     seen("no file", check(&[]));
     fs::write(&file, &opening).unwrap();
-    seen("honest", check(&[]));
-    seen("pinned", check(&["--client", &"ab".repeat(32)]));
+    seen("honest", check(&["--adapter", &SESSION.world.manifest().adapter_id().to_string()]));
+    seen("not pinned", check(&[]));
+    seen("refused", check(&["--client", &"ab".repeat(32)]));
     for (case, from, to) in [
         ("format", "opening/1", "opening/2"),
         ("commitment", "\"position\":2", "\"position\":1"),
@@ -162,5 +168,5 @@ fn verdicts_on_openings_are_what_their_schema_says() {
         fs::write(&file, changed).unwrap();
         seen(case, check(&[]));
     }
-    assert_eq!(verdicts, ["invalid", "valid", "refused", "invalid", "invalid", "invalid"]);
+    assert_eq!(verdicts, ["invalid", "valid", "not-pinned", "refused", "invalid", "invalid", "invalid"]);
 }

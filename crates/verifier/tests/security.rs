@@ -23,7 +23,7 @@ fn proofs_of_less_than_the_least_security_are_refused() {
     let (code, out) = run(&["verify", file]);
     assert_eq!(code, Some(1));
     assert!(out.contains("bits of provable soundness, expected at least 100; --min-security"), "{out}");
-    let (code, out) = run(&["verify", file, "--min-security", "65"]);
+    let (code, out) = run(&["verify", file, "--unpinned", "--min-security", "65"]);
     assert_eq!(code, Some(0), "{out}");
     assert!(out.contains("parameter set \"compact\", 65."), "{out}");
     assert_eq!(run(&["verify", file, "--min-security", "66"]).0, Some(1));

@@ -14,6 +14,9 @@ use crate::{Escaped, LogFormat, format};
 /// Exit code of wrong usage, clap's own.
 pub const WRONG_USAGE: u8 = 2;
 
+/// All that was checked holds, but nobody said of which adapter it has to be.
+pub const NOT_PINNED: u8 = 3;
+
 /// Exit code if nobody reads the standard output any more: what a shell makes of a program that SIGPIPE has ended, as it ends
 /// most programs.
 pub const CLOSED_PIPE: u8 = 128 + 13;

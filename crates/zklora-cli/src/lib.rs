@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use documents::{Documents, Manual};
-pub use failure::{CLOSED_PIPE, UsageError, WRONG_USAGE, causes, fail, say_error, say_panics};
+pub use failure::{CLOSED_PIPE, NOT_PINNED, UsageError, WRONG_USAGE, causes, fail, say_error, say_panics};
 pub use output::{Output, OutputError};
 pub use zklora_proto::Escaped;
 
@@ -83,8 +83,12 @@ impl Logging {
 
 /// Whether people read the log who want colours (<https://no-color.org>).
 fn colours() -> bool {
-    let variable = |name: &str| std::env::var_os(name);
-    std::io::stderr().is_terminal() && !colours_unwanted(variable)
+    has_colours(&std::io::stderr())
+}
+
+/// Whether a stream is a terminal that is to have colours (no-color.org).
+pub fn has_colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && !colours_unwanted(|name| std::env::var_os(name))
 }
 
 fn colours_unwanted(variable: impl Fn(&str) -> Option<OsString>) -> bool {

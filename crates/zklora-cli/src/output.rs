@@ -19,6 +19,11 @@ impl Output {
     pub fn stdout() -> Self {
         Self(io::stdout())
     }
+
+    /// Whether it is a terminal that is to have colours.
+    pub fn has_colours(&self) -> bool {
+        crate::has_colours(&self.0)
+    }
 }
 
 impl Write for Output {

@@ -27,8 +27,9 @@ pub use check::{
 };
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
-pub use pins::{PinRefusal, Pinned, Pins, word_on};
+pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;
 pub use report::{
-    BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, Pair, Report, Standing, date, write_not_shown,
+    BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, NOT_PINNED, Pair, Report, Standing,
+    TextStyle, date, write_not_shown,
 };

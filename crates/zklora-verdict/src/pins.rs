@@ -65,8 +65,8 @@ impl Pins {
     }
 
     /// Which kinds of pins there are.
-    pub fn given(&self) -> Pinned {
-        Pinned {
+    pub fn given(&self) -> PinsFound {
+        PinsFound {
             adapter: !self.adapters.is_empty(),
             contributor: !self.contributors.is_empty(),
             base_model: !self.base_models.is_empty(),
@@ -81,8 +81,8 @@ impl Pins {
         contributor: Option<PublicKey>,
         base_model: Option<BaseModelDigest>,
         client: Option<PublicKey>,
-    ) -> Pinned {
-        Pinned {
+    ) -> PinsFound {
+        PinsFound {
             adapter: adapter.is_some_and(|id| self.adapters.contains(&id)),
             contributor: contributor.is_some_and(|key| self.contributors.contains(&key)),
             base_model: base_model.is_some_and(|digest| self.base_models.contains(&digest)),
@@ -97,9 +97,9 @@ fn missed<T: PartialEq + ToString>(pinned: &[T], found: &T) -> Option<String> {
         .then(|| pinned.iter().map(T::to_string).collect::<Vec<_>>().join(" or "))
 }
 
-/// What the caller had pinned.
+/// What the caller had pinned, and a file agrees with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Pinned {
+pub struct PinsFound {
     /// Adapter ids were given, and the file's is one of them.
     pub adapter: bool,
     /// Contributors' keys were given, and the file's is one of them.

@@ -13,15 +13,17 @@ use zklora_circuit::session::VerifiedSession;
 use zklora_proto::{AdapterId, BaseModelDigest, Bytes, Escaped, PublicKey, SessionId, counted};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits, weakest};
-use crate::pins::{Pinned, Pins, word_on};
+use crate::pins::{Pins, PinsFound, word_on};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// `zklora-verify/1`.
+    /// `zklora-verify/2`.
     pub format: &'static str,
     /// Whether there was at least one bundle and every bundle is valid.
     pub valid: bool,
+    /// Whether that is so, and of every bundle the caller had pinned the adapter.
+    pub pinned: bool,
     /// Paths that led to no bundle.
     pub problems: Vec<String>,
     /// One entry for each bundle, in the order in which they were checked.
@@ -34,7 +36,7 @@ pub struct Report {
 
 impl Report {
     /// The name of this layout.
-    pub const FORMAT: &'static str = "zklora-verify/1";
+    pub const FORMAT: &'static str = "zklora-verify/2";
 
     /// Adds a bundle, after noting whether one before it is of the same session.
     pub fn add(&mut self, mut bundle: BundleReport) -> &BundleReport {
@@ -67,11 +69,13 @@ pub struct BundleReport {
     pub adapter: Option<AdapterId>,
     /// The contributor's key.
     pub contributor: Option<PublicKey>,
+    /// Whether the caller had pinned the adapter, and it is the bundle's. Without, a valid bundle may be about any other adapter.
+    pub pinned: bool,
     /// Which of these the caller had pinned, and found in the bundle.
-    pub pinned: Pinned,
+    pub pins: PinsFound,
     /// Which the caller had pinned at all.
     #[serde(skip)]
-    given: Pinned,
+    given: PinsFound,
     /// The base model that both parties name.
     pub base_model: Option<BaseModelDigest>,
     /// The session.
@@ -112,20 +116,54 @@ pub struct BundleReport {
 
 /// How a bundle stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Standing {
-    /// It holds, and is what was asked for.
+    /// It holds, and is of the adapter that was asked for.
     Valid,
+    /// It holds, and nobody said of which adapter it has to be.
+    NotPinned,
     /// It is not what was asked for: a pin, an age, a client's word or the worth of its proofs.
     Refused,
     /// It does not hold.
     Invalid,
 }
 
+/// How [`BundleReport::write_text`] writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TextStyle {
+    /// With session, client and the size and time of every proof.
+    pub verbose: bool,
+    /// With the colours of a terminal.
+    pub coloured: bool,
+}
+
+impl Standing {
+    /// The verdict's word in its colour, for a terminal that has any: green, yellow if nothing was pinned, red.
+    pub fn painted(self, word: String, coloured: bool) -> String {
+        let colour = match self {
+            Self::Valid => 32,
+            Self::NotPinned => 33,
+            Self::Refused | Self::Invalid => 31,
+        };
+        if coloured { format!("\x1b[1;{colour}m{word}\x1b[0m") } else { word }
+    }
+
+    /// How something stands that holds, where these pins were found.
+    pub fn of_valid(found: PinsFound) -> Self {
+        // The adapter's id says its contributor and its base model, too; neither of these says which adapter.
+        if found.adapter { Self::Valid } else { Self::NotPinned }
+    }
+}
+
+/// What it means that nobody pinned the adapter.
+pub const NOT_PINNED: &str =
+    "Nobody said which adapter that has to be: it may be another than the one that you were promised.";
+
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Valid => "VALID",
+            Self::NotPinned => "VALID, NOT PINNED",
             Self::Refused => "REFUSED",
             Self::Invalid => "INVALID",
         })
@@ -206,11 +244,12 @@ impl BundleReport {
             let entry = declared.and_then(|d| d.manifest().modules().get(*module));
             entry.map(|entry| entry.name().to_owned())
         };
+        let found = pins.found_in(adapter, contributor, base_model, client);
         Self {
             path: path.to_string_lossy().into_owned(),
             valid: shown.is_some(),
             verdict: match &verdict.outcome {
-                Ok(_) => Standing::Valid,
+                Ok(_) => Standing::of_valid(found),
                 Err(refusal) if refusal.is_of_what_was_asked() => Standing::Refused,
                 Err(_) => Standing::Invalid,
             },
@@ -222,7 +261,8 @@ impl BundleReport {
             same_session_as: None,
             adapter,
             contributor,
-            pinned: pins.found_in(adapter, contributor, base_model, client),
+            pinned: found.adapter,
+            pins: found,
             given: pins.given(),
             base_model,
             session: receipt.map(|r| r.session),
@@ -263,7 +303,7 @@ impl BundleReport {
     pub fn word_on(&self, module: &ModuleReport) -> &'static str {
         match (module.batch, self.verdict) {
             (None, _) => "not called",
-            (Some(_), Standing::Valid) => "ok",
+            (Some(_), Standing::Valid | Standing::NotPinned) => "ok",
             // Nobody looked, or the proof is worth too little.
             (Some(_), Standing::Refused) => "not counted",
             (Some(_), Standing::Invalid) => "NOT PROVED",
@@ -274,6 +314,7 @@ impl BundleReport {
     pub fn verdict(&self) -> String {
         match (self.verdict, self.redacted) {
             (Standing::Valid, Some(true)) => "VALID, REDACTED".into(),
+            (Standing::NotPinned, Some(true)) => "VALID, REDACTED, NOT PINNED".into(),
             (verdict, _) => verdict.to_string(),
         }
     }
@@ -288,16 +329,19 @@ impl BundleReport {
             (Standing::Refused, _) => {
                 "It is not what was asked for. Whether it holds was not looked into any further."
             }
-            (Standing::Valid, Some(true)) => {
+            (Standing::Valid | Standing::NotPinned, Some(true)) => {
                 "The seller and the user both signed the record of this session. If the sums in this file are those of the record, \
                  for which the user gives its word, every answer in it was computed with the adapter below; none was altered."
             }
-            (Standing::Valid, _) => {
+            (Standing::Valid | Standing::NotPinned, _) => {
                 "The seller and the user both signed the record of this session. Every answer in it was computed with the adapter \
                  below; none was altered."
             }
         };
-        meaning.into()
+        match self.verdict {
+            Standing::NotPinned => format!("{meaning} {NOT_PINNED}"),
+            _ => meaning.into(),
+        }
     }
 
     /// What a valid bundle leaves open, each a clause that begins with "that"; nothing is said of one that is not.
@@ -311,7 +355,7 @@ impl BundleReport {
 
     /// Who and what the bundle is about, as far as it could be read, each with by whose word.
     pub fn facts(&self) -> Vec<Fact> {
-        let (given, pinned) = (self.given, self.pinned);
+        let (given, pinned) = (self.given, self.pins);
         let mut facts = Vec::new();
         if let (Some(adapter), Some(contributor), Some(base)) =
             (self.adapter, self.contributor, self.base_model)
@@ -382,8 +426,13 @@ impl BundleReport {
     }
 
     /// Writes the verdict for people: a line for the bundle, one for each module, and what it means.
-    pub fn write_text(&self, out: &mut dyn Write, verbose: bool) -> io::Result<()> {
-        writeln!(out, "{}: {} ({:.3} s)", Escaped(&self.path), self.verdict(), self.seconds)?;
+    pub fn write_text(
+        &self,
+        out: &mut dyn Write,
+        TextStyle { verbose, coloured }: TextStyle,
+    ) -> io::Result<()> {
+        let verdict = self.verdict.painted(self.verdict(), coloured);
+        writeln!(out, "{}: {verdict} ({:.3} s)", Escaped(&self.path), self.seconds)?;
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
         }

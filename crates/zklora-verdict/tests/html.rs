@@ -11,7 +11,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use zklora_testing::vectors::{Vector, load};
 use zklora_verdict::{
-    BatchReport, BundleReport, Evaluation, Made, ModuleReport, Page, Pins, Refusal, Report, Verdict, Verifier,
+    BatchReport, BundleReport, Evaluation, Made, ModuleReport, Page, Pins, Refusal, Report, TextStyle,
+    Verdict, Verifier,
 };
 
 static VECTORS: LazyLock<Vec<Vector>> = LazyLock::new(load);
@@ -30,6 +31,7 @@ fn report(bundles: Vec<BundleReport>) -> Report {
     Report {
         format: Report::FORMAT,
         valid: !bundles.is_empty() && bundles.iter().all(|bundle| bundle.valid),
+        pinned: !bundles.is_empty() && bundles.iter().all(|bundle| bundle.valid && bundle.pinned),
         problems: Vec::new(),
         proofs: bundles.iter().map(|bundle| bundle.batches.len()).sum(),
         bundles,
@@ -286,7 +288,11 @@ fn what_rests_on_a_clients_word_and_what_was_not_asked_for_is_said_first() {
     let said = page("redacted.html", &report(vec![shown]), Vec::new());
     contains(
         &said,
-        &["<title>VALID, REDACTED", "in league with the seller", "a replay of the full bundle shows that"],
+        &[
+            "<title>VALID, REDACTED, NOT PINNED",
+            "in league with the seller",
+            "a replay of the full bundle shows that",
+        ],
     );
 }
 
@@ -294,7 +300,7 @@ fn what_rests_on_a_clients_word_and_what_was_not_asked_for_is_said_first() {
 fn a_valid_bundle_has_all_that_the_text_says() {
     let bundle = bundle(VALID);
     let mut text = Vec::new();
-    bundle.write_text(&mut text, false).unwrap();
+    bundle.write_text(&mut text, TextStyle::default()).unwrap();
     let report = report(vec![bundle]);
     let page = page("valid.html", &report, Vec::new());
     let bundle = &report.bundles[0];
@@ -305,8 +311,10 @@ fn a_valid_bundle_has_all_that_the_text_says() {
     contains(
         &page,
         &[
-            "<title>VALID \u{2013} 1 bundle",
-            "One bundle, and it is valid.",
+            "<title>VALID, NOT PINNED \u{2013} 1 bundle",
+            "One bundle. It is valid, and nobody said which adapter it has to be of.",
+            "class=\"banner unpinned\"",
+            "class=\"badge unpinned\"",
             &bundle.meaning(),
             bundle.not_shown()[0],
             bundle.not_shown()[2],
@@ -336,6 +344,28 @@ fn a_valid_bundle_has_all_that_the_text_says() {
     assert_eq!(page.matches("<svg").count(), 4, "rows and proofs, for wide and for narrow pages");
     assert_eq!(page.matches("<desc").count(), 4);
     assert!(!page.contains("Loss with"));
+}
+
+#[test]
+fn a_bundle_is_green_only_if_its_adapter_is_the_one_that_was_promised() {
+    let adapter = bundle(VALID).adapter.unwrap();
+    let verifier = Verifier::new(Pins { adapters: vec![adapter], ..Pins::default() });
+    let pinned = |name: &str| {
+        let vector = VECTORS.iter().find(|vector| vector.name == name).unwrap();
+        BundleReport::new(Path::new(name), verifier.pins(), &verifier.check(Cursor::new(&vector.bytes)))
+    };
+    let mut all = report(vec![pinned(VALID)]);
+    let said = page("pinned.html", &all, Vec::new());
+    contains(
+        &said,
+        &["<title>VALID \u{2013} 1 bundle", "One bundle, and it is valid.", "class=\"banner good\""],
+    );
+    assert!(!said.contains("NOT PINNED"));
+    // One that is not spoils it for all.
+    all = report(vec![pinned(VALID), bundle("valid/one-module.pf")]);
+    let said = page("half-pinned.html", &all, Vec::new());
+    contains(&said, &["<title>VALID, NOT PINNED", "Of 1 nobody said which adapter it has to be of."]);
+    assert_eq!((said.matches("badge good").count(), said.matches("badge unpinned").count()), (2, 2));
 }
 
 #[test]

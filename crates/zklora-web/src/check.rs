@@ -4,7 +4,7 @@ use std::io::BufReader;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use zklora_verdict::{BundleReport, Policy, Verifier};
+use zklora_verdict::{BundleReport, Policy, TextStyle, Verifier};
 
 use crate::read_at::{ReadAt, Reader};
 
@@ -81,7 +81,9 @@ struct Fact {
 impl<'a> Answer<'a> {
     fn new(report: &'a BundleReport) -> Self {
         let mut text = Vec::new();
-        report.write_text(&mut text, true).expect("memory takes what is written");
+        report
+            .write_text(&mut text, TextStyle { verbose: true, coloured: false })
+            .expect("memory takes what is written");
         let facts = report.facts().into_iter();
         Self {
             verdict: report.verdict(),

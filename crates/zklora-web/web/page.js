@@ -125,15 +125,14 @@ function show({ card, badge, body, started }, answer) {
   const { report } = answer;
   const same = reports.find((other) => other.valid && other.session === report.session && other.contributor === report.contributor);
   report.same_session_as = same && report.session !== null ? same.path : null;
-  // A pinned adapter names its contributor. Without either, it may be a perfect proof about another one: not something to be green.
-  const known = report.pinned.adapter || report.pinned.contributor;
-  card.className = !report.valid ? "invalid" : known ? "valid" : "valid unpinned";
-  badge.textContent = report.valid && !known ? `${answer.verdict}, ADAPTER NOT PINNED` : answer.verdict;
+  // Without the adapter's id it may be a perfect proof about another one: not something to be green.
+  card.className = !report.valid ? "invalid" : report.pinned ? "valid" : "valid unpinned";
+  badge.textContent = answer.verdict;
   const facts = make("dl", "");
   const fact = (what, value, word) => facts.append(make("dt", "", what), make("dd", "", value, word));
   for (const { what, value, word } of answer.facts) {
     // The words are the program's; the colour is for the eye.
-    const kind = report.pinned[what.replace(" ", "_")] ? "held" : word.startsWith("NOT") ? "warn" : "";
+    const kind = report.pins[what.replace(" ", "_")] ? "held" : word.startsWith("NOT") ? "warn" : "";
     fact(what, make("span", "mono", value), make("span", `word ${kind}`, word));
   }
   if (answer.when) fact("when", answer.when, null);
@@ -170,8 +169,9 @@ function details(words, content) {
 // What `verify --json` prints, of all files so far.
 function offer() {
   const document = {
-    format: "zklora-verify/1",
+    format: "zklora-verify/2",
     valid: problems.length === 0 && reports.every((report) => report.valid),
+    pinned: problems.length === 0 && reports.every((report) => report.valid && report.pinned),
     problems,
     bundles: reports,
     proofs: reports.reduce((sum, report) => sum + report.batches.length, 0),

@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tracing::{info, warn};
+use zklora_cli::NOT_PINNED;
 use zklora_delivery::{Compared, Delivery, Package, PeftFolder, difference};
 use zklora_hf::BaseModel;
 use zklora_hf::hub::{Options, Source};
@@ -23,9 +25,7 @@ use super::{SecurityArgs, identity};
 /// Decrypts the package, holds every module's weights against its commitment in the signed manifest, and computes every delta of the
 /// given bundles again. Only if all of it holds, the adapter is written as a folder that PEFT loads, and `--lora` here.
 #[derive(Args)]
-#[command(
-    after_help = "Example: zklora-base-user accept adapter.zkd --adapter ID --contributor KEY --bundle SESSION.pf --out adapter"
-)]
+#[command(after_help = HELP)]
 pub struct Accept {
     /// What the contributor made with `deliver`, for your key.
     #[arg(value_name = "PACKAGE")]
@@ -42,6 +42,9 @@ pub struct Accept {
     /// The bundle of a session with this adapter; may be given several times. It is verified, and all its deltas are computed again.
     #[arg(long, value_name = "FILE")]
     bundle: Vec<PathBuf>,
+    /// Exit with 0 even if --adapter does not say which adapter you bought.
+    #[arg(long)]
+    unpinned: bool,
     #[command(flatten)]
     security: SecurityArgs,
     /// The base model: a folder or a name on the Hugging Face hub. It is held against the manifest, and named to PEFT.
@@ -58,6 +61,15 @@ pub struct Accept {
     json: bool,
 }
 
+const HELP: &str = "\
+Example: zklora-base-user accept adapter.zkd --adapter ID --contributor KEY --bundle SESSION.pf --out adapter
+
+Exit codes:
+  0  the adapter is the pinned one (or any, with --unpinned), all of it holds, and the folder is written
+  1  something does not hold or cannot be done, and no folder is written
+  2  wrong usage
+  3  all of it holds and the folder is written, but no adapter was pinned";
+
 /// A bundle that the delivered weights were held against.
 struct Checked {
     path: PathBuf,
@@ -65,7 +77,7 @@ struct Checked {
     compared: Compared,
 }
 
-pub fn run(args: &Accept, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn run(args: &Accept, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     // Better known before hours of work than after it.
     ensure!(
         args.out.symlink_metadata().is_err(),
@@ -93,7 +105,11 @@ pub fn run(args: &Accept, out: &mut dyn Write) -> anyhow::Result<()> {
     });
     let name = args.base_model_name.clone().or(base_model);
     PeftFolder::new(&delivery, name.as_deref())?.write(&args.out)?;
-    Ok(args.print(&delivery, &checked, out)?)
+    args.print(&delivery, &checked, out)?;
+    Ok(match args.adapter.is_some() || args.unpinned {
+        true => ExitCode::SUCCESS,
+        false => NOT_PINNED.into(),
+    })
 }
 
 impl Accept {
@@ -126,9 +142,10 @@ impl Accept {
                 difference(found.manifest(), bundle.manifest())
             );
         }
-        if self.adapter.is_none() && self.bundle.is_empty() {
+        if self.adapter.is_none() {
             warn!(
-                "neither --adapter nor --bundle is given: nothing tells whether {adapter} is the adapter that you bought"
+                "NOT PINNED: nothing says that {adapter} is the adapter that you bought; give the id that you were promised with \
+                 --adapter"
             );
         }
         Ok(())
@@ -175,13 +192,17 @@ impl Accept {
                 })
             });
             let summary = json!({
+                "format": "zklora-accept/1",
                 "folder": self.out.display().to_string(),
                 "adapter": adapter,
-                "adapter_pinned": self.adapter.is_some(),
+                "pinned": self.adapter.is_some(),
+                "pins": {
+                    "adapter": self.adapter.is_some(),
+                    "contributor": self.contributor.is_some(),
+                    "base_model": self.base_model.is_some(),
+                },
                 "contributor": manifest.contributor(),
-                "contributor_pinned": self.contributor.is_some(),
                 "base_model": manifest.base_model(),
-                "base_model_checked": self.base_model.is_some(),
                 "digest": delivery.digest(),
                 "modules": modules,
                 "bundles": bundles.collect::<Value>(),
@@ -189,7 +210,7 @@ impl Accept {
             });
             return writeln!(out, "{summary}");
         }
-        let pinned = |pinned: bool| if pinned { "the one you gave" } else { "not pinned" };
+        let pinned = |pinned: bool| if pinned { "the one you gave" } else { "NOT PINNED" };
         writeln!(out, "folder       {}", self.out.display())?;
         writeln!(out, "adapter      {adapter}, {}", pinned(self.adapter.is_some()))?;
         writeln!(out, "contributor  {}, {}", manifest.contributor(), pinned(self.contributor.is_some()))?;

@@ -14,7 +14,7 @@ use zklora_base_user::evaluation::{Estimate, difference, mean};
 use zklora_base_user::remote::CombineMode;
 use zklora_base_user::replay::{NotReplayed, Recording, ReplayError, ReplayHook, Replayed, TOLERANCE};
 use zklora_base_user::reported::{Report, Truth};
-use zklora_cli::{Escaped, WRONG_USAGE, fail};
+use zklora_cli::{Escaped, NOT_PINNED, WRONG_USAGE, fail};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedReceipt};
 use zklora_verifier::{Pins, Verifier, write_not_shown};
@@ -53,6 +53,9 @@ pub struct Audit {
     /// Public key of the base-model user whose sessions count; repeated, one of them.
     #[arg(long, value_name = "KEY")]
     client: Vec<PublicKey>,
+    /// Exit with 0 for what holds even if no adapter is pinned.
+    #[arg(long)]
+    unpinned: bool,
     #[command(flatten)]
     security: SecurityArgs,
     /// What `loss --json` or `eval --json` printed, which has to say what the replay gives: losses within 1e-4, tokens, sessions.
@@ -81,11 +84,12 @@ const HELP: &str = "\
 Example: zklora-base-user audit SESSION.pf --base-model fixtures/gpt2-tiny --text \"Un texto\" --adapter ID --contributor KEY --report loss.json
 
 Exit codes:
-  0  it holds: every bundle is valid and replayed, and the report agrees
+  0  it holds: every bundle is valid, of a pinned adapter (or of any, with --unpinned) and replayed, and the report agrees
   1  it does not hold
   2  wrong usage, or something that it takes cannot be read
+  3  it holds, but no adapter was pinned
 
-Without --adapter and --contributor it is the bundles' own word whose adapters they are about.";
+Without --adapter it is the bundles' own word which adapters they are about.";
 
 /// What came of it.
 struct Audited {
@@ -140,7 +144,11 @@ pub fn run(args: &Audit, out: &mut dyn Write) -> ExitCode {
             false => audited.print(args, out)?,
         }
         out.flush()?;
-        Ok(if audited.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match (audited.holds(), audited.pinned(args) || args.unpinned) {
+            (true, true) => ExitCode::SUCCESS,
+            (true, false) => NOT_PINNED.into(),
+            (false, _) => ExitCode::FAILURE,
+        })
     };
     // As for wrong usage: an audit that was not made has not failed.
     audit(args).and_then(tell).unwrap_or_else(|error| fail(&error, WRONG_USAGE))
@@ -275,6 +283,11 @@ impl Audited {
         self.losses.is_some() && !matches!(self.report, Some(Some(_)))
     }
 
+    /// Whether every bundle is of an adapter that the caller had pinned.
+    fn pinned(&self, args: &Audit) -> bool {
+        self.bundles.iter().all(|bundle| bundle.pinned(args))
+    }
+
     /// Notes why the replay stopped, unless it is this machine's fault.
     fn failed(&mut self, error: ModelError, task: &Task, args: &Audit) -> anyhow::Result<()> {
         let ModelError::Hook { error: cause, .. } = &error else {
@@ -323,6 +336,7 @@ impl Audited {
             let mut said = json!({
                 "path": bundle.path.display().to_string(),
                 "replayed": false,
+                "pinned": bundle.pinned(args),
                 "combine_mode": mode_name(bundle.mode),
                 "session": null,
                 "activations": null,
@@ -333,7 +347,7 @@ impl Audited {
             });
             if let Some(receipt) = &bundle.receipt {
                 let session = session_json(receipt.receipt());
-                said["pinned"] = json!({
+                said["pins"] = json!({
                     "adapter": args.adapter.contains(&receipt.receipt().adapter),
                     "contributor": args.contributor.contains(&receipt.receipt().contributor),
                     "client": args.client.contains(&receipt.receipt().client),
@@ -362,8 +376,9 @@ impl Audited {
         };
         let losses = self.losses.as_ref();
         json!({
-            "format": "zklora-audit/1",
+            "format": "zklora-audit/2",
             "holds": self.holds(),
+            "pinned": self.pinned(args),
             "base_model": self.base_model,
             "tokenizer": self.tokenizer,
             "tolerance": TOLERANCE,
@@ -404,8 +419,9 @@ impl Audited {
         writeln!(
             out,
             "means: These are the losses of the base model {}{local} on this text, without and with the adapters above. What was sent \
-             is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.",
-            self.base_model
+             is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.{}",
+            self.base_model,
+            if self.pinned(args) { String::new() } else { format!(" {}", zklora_verifier::NOT_PINNED) }
         )?;
         write_not_shown(out, "", &NOT_SHOWN)
     }
@@ -419,10 +435,15 @@ const NOT_SHOWN: [&str; 3] = [
 ];
 
 impl OfBundle {
+    fn pinned(&self, args: &Audit) -> bool {
+        self.receipt.as_ref().is_some_and(|receipt| args.adapter.contains(&receipt.receipt().adapter))
+    }
+
     fn print(&self, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
         let path = self.path.to_string_lossy();
         let path = Escaped(&path);
         match &self.outcome {
+            Outcome::Replayed(_) if !self.pinned(args) => writeln!(out, "{path}: REPLAYED, NOT PINNED")?,
             Outcome::Replayed(_) => writeln!(out, "{path}: REPLAYED")?,
             Outcome::Valid => writeln!(out, "{path}: NOT REPLAYED\n  reason: {STOPPED}")?,
             Outcome::Failed(Failure { what, .. }) => {

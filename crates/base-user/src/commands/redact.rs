@@ -77,8 +77,9 @@ pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     }
     writeln!(
         stdout,
-        "It is valid for who takes your word: zklora-verifier verify --redacted --client {}",
-        key.public()
+        "It is valid for who takes your word: zklora-verifier verify --redacted --client {} --adapter {}",
+        key.public(),
+        record.adapter
     )?;
     Ok(())
 }

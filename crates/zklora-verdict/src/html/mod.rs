@@ -137,6 +137,22 @@ impl Outcome {
             1 => format!("One bundle, and it is valid{missing}."),
             _ => format!("{all} bundles, all of them valid{missing}."),
         };
+        if report.valid && !report.pinned {
+            let known = report.bundles.iter().filter(|bundle| bundle.pinned).count();
+            let counts = match all {
+                1 => "One bundle. It is valid, and nobody said which adapter it has to be of.".into(),
+                _ if known == 0 => {
+                    format!("{all} bundles, all of them valid. Nobody said which adapter they have to be of.")
+                }
+                _ => format!(
+                    "{all} bundles, all of them valid. Of {} nobody said which adapter it has to be of.",
+                    all - known
+                ),
+            };
+            let word =
+                if bundles_redacted(report) { "VALID, REDACTED, NOT PINNED" } else { "VALID, NOT PINNED" };
+            return Self { word, sign: "!", class: "unpinned", counts };
+        }
         match report.valid {
             true if bundles_redacted(report) => {
                 Self { word: "VALID, REDACTED", sign: "\u{2713}", class: "good", counts }
@@ -633,7 +649,11 @@ fn terms(report: &security::Report) -> Markup {
 }
 
 fn badge(bundle: &BundleReport) -> Markup {
-    let (class, sign) = if bundle.valid { ("good", "\u{2713}") } else { ("bad", "\u{2717}") };
+    let (class, sign) = match bundle.verdict {
+        Standing::Valid => ("good", "\u{2713}"),
+        Standing::NotPinned => ("unpinned", "!"),
+        Standing::Refused | Standing::Invalid => ("bad", "\u{2717}"),
+    };
     html! { span class=(format!("badge {class}")) { span aria-hidden="true" { (sign) } " " (bundle.verdict()) } }
 }
 
