@@ -1,10 +1,11 @@
 //! Real processes of all three programs on the fixtures.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use tempfile::TempDir;
 
@@ -14,31 +15,37 @@ pub fn fixtures() -> PathBuf {
 }
 
 /// One of the three programs, built in the profile of this test.
+///
+/// `cargo test --workspace` builds all three before the first test runs. Cargo is not asked here to do so: it would build anew what
+/// depends on a test's environment, and so would whoever builds next.
 pub fn program(name: &str) -> Command {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        // The other packages' binaries are not built for this package's tests by themselves.
-        let mut build = Command::new(env!("CARGO"));
-        // With examples, so that it has the features of tests, and nothing is built again.
-        build.args(["build", "--release", "--quiet", "--bins", "--examples", "--workspace"]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        // What cargo says of this package to its tests. Some build scripts look at it, and would have all that depends on them
-        // built again, here and by whoever builds next.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_"))
-        {
-            if !["CARGO_HOME", "CARGO_TARGET_DIR"].contains(&&*name.to_string_lossy()) {
-                build.env_remove(name);
-            }
-        }
-        let status = build.status().unwrap();
-        assert!(status.success());
-        Path::new(env!("CARGO_BIN_EXE_zklora-base-user")).parent().unwrap().to_owned()
-    });
-    let mut command = Command::new(folder.join(name));
+    let binary = Path::new(env!("CARGO_BIN_EXE_zklora-base-user")).with_file_name(name);
+    assert_fresh(&binary);
+    let mut command = Command::new(binary);
     command.stdin(Stdio::null()).env_remove("RUST_LOG");
     // Not among the records of whoever runs the tests.
     command.env("ZKLORA_RECORDS", concat!(env!("CARGO_TARGET_TMPDIR"), "/sessions"));
     command
+}
+
+/// A test of one package does not build the others' programs. One that is missing or older than its sources is no test of them.
+fn assert_fresh(binary: &Path) {
+    static FRESH: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // Unlocked before anything can panic, or all other tests would.
+    if FRESH.lock().unwrap().contains(binary) {
+        return;
+    }
+    const DO: &str = "build it with `cargo test --release --workspace --no-run`";
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    let built = modified(binary).unwrap_or_else(|error| panic!("{}: {error}; {DO}", binary.display()));
+    // Beside a binary, cargo lists what of this workspace it was made of: `binary: source source...`.
+    let list = std::fs::read_to_string(binary.with_extension("d")).unwrap();
+    let sources = list.split_once(": ").unwrap().1.replace("\\ ", "\0");
+    for source in sources.split_whitespace().map(|source| source.replace('\0', " ")) {
+        let newer = modified(Path::new(&source)).map_or(true, |changed| changed > built);
+        assert!(!newer, "{} is older than {source}; {DO}", binary.display());
+    }
+    FRESH.lock().unwrap().insert(binary.to_owned());
 }
 
 /// A contributor with a state of its own.
