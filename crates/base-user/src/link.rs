@@ -49,7 +49,7 @@ impl Link {
         loop {
             let connection = self.connection.lock().await.clone();
             let error = match connection.request(request, payload).await {
-                Err(error) if repeats(request) && may_pass(&error) => error,
+                Err(error) if request.kind().is_repeatable() && may_pass(&error) => error,
                 answer => return answer,
             };
             let since = *broken.get_or_insert_with(Instant::now);
@@ -82,11 +82,6 @@ impl Link {
         // Whoever does not answer need not be waited for.
         let _ = timeout(LONGEST_PAUSE, self.connection.lock().await.close()).await;
     }
-}
-
-/// Whether a request is answered alike the second time: all but the opening of a session.
-fn repeats(request: &Request) -> bool {
-    !matches!(request, Request::Hello { .. })
 }
 
 /// Whether another connection may help.

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use zklora_proto::message::{ErrorCode, Request};
+use zklora_proto::message::{ErrorCode, Request, RequestKind};
 
 use crate::daemon::Daemon;
 use crate::memory;
@@ -91,27 +91,19 @@ pub struct Asked {
     rows: Option<u64>,
 }
 
-/// Kinds of requests, by the names that they have in messages.
-const KINDS: [&str; 6] = ["hello", "forward", "finish", "countersign", "status", "fetch"];
-
 impl Asked {
     /// A request whose header could not be read.
     pub const UNREADABLE: Self = Self { kind: "unreadable", rows: None };
 
     /// Of this request.
     pub fn of(request: &Request) -> Self {
-        let kind = match request {
-            Request::Hello { .. } => "hello",
+        let rows = match request {
             Request::Forward { rows, modules, .. } => {
-                let rows = (*rows as u64).saturating_mul(modules.len() as u64);
-                return Self { kind: "forward", rows: Some(rows) };
+                Some((*rows as u64).saturating_mul(modules.len() as u64))
             }
-            Request::Finish { .. } => "finish",
-            Request::Countersign { .. } => "countersign",
-            Request::Status { .. } => "status",
-            Request::Fetch { .. } => "fetch",
+            _ => None,
         };
-        Self { kind, rows: None }
+        Self { kind: request.kind().name(), rows }
     }
 }
 
@@ -127,9 +119,9 @@ impl Reload {
 impl Default for Metrics {
     fn default() -> Self {
         let requests = Family::default();
-        for kind in KINDS {
+        for kind in RequestKind::ALL {
             // Prometheus sees a rate only from the second value on: the first is 0, before anything happens.
-            drop(requests.get_or_create(&Answered { kind: kind.into(), outcome: "ok".into() }));
+            drop(requests.get_or_create(&Answered { kind: kind.name().into(), outcome: "ok".into() }));
         }
         let connections_refused = Family::default();
         for reason in [Refused::connections, Refused::client_connections, Refused::not_listed] {

@@ -263,14 +263,7 @@ async fn arrive<T>(
 
 /// The span in which a request is answered: its session's, if it has one yet.
 fn span_of(request: &Request) -> Span {
-    match request {
-        Request::Hello { .. } => Span::none(),
-        Request::Forward { session, .. }
-        | Request::Finish { session, .. }
-        | Request::Countersign { session, .. }
-        | Request::Status { session }
-        | Request::Fetch { session, .. } => info_span!("session", id = %session),
-    }
+    request.session().map_or_else(Span::none, |session| info_span!("session", id = %session))
 }
 
 /// How long the transfer of a payload may take.

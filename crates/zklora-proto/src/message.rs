@@ -85,6 +85,87 @@ pub enum Request {
     },
 }
 
+/// What a [`Request`] is, without what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RequestKind {
+    /// [`Request::Hello`].
+    Hello,
+    /// [`Request::Forward`].
+    Forward,
+    /// [`Request::Finish`].
+    Finish,
+    /// [`Request::Countersign`].
+    Countersign,
+    /// [`Request::Status`].
+    Status,
+    /// [`Request::Fetch`].
+    Fetch,
+}
+
+impl RequestKind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Hello, Self::Forward, Self::Finish, Self::Countersign, Self::Status, Self::Fetch];
+
+    /// Its name in a header.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Forward => "forward",
+            Self::Finish => "finish",
+            Self::Countersign => "countersign",
+            Self::Status => "status",
+            Self::Fetch => "fetch",
+        }
+    }
+
+    /// Whether the same request may be sent once more when its answer was lost with the connection, since it is answered as it was the
+    /// first time (docs/protocol.md).
+    pub const fn is_repeatable(self) -> bool {
+        match self {
+            // Another session would be opened.
+            Self::Hello => false,
+            // The call's number tells that it is the same.
+            Self::Forward => true,
+            Self::Finish | Self::Countersign | Self::Status | Self::Fetch => true,
+        }
+    }
+
+    /// Whether it has a payload.
+    pub const fn has_payload(self) -> bool {
+        match self {
+            Self::Forward => true,
+            Self::Hello | Self::Finish | Self::Countersign | Self::Status | Self::Fetch => false,
+        }
+    }
+}
+
+impl Request {
+    /// Which kind it is of.
+    pub const fn kind(&self) -> RequestKind {
+        match self {
+            Self::Hello { .. } => RequestKind::Hello,
+            Self::Forward { .. } => RequestKind::Forward,
+            Self::Finish { .. } => RequestKind::Finish,
+            Self::Countersign { .. } => RequestKind::Countersign,
+            Self::Status { .. } => RequestKind::Status,
+            Self::Fetch { .. } => RequestKind::Fetch,
+        }
+    }
+
+    /// The session that it is about, if there is one yet.
+    pub const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Hello { .. } => None,
+            Self::Forward { session, .. }
+            | Self::Finish { session, .. }
+            | Self::Countersign { session, .. }
+            | Self::Status { session }
+            | Self::Fetch { session, .. } => Some(*session),
+        }
+    }
+}
+
 /// From the contributor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", deny_unknown_fields)]
@@ -251,6 +332,31 @@ mod tests {
         assert_eq!(parse_header::<Request>(text.as_bytes()).unwrap(), request);
         let extra = text.replace('}', r#","x":1}"#);
         assert!(parse_header::<Request>(extra.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn a_kind_has_the_name_that_is_in_the_header() {
+        let session = SessionId::from_bytes([0; 32]);
+        let requests = [
+            Request::Hello {
+                version: 1,
+                adapter: AdapterId::from_bytes([0; 32]),
+                base_model: BaseModelDigest::from_bytes([0; 32]),
+                nonce: Nonce::random(),
+                commitment_seed: "5a".repeat(32).parse().unwrap(),
+            },
+            Request::Forward { session, call: 0, rows: 1, modules: vec![0] },
+            Request::Finish { session, calls: 1, transcript: TranscriptDigest::from_bytes([0; 32]) },
+            Request::Countersign { session, signature: "00".repeat(64).parse().unwrap() },
+            Request::Status { session },
+            Request::Fetch { session, offset: 0 },
+        ];
+        assert_eq!(requests.each_ref().map(Request::kind), RequestKind::ALL);
+        for request in requests {
+            let header = serde_json::to_value(&request).unwrap();
+            assert_eq!(header["type"], request.kind().name());
+            assert_eq!(header.get("session").is_some(), request.session().is_some(), "{header}");
+        }
     }
 
     #[test]

@@ -192,7 +192,10 @@ impl Service {
         let (session, rows, modules) = match request {
             Request::Forward { session, rows, modules, .. } => (session, rows, modules),
             Request::Fetch { .. } => return Ok(Cost { memory: self.part_bytes(), ..Cost::default() }),
-            _ => return Ok(Cost::default()),
+            Request::Hello { .. }
+            | Request::Finish { .. }
+            | Request::Countersign { .. }
+            | Request::Status { .. } => return Ok(Cost::default()),
         };
         self.session(client, *session)?;
         let manifest = self.state.manifest.manifest();
@@ -252,7 +255,7 @@ impl Service {
         request: Request,
         payload: Vec<u8>,
     ) -> Result<(Response, Vec<u8>), Refusal> {
-        if !payload.is_empty() && !matches!(request, Request::Forward { .. }) {
+        if !payload.is_empty() && !request.kind().has_payload() {
             return refuse(ErrorCode::BadRequest, "only a forward request has a payload");
         }
         match request {
