@@ -386,15 +386,17 @@ fn a_parameter_set_that_nobody_knows_here_is_refused_at_hello() {
 fn of_all_sessions_one_that_is_dead_does_not_hold_up_the_others() {
     let proved = Proved::new();
     let [dead, alive] = proved.sessions.clone();
-    let (bundle, served) = (proved.bundles[1].clone(), Arc::new(AtomicBool::new(false)));
+    let bundle = proved.bundles[1].clone();
+    let (served, asked) = (AtomicBool::new(false), AtomicBool::new(false));
     let bytes = bundle.len() as u64;
     let fake = Fake::new(&proved.world, {
         let dead = dead.clone();
         move |request| {
             Some(match request {
-                // It is waited for until there is nothing else to wait for.
+                // It is waited for until there is nothing else to wait for, and at least once: either session may come first.
                 Request::Status { session } if session.to_string() == dead => {
-                    let state = match served.load(Ordering::SeqCst) {
+                    let again = asked.swap(true, Ordering::SeqCst);
+                    let state = match again && served.load(Ordering::SeqCst) {
                         true => ProofState::Failed,
                         false => ProofState::Proving { done: 0, total: 4 },
                     };
