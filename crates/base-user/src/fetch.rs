@@ -292,7 +292,7 @@ pub enum Unfit {
 pub(crate) fn check(path: &Path, record: &Record, verifier: &Verifier) -> Result<VerifiedSession, Unfit> {
     let verdict = verifier.check_file(path);
     if let Some(declared) = &verdict.declared
-        && Some(&declared.receipt) != record.receipt.as_ref()
+        && Some(declared.session.receipt()) != record.receipt.as_ref()
     {
         return Err(Unfit::Foreign("its receipt is not the one that you signed for this session".into()));
     }

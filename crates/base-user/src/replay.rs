@@ -16,7 +16,7 @@ use std::thread;
 use tch::Tensor;
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::TranscriptHasher;
-use zklora_proto::{BLINDING_ROWS, Call, Manifest, SignedManifest, SignedReceipt};
+use zklora_proto::{BLINDING_ROWS, Call, Manifest, SignedReceipt, SignedSession};
 
 use crate::activations::Quantised;
 use crate::hooks::{BaseOutput, Hook};
@@ -37,8 +37,7 @@ pub struct ReplayHook {
 /// That the bundle is valid is not checked here: [`ReplayHook::finish`] shows that the calls are those of the receipt, and nothing
 /// about proofs.
 pub struct Recording {
-    manifest: SignedManifest,
-    receipt: SignedReceipt,
+    session: SignedSession,
     tape: Mutex<Tape>,
 }
 
@@ -213,8 +212,8 @@ impl Hook for ReplayHook {
 impl Recording {
     /// The session of an open bundle. Fails on a redacted one, which has no activations.
     pub fn new(bundle: Bundle<impl Read + Seek + Send + 'static>) -> Result<Self, BundleError> {
-        let (manifest, receipt) = (bundle.manifest().clone(), bundle.receipt().clone());
-        let modules = manifest.manifest().modules().len();
+        let session = bundle.session().clone();
+        let modules = session.rows().len();
         let tape = Tape {
             hasher: TranscriptHasher::new(modules, bundle.transcript_salt()?),
             calls: read(bundle),
@@ -222,12 +221,12 @@ impl Recording {
             differing: 0,
             largest: 0,
         };
-        Ok(Self { manifest, receipt, tape: Mutex::new(tape) })
+        Ok(Self { session, tape: Mutex::new(tape) })
     }
 
     /// What both parties signed.
     pub fn receipt(&self) -> &SignedReceipt {
-        &self.receipt
+        self.session.receipt()
     }
 
     /// The calls that answer row-major activations for these modules. The session may have split them anywhere.
@@ -240,7 +239,7 @@ impl Recording {
         while rows < expected {
             let number = tape.hasher.calls();
             let Some(call) = tape.next()? else {
-                return Err(match number < self.receipt.receipt().calls {
+                return Err(match number < self.receipt().receipt().calls {
                     true => ReplayError::Exchanged,
                     false => ReplayError::Ended { calls: number, modules: self.names(modules) },
                 });
@@ -296,7 +295,7 @@ impl Recording {
     /// Reads what is left, which must be nothing but blinding calls.
     fn finish(&self) -> Result<Replayed, ReplayError> {
         let tape = &mut *self.tape();
-        let more = self.receipt.receipt().calls.saturating_sub(tape.hasher.calls());
+        let more = self.receipt().receipt().calls.saturating_sub(tape.hasher.calls());
         let rows = tape.hasher.rows().iter().enumerate();
         let mut unblinded: BTreeSet<usize> =
             rows.filter(|(_, rows)| **rows > 0).map(|(module, _)| module).collect();
@@ -307,7 +306,7 @@ impl Recording {
             }
             blinded = true;
         }
-        if tape.hasher.digest() != self.receipt.receipt().transcript {
+        if tape.hasher.digest() != self.receipt().receipt().transcript {
             return Err(ReplayError::Exchanged);
         }
         if blinded && !unblinded.is_empty() {
@@ -334,7 +333,7 @@ impl Recording {
 
 impl Adapter for Recording {
     fn manifest(&self) -> &Manifest {
-        self.manifest.manifest()
+        self.session.manifest().manifest()
     }
 }
 

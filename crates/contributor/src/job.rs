@@ -179,10 +179,9 @@ impl Job {
         circuits: &Circuits<BatchCircuit>,
         proved: &(dyn Fn() -> ControlFlow<()> + Sync),
     ) -> anyhow::Result<ControlFlow<()>> {
-        let (manifest, receipt, plan) =
-            (self.bundle.manifest().clone(), self.bundle.receipt().clone(), self.bundle.plan().clone());
+        let (session, plan) = (self.bundle.session().clone(), self.bundle.plan().clone());
         let salt = self.bundle.transcript_salt()?;
-        let prover = SessionProver::new(&manifest, &receipt, salt, &plan, openings, planner, |visit| {
+        let prover = SessionProver::new(&session, salt, &plan, openings, planner, |visit| {
             self.bundle.calls(|call| visit(&call))
         })?;
         let failure = Mutex::new(None);

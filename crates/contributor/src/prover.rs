@@ -22,7 +22,7 @@ use zklora_circuit::security::Security;
 use zklora_circuit::session::Circuits;
 use zklora_proto::bundle::{Bundle, BundleParts, PARTIAL};
 use zklora_proto::message::ProofState;
-use zklora_proto::{PublicKey, SessionId, SignedReceipt, counted, partial, secret_file};
+use zklora_proto::{PublicKey, SessionId, SignedReceipt, SignedSession, counted, partial, secret_file};
 
 use crate::budget::Reservation;
 use crate::delta::Engines;
@@ -312,13 +312,12 @@ pub fn prepare(
             calls.push(engines.call(call)?);
             Ok(())
         })?;
-        let manifest = engines.manifest();
+        let signed = SignedSession::new(engines.manifest().clone(), receipt)?;
         // As the client was told, whatever the setting is now.
         let planner = Planner { security: session.security, ..*planner };
-        let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
+        let plan = planner.plan(signed.manifest().manifest(), signed.rows())?.plan;
         let salt = seed.transcript_salt();
-        let parts =
-            BundleParts { manifest, receipt: &receipt, salt, calls: &calls, plan: &plan, proofs: &[] };
+        let parts = BundleParts { session: &signed, salt, calls: &calls, plan: &plan, proofs: &[] };
         Job::create(&path, &parts)?;
     }
     let job = Job::open(&path)?;

@@ -68,8 +68,7 @@ pub fn check_opening(path: &Path, pins: &Pins) -> (Option<CallOpening>, Result<(
         Ok(opening) => opening,
         Err(refusal) => return (None, Err(refusal)),
     };
-    let (manifest, receipt) = (opening.manifest(), opening.receipt().receipt());
-    let outcome = pins.check(manifest.adapter_id(), manifest.manifest(), receipt);
+    let outcome = pins.check(opening.session());
     (Some(opening), outcome.map_err(OpeningRefusal::from))
 }
 

@@ -77,8 +77,7 @@ fn colluders_with_a_second_manifest_are_caught_by_the_pin() {
         let changed = SESSION.world.with_manifest(|text| text.replacen(from, to, 1));
         let receipt = changed.sign(&changed.receipt(&SESSION.calls));
         let stale = RawBundle::new(
-            changed.manifest(),
-            &receipt,
+            &changed.session(receipt),
             &SESSION.calls,
             &SESSION.bundle.plan,
             SESSION.bundle.proofs(),

@@ -126,7 +126,7 @@ fn swap_rows<T>(rows: &mut [T], columns: usize) {
 fn resigned(session: &Session, calls: &[Call]) -> RawBundle {
     let receipt = session.world.sign(&session.world.receipt(calls));
     let bundle = &session.bundle;
-    RawBundle::new(session.world.manifest(), &receipt, calls, &bundle.plan, bundle.proofs())
+    RawBundle::new(&session.world.session(receipt), calls, &bundle.plan, bundle.proofs())
 }
 
 #[test]
@@ -237,8 +237,7 @@ fn a_proof_does_not_serve_a_second_receipt_over_the_same_calls() {
     receipt.session = zklora_proto::SessionId::from_bytes([2; 32]);
     let receipt = SESSION.world.sign(&receipt);
     let bundle = RawBundle::new(
-        SESSION.world.manifest(),
-        &receipt,
+        &SESSION.world.session(receipt),
         &SESSION.calls,
         &SESSION.bundle.plan,
         SESSION.bundle.proofs(),

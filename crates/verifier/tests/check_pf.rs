@@ -168,8 +168,7 @@ fn commitments_are_computed_alike_by_who_has_the_seed() {
     receipt.commitments = zklora_proto::CommitmentsDigest::from_bytes([1; 32]);
     let receipt = world.sign(&receipt);
     let (plan, proofs) = world.prove(&receipt, &calls).unwrap();
-    let checked =
-        Checked::new(&RawBundle::new(world.manifest(), &receipt, &calls, &plan, &proofs).to_bytes());
+    let checked = Checked::new(&RawBundle::new(&world.session(receipt), &calls, &plan, &proofs).to_bytes());
     checked.agrees();
     let (holds, said) = checked.run_with(false, &["--seed", &seed("5e")]);
     assert!(!holds && said.contains("commitments are not the calls'"), "{said}");

@@ -136,7 +136,7 @@ fn each_try_at_the_challenges_takes_a_signature_of_the_client() {
     let error = verify(&bundle.with_blob(CLIENT_SIGNATURE, other.clone()).to_bytes()).unwrap_err();
     assert!(matches!(error, VerifySessionError::Proof { .. }), "{error}");
     let (plan, proofs) = world.prove(&again[0], &calls).unwrap();
-    let proved = RawBundle::new(world.manifest(), &again[0], &calls, &plan, &proofs);
+    let proved = RawBundle::new(&world.session(again[0].clone()), &calls, &plan, &proofs);
     assert_eq!(proved.blobs[CLIENT_SIGNATURE], other);
     assert!(verify(&proved.to_bytes()).is_ok());
 }
@@ -165,13 +165,11 @@ fn sessions_of_many_batches_are_proved_side_by_side() {
                 let world = World::new(&shapes, 1);
                 let calls = [world.call(1, &[0, 1, 2, 3, 4], &mut rng(1))];
                 let receipt = world.sign(&world.receipt(&calls));
-                let (manifest, openings) = (world.manifest(), world.openings());
                 let (plan, proofs) = prove_session(
-                    manifest,
-                    &receipt,
+                    &world.session(receipt),
                     World::SEED.transcript_salt(),
                     &calls,
-                    openings,
+                    world.openings(),
                     &Planner { max_bits: 10, ..Planner::new(Security::Standard) },
                     circuits,
                 )
@@ -187,13 +185,13 @@ fn batches_proved_by_processes_that_share_the_plan_alone_make_one_bundle() {
     let shapes: Vec<_> = (0..5).map(|m| shape(900, 8, 800 - 50 * m)).collect();
     let world = World::new(&shapes, 1);
     let calls = [world.call(2, &[0, 1, 2, 3, 4], &mut rng(1))];
-    let receipt = world.sign(&world.receipt(&calls));
+    let session = world.session(world.sign(&world.receipt(&calls)));
     let planner = Planner { max_bits: 10, threads: 2, ..Planner::new(Security::Standard) };
-    let plan = planner.plan(world.manifest().manifest(), &receipt.receipt().rows).unwrap().plan;
+    let plan = planner.plan(world.manifest().manifest(), session.rows()).unwrap().plan;
     let folder = tempfile::tempdir().unwrap();
     let (unproved, proved) = (folder.path().join("unproved"), folder.path().join("proved"));
-    let (manifest, receipt, salt) = (world.manifest(), &receipt, World::SEED.transcript_salt());
-    let parts = BundleParts { manifest, receipt, salt, calls: &calls, plan: &plan, proofs: &[] };
+    let salt = World::SEED.transcript_salt();
+    let parts = BundleParts { session: &session, salt, calls: &calls, plan: &plan, proofs: &[] };
     write_unproved(&unproved, &parts).unwrap();
     let error = verify(&std::fs::read(&unproved).unwrap()).unwrap_err();
     assert!(matches!(error, VerifySessionError::Proof { batch: 0, .. }), "{error}");
@@ -203,13 +201,11 @@ fn batches_proved_by_processes_that_share_the_plan_alone_make_one_bundle() {
     let proofs = Mutex::new(vec![Vec::new(); plan.batches.len()]);
     let prove = |security, batches: &[usize], go_on: ControlFlow<()>| {
         let mut bundle = Bundle::open(&unproved).unwrap();
-        let (manifest, receipt, plan) =
-            (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
+        let (session, plan) = (bundle.session().clone(), bundle.plan().clone());
         let planner = Planner { threads: 1, ..Planner::new(security) };
-        let prover =
-            SessionProver::new(&manifest, &receipt, salt, &plan, world.openings(), &planner, |visit| {
-                bundle.calls(|call| visit(&call))
-            });
+        let prover = SessionProver::new(&session, salt, &plan, world.openings(), &planner, |visit| {
+            bundle.calls(|call| visit(&call))
+        });
         let ended = prover.unwrap().prove(batches, &Circuits::default(), &|batch, proof| {
             proofs.lock().unwrap()[batch] = proof;
             go_on
@@ -268,8 +264,7 @@ fn proving_does_not_depend_on_the_number_of_rows() {
         let receipt = world.sign(&world.receipt(&calls));
         let started = std::time::Instant::now();
         let (_, proofs) = prove_session(
-            world.manifest(),
-            &receipt,
+            &world.session(receipt),
             World::SEED.transcript_salt(),
             &calls,
             world.openings(),

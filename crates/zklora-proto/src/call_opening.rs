@@ -18,7 +18,9 @@ use crate::packing::{
 };
 use crate::receipt::ReceiptError;
 use crate::transcript::{Call, CallDigests, CallError, CallShape, Delta};
-use crate::{CallSalt, CommitmentNode, Signature, SignedManifest, SignedReceipt};
+use crate::{
+    CallSalt, CommitmentNode, ForeignReceipt, Signature, SignedManifest, SignedReceipt, SignedSession,
+};
 
 const FORMAT: &str = "zklora-opening/1";
 
@@ -26,8 +28,7 @@ const FORMAT: &str = "zklora-opening/1";
 /// right adapter, only pins tell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallOpening {
-    manifest: SignedManifest,
-    receipt: SignedReceipt,
+    session: SignedSession,
     number: u64,
     /// With the deltas of the one module.
     call: Call,
@@ -68,11 +69,11 @@ impl CallOpening {
         number: u64,
         module: usize,
     ) -> Result<Self, OpenError> {
-        let (manifest, receipt) = (bundle.manifest().clone(), bundle.receipt().clone());
+        let session = bundle.session().clone();
         if bundle.transcript_salt()? != seed.transcript_salt() {
             return Err(OpenError::Seed);
         }
-        let modules = manifest.manifest().modules().len();
+        let modules = session.rows().len();
         let mut hasher = SessionHasher::watching(modules, seed.clone(), number, module);
         let mut found = None;
         bundle.calls(|call| {
@@ -84,7 +85,7 @@ impl CallOpening {
             }
             Ok(())
         })?;
-        let said = receipt.receipt();
+        let said = session.receipt().receipt();
         if hasher.digest() != said.transcript || hasher.calls() != said.calls {
             return Err(OpenError::Transcript);
         }
@@ -97,12 +98,12 @@ impl CallOpening {
         let called: Vec<usize> = call.deltas.iter().map(|delta| delta.module).collect();
         let delta = call.deltas.into_iter().find(|delta| delta.module == module);
         let (Some(delta), Some(path)) = (delta, hasher.path()) else {
-            let entries = manifest.manifest().modules();
+            let entries = session.manifest().manifest().modules();
             let names = called.iter().map(|&module| entries[module].name().to_owned());
             return Err(OpenError::NotCalled { call: number, called: names.collect() });
         };
         let call = Call { deltas: vec![delta], ..call };
-        let opening = Self { manifest, receipt, number, call, salt: seed.call_salt(number, module), path };
+        let opening = Self { session, number, call, salt: seed.call_salt(number, module), path };
         let bytes = opening.to_bytes().len() as u64;
         if bytes > MAX_OPENING_BYTES {
             return Err(OpenError::TooLarge(bytes));
@@ -130,9 +131,8 @@ impl CallOpening {
             fields.contributor_signature,
             fields.client_signature,
         )?;
-        if let Some(what) = receipt.foreign_to(&manifest) {
-            return Err(OpeningError::Foreign(what));
-        }
+        let session = SignedSession::new(manifest, receipt)?;
+        let manifest = session.manifest();
         let (module, rows) = (fields.module, fields.rows);
         let shape = CallShape::new(manifest.manifest(), rows, vec![module])?;
         // The call's shape knows the module.
@@ -148,10 +148,9 @@ impl CallOpening {
             call: Call { rows, activations, deltas: vec![Delta { module, values }] },
             salt: fields.salt,
             path: Path { position: fields.position, leaves: fields.leaves, nodes: fields.path },
-            manifest,
-            receipt,
+            session,
         };
-        if opening.path.root(opening.leaf()) != Some(opening.receipt.receipt().commitments) {
+        if opening.path.root(opening.leaf()) != Some(opening.receipt().receipt().commitments) {
             return Err(OpeningError::NotCommitted);
         }
         Ok(opening)
@@ -161,14 +160,15 @@ impl CallOpening {
     pub fn to_bytes(&self) -> Vec<u8> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let PackedDeltas { width, bytes: deltas } = pack_deltas(self.deltas());
+        let (manifest, receipt) = (self.manifest(), self.receipt());
         let fields = Fields {
             format: FORMAT.into(),
             // JSON is UTF-8, so that nothing is lost.
-            manifest: text(self.manifest.bytes()),
-            manifest_signature: *self.manifest.signature(),
-            receipt: text(self.receipt.bytes()),
-            contributor_signature: *self.receipt.contributor_signature(),
-            client_signature: *self.receipt.client_signature(),
+            manifest: text(manifest.bytes()),
+            manifest_signature: *manifest.signature(),
+            receipt: text(receipt.bytes()),
+            contributor_signature: *receipt.contributor_signature(),
+            client_signature: *receipt.client_signature(),
             call: self.number,
             module: self.module(),
             name: self.entry().name().into(),
@@ -198,14 +198,19 @@ impl CallOpening {
         leaf.hash()
     }
 
+    /// What both parties signed.
+    pub fn session(&self) -> &SignedSession {
+        &self.session
+    }
+
     /// The adapter's manifest.
     pub fn manifest(&self) -> &SignedManifest {
-        &self.manifest
+        self.session.manifest()
     }
 
     /// The session's receipt, for this manifest.
     pub fn receipt(&self) -> &SignedReceipt {
-        &self.receipt
+        self.session.receipt()
     }
 
     /// The number of the call in its session, from 0.
@@ -220,7 +225,7 @@ impl CallOpening {
 
     /// The module.
     pub fn entry(&self) -> &ModuleEntry {
-        &self.manifest.manifest().modules()[self.module()]
+        &self.manifest().manifest().modules()[self.module()]
     }
 
     /// Rows of the call.
@@ -294,8 +299,8 @@ pub enum OpeningError {
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
     /// Manifest and receipt are each valid, but do not belong together.
-    #[error("the receipt names another {0} than the manifest beside it: one of the two was exchanged")]
-    Foreign(&'static str),
+    #[error(transparent)]
+    Foreign(#[from] ForeignReceipt),
     /// The manifest allows no such call.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -381,14 +386,8 @@ mod tests {
         let plan = Plan { security: "any".into(), batches: vec![vec![1, 0]] };
         let salt = seed.transcript_salt();
         let proofs = [vec![1]];
-        let parts = BundleParts {
-            manifest: &manifest,
-            receipt: &receipt,
-            salt,
-            calls: &calls,
-            plan: &plan,
-            proofs: &proofs,
-        };
+        let session = SignedSession::new(manifest, receipt).unwrap();
+        let parts = BundleParts { session: &session, salt, calls: &calls, plan: &plan, proofs: &proofs };
         write(&path, &parts).unwrap();
         Bundle::from_reader(Cursor::new(std::fs::read(&path).unwrap())).unwrap()
     }
@@ -475,7 +474,7 @@ mod tests {
             f.contributor_signature = foreign.contributor_signature;
             f.client_signature = foreign.client_signature;
         });
-        assert!(matches!(error, Err(OpeningError::Foreign("adapter"))), "{error:?}");
+        assert!(matches!(error, Err(OpeningError::Foreign(ForeignReceipt { what: "adapter" }))), "{error:?}");
         let error = changed(&honest, |f| {
             f.receipt = foreign.receipt.clone();
             f.contributor_signature = foreign.contributor_signature;

@@ -31,6 +31,7 @@ pub mod receipt;
 #[cfg(unix)]
 pub mod secret_file;
 pub mod shape;
+mod signed_session;
 pub mod transcript;
 mod words;
 
@@ -46,6 +47,7 @@ pub use identity::{Address, PublicKey, SecretKey, Signature};
 pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};
 pub use receipt::{Receipt, SignedReceipt};
 pub use shape::ModuleShape;
+pub use signed_session::{ForeignReceipt, SignedSession};
 pub use transcript::{Call, Delta, TranscriptHasher};
 pub use words::{Bytes, counted};
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{PublicKey, Purpose, Signature};
 use crate::json::Object;
 use crate::limits::{MAX_CALLS, MAX_MODULES, MAX_RECEIPT_BYTES, MAX_SESSION_ROWS};
-use crate::{AdapterId, BaseModelDigest, CommitmentsDigest, SessionId, SignedManifest, TranscriptDigest};
+use crate::{AdapterId, BaseModelDigest, CommitmentsDigest, SessionId, TranscriptDigest};
 
 const FORMAT: &str = "zklora-receipt/1";
 
@@ -119,18 +119,6 @@ impl SignedReceipt {
             return Err(ReceiptError::Signature { party: "client", key: receipt.client });
         }
         Ok(Self { receipt, bytes, contributor, client })
-    }
-
-    /// What this receipt names otherwise than a manifest, if it does not belong to it.
-    pub(crate) fn foreign_to(&self, manifest: &SignedManifest) -> Option<&'static str> {
-        let (receipt, inner) = (&self.receipt, manifest.manifest());
-        let same = [
-            ("adapter", receipt.adapter == manifest.adapter_id()),
-            ("contributor", receipt.contributor == *inner.contributor()),
-            ("base model", receipt.base_model == *inner.base_model()),
-            ("number of modules", receipt.rows.len() == inner.modules().len()),
-        ];
-        same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
     }
 
     /// What the receipt says.

@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 use zklora_proto::bundle::{BundleParts, Plan, write};
-use zklora_proto::{BundleDigest, Call, SignedManifest, SignedReceipt};
+use zklora_proto::{BundleDigest, Call, SignedSession};
 
 use crate::World;
 
@@ -68,17 +68,11 @@ struct Header {
 
 impl RawBundle {
     /// The parts of a bundle that the real writer makes of these.
-    pub fn new(
-        manifest: &SignedManifest,
-        receipt: &SignedReceipt,
-        calls: &[Call],
-        plan: &Plan,
-        proofs: &[Vec<u8>],
-    ) -> Self {
+    pub fn new(session: &SignedSession, calls: &[Call], plan: &Plan, proofs: &[Vec<u8>]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("session.pf");
         let salt = World::SEED.transcript_salt();
-        write(&path, &BundleParts { manifest, receipt, salt, calls, plan, proofs }).unwrap();
+        write(&path, &BundleParts { session, salt, calls, plan, proofs }).unwrap();
         Self::parse(&std::fs::read(path).unwrap())
     }
 

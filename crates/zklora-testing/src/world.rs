@@ -21,7 +21,7 @@ use zklora_proto::bundle::{Bundle, BundleError, FoldedModule, Folds, Plan};
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
-    SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, secret_file,
+    SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, SignedSession, secret_file,
 };
 
 use crate::{FOLDS, FOLDS_SIGNATURE, RECEIPT, REDACTED, RawBundle};
@@ -182,6 +182,11 @@ impl World {
         SignedReceipt::parse(bytes, contributor, client).unwrap()
     }
 
+    /// The session of a receipt of this world's adapter.
+    pub fn session(&self, receipt: SignedReceipt) -> SignedSession {
+        SignedSession::new(self.manifest.clone(), receipt).unwrap()
+    }
+
     /// The same receipt under another signature of the client: valid, too, and one that only the client can make. Ed25519 as it is
     /// specified has one for each message, by a nonce that follows from it; this is another nonce's.
     pub fn sign_again(&self, receipt: &SignedReceipt, nonce: u64) -> SignedReceipt {
@@ -211,8 +216,7 @@ impl World {
         calls: &[Call],
     ) -> Result<(Plan, Vec<Vec<u8>>), ProveSessionError> {
         prove_session(
-            &self.manifest,
-            receipt,
+            &self.session(receipt.clone()),
             Self::SEED.transcript_salt(),
             calls,
             &self.openings,
@@ -225,7 +229,7 @@ impl World {
     pub fn bundle(&self, calls: &[Call]) -> RawBundle {
         let receipt = self.sign(&self.receipt(calls));
         let (plan, proofs) = self.prove(&receipt, calls).unwrap();
-        RawBundle::new(&self.manifest, &receipt, calls, &plan, &proofs)
+        RawBundle::new(&self.session(receipt), calls, &plan, &proofs)
     }
 
     /// The best bundle that a contributor can make of a false transcript that the client signs too: the proofs are real
@@ -264,7 +268,7 @@ impl World {
                 .unwrap()
             })
             .collect();
-        RawBundle::new(&self.manifest, receipt, claimed, &plan, &proofs)
+        RawBundle::new(&self.session(receipt.clone()), claimed, &plan, &proofs)
     }
 }
 

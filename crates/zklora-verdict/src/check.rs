@@ -16,7 +16,7 @@ use zklora_circuit::session::{
     Circuits, VerifiedSession, VerifySessionError, check_proofs, verify_session_with,
 };
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
-use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedManifest, SignedReceipt, counted};
+use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedSession, counted};
 
 use crate::pins::{PinRefusal, Pins};
 
@@ -112,15 +112,14 @@ impl Verifier {
     ) -> Result<VerifiedSession, Refusal> {
         let mut bundle = Bundle::from_reader(reader).map_err(VerifySessionError::from)?;
         let declared = declared.insert(Declared {
-            manifest: bundle.manifest().clone(),
-            receipt: bundle.receipt().clone(),
+            session: bundle.session().clone(),
             plan: bundle.plan().clone(),
             redacted: bundle.is_redacted(),
         });
-        self.pins.check(declared.manifest.adapter_id(), declared.manifest(), declared.receipt.receipt())?;
+        self.pins.check(&declared.session)?;
 
         if declared.redacted {
-            self.pins.check_redacted(declared.receipt.receipt().client)?;
+            self.pins.check_redacted(declared.session.receipt().receipt().client)?;
         }
 
         let fold_bytes = fold_bytes(declared);
@@ -185,10 +184,8 @@ pub struct Verdict {
 /// What a bundle says of itself.
 #[derive(Debug, Clone)]
 pub struct Declared {
-    /// The adapter.
-    pub manifest: SignedManifest,
-    /// The session; for this manifest.
-    pub receipt: SignedReceipt,
+    /// The session.
+    pub session: SignedSession,
     /// Which proof covers which modules: every module with rows exactly once.
     pub plan: Plan,
     /// Whether it has the folds of the transcript, signed by the client, in place of the transcript.
@@ -198,7 +195,7 @@ pub struct Declared {
 impl Declared {
     /// What the manifest says.
     pub fn manifest(&self) -> &Manifest {
-        self.manifest.manifest()
+        self.session.manifest().manifest()
     }
 
     /// Every module with its rows in the session and the proof that covers it, if it has rows.
@@ -206,16 +203,14 @@ impl Declared {
         let batches: HashMap<usize, usize> = (self.plan.batches.iter().enumerate())
             .flat_map(|(batch, modules)| modules.iter().map(move |&module| (module, batch)))
             .collect();
-        // As many as modules: no bundle opens otherwise.
-        let rows = self.receipt.receipt().rows.iter();
-        let modules = self.manifest().modules().iter().zip(rows).enumerate();
-        modules.map(move |(index, (entry, &rows))| (entry, rows, batches.get(&index).copied()))
+        let modules = self.session.modules().enumerate();
+        modules.map(move |(index, (entry, rows))| (entry, rows, batches.get(&index).copied()))
     }
 
     /// Rows of all modules together.
     pub fn total_rows(&self) -> u64 {
         // At most MAX_MODULES times MAX_SESSION_ROWS.
-        self.receipt.receipt().rows.iter().sum()
+        self.session.rows().iter().sum()
     }
 
     /// The names of the modules with rows, the first few of them.

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use zklora_proto::{AdapterId, BaseModelDigest, Manifest, PublicKey, Receipt};
+use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedSession};
 
 /// What every bundle and every opening has to agree with: of each kind one of those that are listed, and anything where none is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,13 +23,10 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// Holds a manifest with this adapter id, and a receipt that belongs to it, against the pins.
-    pub fn check(
-        &self,
-        adapter: AdapterId,
-        manifest: &Manifest,
-        receipt: &Receipt,
-    ) -> Result<(), PinRefusal> {
+    /// Holds a session against the pins.
+    pub fn check(&self, session: &SignedSession) -> Result<(), PinRefusal> {
+        let (adapter, manifest) = (session.manifest().adapter_id(), session.manifest().manifest());
+        let receipt = session.receipt().receipt();
         let (contributor, base, client) = (*manifest.contributor(), *manifest.base_model(), receipt.client);
         if let Some(pinned) = missed(&self.adapters, &adapter) {
             return Err(PinRefusal::Adapter { pinned, found: adapter });
@@ -226,11 +223,10 @@ mod tests {
         let world = zklora_testing::World::new(&[zklora_testing::shape(8, 2, 8)], 1);
         let mut receipt = world.receipt(&[world.call(1, &[0], &mut zklora_testing::rng(1))]);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let (id, manifest) = (world.manifest().adapter_id(), world.manifest().manifest());
         let day = Pins { max_age: Some(Duration::from_secs(DAY)), ..Pins::default() };
         let mut kind_at = |finished, pins: &Pins| {
             receipt.finished = finished;
-            pins.check(id, manifest, &receipt).map_err(|refusal| refusal.kind())
+            pins.check(&world.session(world.sign(&receipt))).map_err(|refusal| refusal.kind())
         };
         for (finished, expected) in [
             (now, Ok(())),

@@ -235,8 +235,8 @@ impl BundleReport {
     /// The report of a verdict on the file at `path`, where the caller had given `pins`.
     pub fn new(path: &Path, pins: &Pins, verdict: &Verdict) -> Self {
         let (declared, shown) = (verdict.declared.as_ref(), verdict.outcome.as_ref().ok());
-        let receipt = declared.map(|d| d.receipt.receipt());
-        let adapter = declared.map(|d| d.manifest.adapter_id());
+        let receipt = declared.map(|d| d.session.receipt().receipt());
+        let adapter = declared.map(|d| d.session.manifest().adapter_id());
         let contributor = declared.map(|d| *d.manifest().contributor());
         let base_model = declared.map(|d| *d.manifest().base_model());
         let client = receipt.map(|r| r.client);

@@ -165,7 +165,7 @@ impl Accept {
             let verdict = verifier.check_file(path);
             verdict.outcome.with_context(at)?;
             // There is one where the outcome is good.
-            let receipt = verdict.declared.with_context(at)?.receipt;
+            let receipt = verdict.declared.with_context(at)?.session.receipt().clone();
             let signed = receipt.receipt();
             let bar = bar(signed.calls, "{msg} {bar:30} {pos}/{len} calls, {eta} left", "computing");
             let compared = delivery

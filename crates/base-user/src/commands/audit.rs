@@ -245,7 +245,7 @@ fn verify(
     let (mut bundles, mut recordings): (Vec<OfBundle>, Vec<Recording>) = Default::default();
     for (path, &mode) in args.bundles.iter().zip(modes) {
         let verdict = verifier.check_file(path);
-        let receipt = verdict.declared.map(|declared| declared.receipt);
+        let receipt = verdict.declared.map(|declared| declared.session.receipt().clone());
         let outcome = match verdict.outcome {
             Err(refusal) => {
                 ensure!(refusal.kind() != "file", "{}: {refusal}", path.display());

@@ -10,7 +10,7 @@ use zklora_proto::bundle::Plan;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{
     BaseModelDigest, Call, Commitment, Delta, Manifest, ModuleEntry, ModuleShape, Receipt, SecretKey,
-    SessionHasher, SessionId, SignedReceipt,
+    SessionHasher, SessionId, SignedReceipt, SignedSession,
 };
 pub use zklora_testing::vectors::client_of_redacted;
 use zklora_testing::{RawBundle, World, rng, shape};
@@ -117,5 +117,11 @@ pub fn bare_with(shapes: &[ModuleShape], rows: Vec<u64>, calls: &[Call], proof_b
     )
     .unwrap();
     let plan = Plan { security: "standard".into(), batches: (0..shapes.len()).map(|m| vec![m]).collect() };
-    RawBundle::new(&manifest, &receipt, calls, &plan, &vec![vec![0; proof_bytes]; shapes.len()]).to_bytes()
+    RawBundle::new(
+        &SignedSession::new(manifest, receipt).unwrap(),
+        calls,
+        &plan,
+        &vec![vec![0; proof_bytes]; shapes.len()],
+    )
+    .to_bytes()
 }

@@ -5,7 +5,7 @@ mod prove;
 mod verify;
 
 use zklora_proto::bundle::Plan;
-use zklora_proto::{Call, Manifest, ModuleShape, SignedReceipt, TranscriptHasher, TranscriptSalt};
+use zklora_proto::{Call, Manifest, ModuleShape, SignedSession, TranscriptHasher, TranscriptSalt};
 
 pub use self::circuits::Circuits;
 pub use self::prove::{ProveSessionError, SessionProver, prove_session};
@@ -18,13 +18,12 @@ use crate::security::{CircuitId, Security};
 
 /// Folds and hashes all calls that `each` visits, with the transcript's salt, and holds them against the receipt.
 fn fold<T>(
-    manifest: &Manifest,
-    receipt: &SignedReceipt,
+    session: &SignedSession,
     salt: TranscriptSalt,
     challenges: Challenges,
     each: impl FnOnce(&mut dyn FnMut(&Call) -> Result<(), VerifySessionError>) -> Result<T, VerifySessionError>,
 ) -> Result<(Vec<Fold>, T), VerifySessionError> {
-    let receipt = receipt.receipt();
+    let (manifest, receipt) = (session.manifest().manifest(), session.receipt().receipt());
     let mut hasher = TranscriptHasher::new(manifest.modules().len(), salt);
     let mut folder = Folder::new(manifest, challenges);
     let rows_differ = |module: usize, found: u64| VerifySessionError::Transcript {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 use zklora_proto::bundle::{BundleError, Plan};
-use zklora_proto::{Call, SignedManifest, SignedReceipt, TranscriptSalt};
+use zklora_proto::{Call, SignedSession, TranscriptSalt};
 
 use super::circuits::Circuits;
 use super::{VerifySessionError, circuit_ids, fold};
@@ -63,7 +63,7 @@ pub enum ProveSessionError {
 
 /// A session whose batches are to be proved, in any order, at any time and in any process: they share nothing but the plan.
 pub struct SessionProver<'a> {
-    manifest: &'a SignedManifest,
+    session: &'a SignedSession,
     openings: &'a [Opening],
     planner: Planner,
     batches: Vec<Batch>,
@@ -77,8 +77,7 @@ impl<'a> SessionProver<'a> {
     /// Takes up a session by its plan, whose parameter set counts in place of the planner's. `salt` is the transcript's, `openings`
     /// are in the manifest's order; `each` visits all calls.
     pub fn new(
-        manifest: &'a SignedManifest,
-        receipt: &SignedReceipt,
+        session: &'a SignedSession,
         salt: TranscriptSalt,
         plan: &Plan,
         openings: &'a [Opening],
@@ -87,21 +86,22 @@ impl<'a> SessionProver<'a> {
             &mut dyn FnMut(&Call) -> Result<(), VerifySessionError>,
         ) -> Result<(), VerifySessionError>,
     ) -> Result<Self, ProveSessionError> {
-        let entries = manifest.manifest().modules();
+        let manifest = session.manifest().manifest();
+        let entries = manifest.modules();
         for (index, entry) in entries.iter().enumerate() {
             if openings.get(index).is_none_or(|o| o.commitment() != *entry.commitment()) {
                 return Err(ProveSessionError::Opening(entry.name().into()));
             }
         }
-        plan.check(&receipt.receipt().rows).map_err(|e| ProveSessionError::Foreign(Box::new(e)))?;
+        plan.check(session.rows()).map_err(|e| ProveSessionError::Foreign(Box::new(e)))?;
         let planner = Planner { security: plan.security.parse()?, ..*planner };
         let shapes: Vec<_> = entries.iter().map(|entry| entry.shape()).collect();
         let (batches, circuits) = planner.lay_out(&shapes, plan);
-        let ids = circuit_ids(manifest.manifest(), plan, planner.security);
-        let challenges = Challenges::derive(receipt);
-        let (folds, ()) = fold(manifest.manifest(), receipt, salt, challenges, each)
-            .map_err(|e| ProveSessionError::Transcript(Box::new(e)))?;
-        Ok(Self { manifest, openings, planner, batches, circuits, ids, challenges, folds })
+        let ids = circuit_ids(manifest, plan, planner.security);
+        let challenges = Challenges::derive(session.receipt());
+        let (folds, ()) =
+            fold(session, salt, challenges, each).map_err(|e| ProveSessionError::Transcript(Box::new(e)))?;
+        Ok(Self { session, openings, planner, batches, circuits, ids, challenges, folds })
     }
 
     /// Proves these batches, side by side as far as the planner's memory allows. Circuits that `kept` holds beside those at work
@@ -152,7 +152,7 @@ impl<'a> SessionProver<'a> {
         let folds: Vec<_> = modules.iter().map(|&module| &self.folds[module]).collect();
         let proof = prove(circuit, &openings, &folds, beta, &mut rand::make_rng::<StdRng>())
             .map_err(|error| ProveSessionError::Prove { batch, error })?;
-        let entries = self.manifest.manifest().modules();
+        let entries = self.session.manifest().manifest().modules();
         let public: Vec<_> =
             modules.iter().map(|&module| (entries[module].commitment(), &self.folds[module])).collect();
         verify(&circuit.verifier(), &public, beta, &proof)
@@ -163,18 +163,17 @@ impl<'a> SessionProver<'a> {
 
 /// Plans a session and proves all of it in one go. `salt` is the transcript's; `openings` are in the manifest's order.
 pub fn prove_session(
-    manifest: &SignedManifest,
-    receipt: &SignedReceipt,
+    session: &SignedSession,
     salt: TranscriptSalt,
     calls: &[Call],
     openings: &[Opening],
     planner: &Planner,
     circuits: &Circuits<BatchCircuit>,
 ) -> Result<(Plan, Vec<Vec<u8>>), ProveSessionError> {
-    let plan = planner.plan(manifest.manifest(), &receipt.receipt().rows)?.plan;
+    let plan = planner.plan(session.manifest().manifest(), session.rows())?.plan;
     let each =
         |visit: &mut dyn FnMut(&Call) -> Result<(), VerifySessionError>| calls.iter().try_for_each(visit);
-    let prover = SessionProver::new(manifest, receipt, salt, &plan, openings, planner, each)?;
+    let prover = SessionProver::new(session, salt, &plan, openings, planner, each)?;
     let proofs = Mutex::new(vec![Vec::new(); plan.batches.len()]);
     let all: Vec<usize> = (0..plan.batches.len()).collect();
     // Nothing breaks it.

@@ -124,19 +124,19 @@ pub fn verify_session_with<R: Read + Seek>(
     build: impl Fn(Security, &[ModuleShape]) -> Result<BatchVerifier, CircuitError>,
 ) -> Result<VerifiedSession, VerifySessionError> {
     let security: Security = bundle.plan().security.parse()?;
-    let (manifest, receipt, plan) =
-        (bundle.manifest().clone(), bundle.receipt().clone(), bundle.plan().clone());
-    let entries = manifest.manifest().modules();
+    let (session, plan) = (bundle.session().clone(), bundle.plan().clone());
+    let manifest = session.manifest().manifest();
+    let entries = manifest.modules();
     // Before anything is folded or built: is every circuit one that may be built?
     for (batch, modules) in plan.batches.iter().enumerate() {
-        BatchCircuit::check_size(security, &shapes(manifest.manifest(), modules))
+        BatchCircuit::check_size(security, &shapes(manifest, modules))
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
     }
     if plan.batches.is_empty() {
         return Err(VerifySessionError::Empty);
     }
     check_proofs(bundle)?;
-    let challenges = Challenges::derive(&receipt);
+    let challenges = Challenges::derive(session.receipt());
     let started = Instant::now();
     let signed = bundle.folds()?;
     let redacted = signed.is_some();
@@ -144,8 +144,7 @@ pub fn verify_session_with<R: Read + Seek>(
         Some(signed) => signed_folds(&signed, challenges)?,
         None => {
             let salt = bundle.transcript_salt()?;
-            fold(manifest.manifest(), &receipt, salt, challenges, |visit| bundle.calls(|call| visit(&call)))?
-                .0
+            fold(&session, salt, challenges, |visit| bundle.calls(|call| visit(&call)))?.0
         }
     };
     let fold_time = started.elapsed();
@@ -155,10 +154,10 @@ pub fn verify_session_with<R: Read + Seek>(
         let proof = bundle.proof(batch)?;
         let started = Instant::now();
         let verifier = circuits
-            .get(security, &shapes(manifest.manifest(), modules), &build)
+            .get(security, &shapes(manifest, modules), &build)
             .map_err(|error| VerifySessionError::Circuit { batch, error })?;
         let build_time = started.elapsed();
-        let rows: Vec<u64> = modules.iter().map(|&m| receipt.receipt().rows[m]).collect();
+        let rows: Vec<u64> = modules.iter().map(|&m| session.rows()[m]).collect();
         let public: Vec<_> = modules.iter().map(|&m| (entries[m].commitment(), &folds[m])).collect();
         let started = Instant::now();
         verify(&verifier, &public, challenges.beta, &proof).map_err(|error| VerifySessionError::Proof {

@@ -1,7 +1,8 @@
 //! What a redacted bundle has in place of the transcript: its folds, as the client signed them.
 
+use crate::SignedSession;
 use crate::identity::{Purpose, SecretKey, Signature};
-use crate::manifest::{GOLDILOCKS, Manifest};
+use crate::manifest::GOLDILOCKS;
 use crate::receipt::SignedReceipt;
 
 use super::BundleError;
@@ -43,9 +44,9 @@ impl Folds {
         elements.flatten().flat_map(|part| part.to_le_bytes()).collect()
     }
 
-    /// Bytes of the blob of a session with these rows of the manifest's modules.
-    pub(super) fn length(manifest: &Manifest, rows: &[u64]) -> u64 {
-        let called = manifest.modules().iter().zip(rows).filter(|(_, rows)| **rows > 0);
+    /// Bytes of the blob of this session.
+    pub(super) fn length(session: &SignedSession) -> u64 {
+        let called = session.modules().filter(|(_, rows)| *rows > 0);
         let elements = 2 + called.map(|(module, _)| module.shape().d_in() as u64 + 1).sum::<u64>();
         // At most 2^12 modules of 2^14 inputs.
         elements * ELEMENT_BYTES
@@ -55,14 +56,12 @@ impl Folds {
     pub(super) fn parse(
         blob: &[u8],
         signature: &Signature,
-        manifest: &Manifest,
-        receipt: &SignedReceipt,
+        session: &SignedSession,
     ) -> Result<Self, BundleError> {
-        let client = receipt.receipt().client;
-        if !client.verifies(Purpose::Folds, &message(receipt, blob), signature) {
+        let client = session.receipt().receipt().client;
+        if !client.verifies(Purpose::Folds, &message(session.receipt(), blob), signature) {
             return Err(BundleError::FoldsSignature(client));
         }
-        let rows = &receipt.receipt().rows;
         let mut parts = blob.chunks_exact(8).map(|part| {
             // Chunks of exactly eight bytes.
             match u64::from_le_bytes(part.try_into().unwrap()) {
@@ -74,8 +73,8 @@ impl Folds {
         let mut part = || parts.next().unwrap_or(Ok(0));
         let mut element = || Ok::<Element, BundleError>([part()?, part()?]);
         let (alpha, beta) = (element()?, element()?);
-        let mut modules = Vec::with_capacity(rows.len());
-        for (module, rows) in manifest.modules().iter().zip(rows) {
+        let mut modules = Vec::with_capacity(session.rows().len());
+        for (module, rows) in session.modules() {
             modules.push(match rows {
                 0 => FoldedModule { a: Vec::new(), s: [0; 2] },
                 _ => FoldedModule {

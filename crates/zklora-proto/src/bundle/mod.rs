@@ -22,6 +22,7 @@ pub use write::{BundleParts, PARTIAL, write, write_unproved};
 use serde::{Deserialize, Serialize};
 
 use crate::BundleDigest;
+use crate::ForeignReceipt;
 use crate::PublicKey;
 use crate::limits::{
     MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES, MAX_MANIFEST_BYTES, MAX_MODULES, MAX_PROOF_BYTES,
@@ -187,8 +188,8 @@ pub enum BundleError {
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
     /// Manifest and receipt are each valid, but do not belong together.
-    #[error("the receipt names another {0} than the manifest beside it: one of the two was exchanged")]
-    Foreign(&'static str),
+    #[error(transparent)]
+    Foreign(#[from] ForeignReceipt),
     /// A call is none that the manifest allows.
     #[error("transcript, call {call}: {error}")]
     Call {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::limits::{MAX_BUNDLE_BYTES, MAX_BUNDLE_HEADER_BYTES};
 use crate::transcript::Call;
-use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
+use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, SignedSession, TranscriptSalt};
 
 /// Where a part of a bundle is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +33,7 @@ pub struct Bundle<R> {
     pub(super) start: u64,
     pub(super) blobs: Vec<Blob>,
     pub(super) plan: Plan,
-    pub(super) manifest: SignedManifest,
-    pub(super) receipt: SignedReceipt,
+    pub(super) session: SignedSession,
     /// Of a redacted bundle, none.
     pub(super) salt: Option<TranscriptSalt>,
 }
@@ -79,25 +78,28 @@ impl<R: Read + Seek> Bundle<R> {
         let mut blobs = FixedBlobs { reader: &mut reader, start, blobs: &header.blobs };
         let manifest = SignedManifest::parse(blobs.read(0)?, blobs.signature(1)?)?;
         let receipt = SignedReceipt::parse(blobs.read(2)?, blobs.signature(3)?, blobs.signature(4)?)?;
-        if let Some(what) = receipt.foreign_to(&manifest) {
-            return Err(BundleError::Foreign(what));
-        }
+        let session = SignedSession::new(manifest, receipt)?;
         let salt = match layout {
             Layout::Full => Some(TranscriptSalt::from_bytes(blobs.exactly(SALT)?)),
             Layout::Redacted => None,
         };
-        header.plan.check(&receipt.receipt().rows)?;
-        Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, manifest, receipt, salt })
+        header.plan.check(session.rows())?;
+        Ok(Self { reader, start, blobs: header.blobs, plan: header.plan, session, salt })
+    }
+
+    /// What both parties signed.
+    pub fn session(&self) -> &SignedSession {
+        &self.session
     }
 
     /// The adapter's manifest. Its signature is valid; whether its signer is the right one, only a pinned key tells.
     pub fn manifest(&self) -> &SignedManifest {
-        &self.manifest
+        self.session.manifest()
     }
 
     /// The session's receipt, for this manifest.
     pub fn receipt(&self) -> &SignedReceipt {
-        &self.receipt
+        self.session.receipt()
     }
 
     /// Whether it has the transcript's folds in place of the transcript.
@@ -173,14 +175,14 @@ impl<R: Read + Seek> Bundle<R> {
         if !self.is_redacted() {
             return Ok(None);
         }
-        let expected = Folds::length(self.manifest.manifest(), &self.receipt.receipt().rows);
+        let expected = Folds::length(&self.session);
         let found = self.blobs[FOLDS].length;
         if found != expected {
             return Err(BundleError::Folds(format!("they have {found} bytes, expected {expected}")));
         }
         let mut blobs = FixedBlobs { reader: &mut self.reader, start: self.start, blobs: &self.blobs };
         let (folds, signature) = (blobs.read(FOLDS)?, blobs.signature(FOLDS_SIGNATURE)?);
-        Folds::parse(&folds, &signature, self.manifest.manifest(), &self.receipt).map(Some)
+        Folds::parse(&folds, &signature, &self.session).map(Some)
     }
 
     /// Visits every call in order, then checks the blob's digest. What `visit` learned counts only if this returns `Ok`.
@@ -194,7 +196,7 @@ impl<R: Read + Seek> Bundle<R> {
             inner: BufReader::new((&mut self.reader).take(blob.length)),
             hasher: BundleDigest::hasher(),
         };
-        transcript::decode(&mut hashed, self.manifest.manifest(), visit)?;
+        transcript::decode(&mut hashed, self.session.manifest().manifest(), visit)?;
         if BundleDigest::finish(&hashed.hasher) != blob.digest {
             return Err(BundleError::Digest(blob.name.clone()).into());
         }

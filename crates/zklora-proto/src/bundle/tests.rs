@@ -3,6 +3,7 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::SignedSession;
 use crate::identity::{Purpose, SecretKey};
 use crate::manifest::{Commitment, Manifest, ModuleEntry};
 use crate::transcript::{Call, Delta};
@@ -56,11 +57,11 @@ fn bundle() -> (Vec<u8>, Vec<Call>) {
     let path = folder.path().join("x.pf");
     let plan = Plan { security: "any".into(), batches: vec![vec![1], vec![0]] };
     let proofs = [vec![1, 2, 3], vec![4]];
+    let session = SignedSession::new(manifest, receipt).unwrap();
     let size = write(
         &path,
         &BundleParts {
-            manifest: &manifest,
-            receipt: &receipt,
+            session: &session,
             salt: seed.transcript_salt(),
             calls: &calls,
             plan: &plan,

@@ -8,7 +8,7 @@ use super::read::HashingReader;
 use super::{Blob, Bundle, BundleError, Folds, Header, Layout, Plan, TRANSCRIPT};
 use crate::partial;
 use crate::transcript::Call;
-use crate::{BundleDigest, Signature, SignedManifest, SignedReceipt, TranscriptSalt};
+use crate::{BundleDigest, Signature, SignedSession, TranscriptSalt};
 
 /// What the name of a bundle begins with until it is complete; see [`partial`].
 pub const PARTIAL: &str = ".pf-";
@@ -16,10 +16,8 @@ pub const PARTIAL: &str = ".pf-";
 /// What a bundle is made of.
 #[derive(Clone, Copy)]
 pub struct BundleParts<'a> {
-    /// The adapter's manifest.
-    pub manifest: &'a SignedManifest,
-    /// The session's receipt.
-    pub receipt: &'a SignedReceipt,
+    /// What both parties signed.
+    pub session: &'a SignedSession,
     /// What the transcript's digest in the receipt is salted with.
     pub salt: TranscriptSalt,
     /// The session's calls.
@@ -35,7 +33,7 @@ pub fn write(path: &Path, parts: &BundleParts<'_>) -> io::Result<u64> {
     let transcript = encode(parts.calls)?;
     let evidence = [Source::of(parts.salt.as_bytes()), Source::of(&transcript)];
     let proofs = parts.proofs.iter().map(|proof| Source::of(proof)).collect();
-    write_blobs(path, Layout::Full, parts.manifest, parts.receipt, evidence, parts.plan, proofs)
+    write_blobs(path, Layout::Full, parts.session, evidence, parts.plan, proofs)
 }
 
 /// Writes all of a bundle but its proofs, each of which is empty: what it takes to make them, in a file that no verifier takes
@@ -55,7 +53,7 @@ impl<R: Read + Seek> Bundle<R> {
         let transcript = Source { length, digest, reader: Box::new(&mut self.reader) };
         let evidence = [Source::of(salt.as_bytes()), transcript];
         let proofs = proofs.iter().map(|proof| Source::of(proof)).collect();
-        write_blobs(path, Layout::Full, &self.manifest, &self.receipt, evidence, &self.plan, proofs)
+        write_blobs(path, Layout::Full, &self.session, evidence, &self.plan, proofs)
     }
 
     /// Writes this bundle with its folds, which the client signed with [`Folds::sign`], in place of the transcript, and returns its
@@ -71,7 +69,7 @@ impl<R: Read + Seek> Bundle<R> {
         let folds = folds.to_bytes();
         let evidence = [Source::of(&folds), Source::of(signature.as_bytes())];
         let proofs = proofs.iter().map(|proof| Source::of(proof)).collect();
-        Ok(write_blobs(path, Layout::Redacted, &self.manifest, &self.receipt, evidence, &self.plan, proofs)?)
+        Ok(write_blobs(path, Layout::Redacted, &self.session, evidence, &self.plan, proofs)?)
     }
 }
 
@@ -91,12 +89,12 @@ impl<'a> Source<'a> {
 fn write_blobs(
     path: &Path,
     layout: Layout,
-    manifest: &SignedManifest,
-    receipt: &SignedReceipt,
+    session: &SignedSession,
     evidence: [Source<'_>; 2],
     plan: &Plan,
     proofs: Vec<Source<'_>>,
 ) -> io::Result<u64> {
+    let (manifest, receipt) = (session.manifest(), session.receipt());
     let blobs = [
         Source::of(manifest.bytes()),
         Source::of(manifest.signature().as_bytes()),
