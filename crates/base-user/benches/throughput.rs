@@ -27,7 +27,7 @@ use zklora_base_user::evaluation::{Total, Window, Windows, add_losses};
 use zklora_base_user::models::{Model, Past};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::sampling::Sampler;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::SecretKey;
 

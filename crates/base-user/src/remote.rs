@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use tch::Tensor;
+use zklora_client::{Session, SessionError};
 use tracing::trace_span;
 use zklora_proto::{Call, Manifest};
 
-use crate::activations::Quantised;
+use crate::activations::quantised;
 use crate::hooks::{BaseOutput, Hook};
-use crate::session::{Session, SessionError};
 pub use crate::sources::CombineMode;
 use crate::sources::{Adapter, Asked, Sources, combine, own_outputs};
 use crate::stop::Stop;
@@ -52,7 +52,7 @@ impl Hook for RemoteHook {
         let asked = self.sources.asked(projections, input)?;
         self.stop.check()?;
         self.stop.spend();
-        let quantised = trace_span!("quantise").in_scope(|| Quantised::new(input))?;
+        let quantised = trace_span!("quantise").in_scope(|| quantised(input))?;
         // While the contributors work, so does the base model.
         let mut outputs = Ok(Vec::new());
         let calls = ask(&asked, &quantised.values, || {

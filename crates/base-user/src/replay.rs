@@ -18,7 +18,7 @@ use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::TranscriptHasher;
 use zklora_proto::{BLINDING_ROWS, Call, Manifest, SignedReceipt, SignedSession};
 
-use crate::activations::Quantised;
+use crate::activations::quantised;
 use crate::hooks::{BaseOutput, Hook};
 use crate::sources::{Adapter, CombineMode, Sources, combine, own_outputs};
 
@@ -52,7 +52,7 @@ pub struct Replayed {
     pub largest: u32,
     /// Rows of each module, after those of the text, that are none of it: 0 or [`BLINDING_ROWS`], as [`Session::blind`] sends them.
     ///
-    /// [`Session::blind`]: crate::session::Session::blind
+    /// [`Session::blind`]: zklora_client::Session::blind
     pub blinding_rows: usize,
 }
 
@@ -198,7 +198,7 @@ impl Hook for ReplayHook {
         base: BaseOutput<'_>,
     ) -> anyhow::Result<Vec<Tensor>> {
         let asked = self.sources.asked(projections, input)?;
-        let quantised = Quantised::new(input)?;
+        let quantised = quantised(input)?;
         let calls = asked.iter().map(|asked| {
             let calls = asked.source.adapter.take(&asked.modules(), &quantised.values);
             calls.map_err(|error| NotReplayed { session: asked.index, error })

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use tch::{TchError, Tensor};
+use zklora_client::Quantised;
 use tracing::trace_span;
 use zklora_proto::{Call, Manifest};
 
-use crate::activations::Quantised;
+use crate::activations::restored;
 use crate::hooks::BaseOutput;
 
 /// What becomes of a projection's own output.
@@ -133,7 +134,7 @@ pub(crate) fn combine<A: Adapter>(
                 let deltas: Vec<&[i64]> =
                     calls.iter().map(|call| call.deltas[nth].values.as_slice()).collect();
                 let scale = source.adapter.manifest().modules()[module].scale();
-                let delta = quantised.restore(&deltas, scale)?;
+                let delta = restored(quantised, &deltas, scale)?;
                 outputs[place] = Some(match outputs[place].take() {
                     Some(output) => {
                         let (expected, found) = (output.size2()?.1, source.shape(module).1);

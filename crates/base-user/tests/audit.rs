@@ -15,12 +15,12 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tch::Tensor;
 use tokio::runtime::Runtime;
-use zklora_base_user::activations::Quantised;
+use zklora_base_user::activations::quantised;
 use zklora_base_user::hooks::{BaseOutput, Hook};
 use zklora_base_user::models::Model;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
 use zklora_base_user::replay::{Recording, ReplayHook, TOLERANCE};
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::bundle::{Bundle, BundleError};
@@ -672,7 +672,7 @@ impl Hook for Recorded {
         input: &Tensor,
         base: BaseOutput<'_>,
     ) -> anyhow::Result<Vec<Tensor>> {
-        self.seen.lock().unwrap().push(Quantised::new(input)?.values);
+        self.seen.lock().unwrap().push(quantised(input)?.values);
         (0..projections.len()).map(|place| Ok(base(place)?)).collect()
     }
 }
@@ -701,7 +701,7 @@ impl Hook for Changed {
             return self.hook.apply(projections, input, base);
         }
         let d_in = input.size()[1] as usize;
-        let row = &Quantised::new(input)?.values[d_in..2 * d_in];
+        let row = &quantised(input)?.values[d_in..2 * d_in];
         let column = row.iter().position(|x| x.abs() < 1000).unwrap();
         *self.place.lock().unwrap() = Some((column, row[column] + self.by as i16));
         let changed = input.copy();

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{World, fixtures, program, success, text};
+use zklora_hf::BaseModel;
 
 /// The largest difference between a loss with remote, quantised deltas and peft's in float32.
 const TOLERANCE: f64 = 1e-3;
@@ -85,4 +86,26 @@ fn people_get_sentences() {
         .unwrap();
     let stdout = text(&output.stdout);
     assert!(output.status.success() && stdout.contains("Done verifying"), "{stdout}");
+}
+
+/// What third parties are shown.
+#[test]
+fn the_example_gets_a_bundle_that_holds() {
+    let world = World::new();
+    let server = world.serve();
+    let base_model = BaseModel::open(&fixtures().join("gpt2-tiny")).unwrap().digest().to_string();
+    let mut example = program("examples/verified_bundle");
+    example.args([&server.address, &world.adapter, &base_model]).arg(world.path("fetched"));
+    let output = example.output().unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains("every delta is the adapter's"), "{said}");
+    let mut verify = program("zklora-verifier");
+    verify.args(["verify", "--no-key-cache", "--adapter", &world.adapter]).arg(world.path("fetched"));
+    assert_eq!(verify.output().unwrap().status.code(), Some(0));
+    // Of another adapter it takes nothing.
+    let mut example = program("examples/verified_bundle");
+    example.args([&server.address, &"ab".repeat(32), &base_model]).arg(world.path("other"));
+    assert!(!example.output().unwrap().status.success() && !world.path("other").exists());
+    server.stop();
 }

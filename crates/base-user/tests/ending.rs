@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{Server, World, fixtures, program, success, text};
 use serde_json::Value;
-use zklora_base_user::record::Records;
+use zklora_client::Records;
 use zklora_proto::Receipt;
 
 #[test]

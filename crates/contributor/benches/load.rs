@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::memory::readable;
 use zklora_contributor::state::State;

@@ -8,7 +8,7 @@ use common::bare::{ask as ask_bare, error, open};
 use common::{World, fixtures};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use zklora_base_user::session::{Session, SessionError};
+use zklora_client::{Session, SessionError};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_contributor::delta::Engines;

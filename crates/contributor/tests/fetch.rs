@@ -8,7 +8,7 @@ use common::World;
 use common::bare::{ask, error, open};
 use common::process::{Process, bundle_at, wait_for};
 use tokio::runtime::Runtime;
-use zklora_base_user::session::{Session, SessionError};
+use zklora_client::{Session, SessionError};
 use zklora_contributor::limits::Limits;
 use zklora_contributor::state::State;
 use zklora_net::Connection;
@@ -200,7 +200,7 @@ fn a_second_receipt_of_a_session_is_not_signed() {
         let session = contributor.session(&world);
         session.forward(&[0], &vec![3; world.d_in(0)]).unwrap();
         // The first is signed, and then something fails before the contributor has it.
-        let lost = |_: &zklora_proto::SignedReceipt| Err(zklora_base_user::record::RecordError::NoFolder);
+        let lost = |_: &zklora_proto::SignedReceipt| Err(zklora_client::RecordError::NoFolder);
         assert!(matches!(session.finish_keeping(lost).unwrap_err(), SessionError::Record(_)));
         match session.finish() {
             Err(error) => assert!(grinds && matches!(error, SessionError::SecondReceipt), "{error}"),

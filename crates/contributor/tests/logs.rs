@@ -9,7 +9,7 @@ use std::path::Path;
 use common::process::Process;
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_contributor::state::State;
 use zklora_net::{Connection, read_frame};
 use zklora_proto::message::{Request, Response};

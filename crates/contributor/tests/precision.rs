@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use common::fixtures;
 use tch::{Kind, Tensor};
-use zklora_base_user::activations::Quantised;
+use zklora_base_user::activations::{quantised, restored};
 use zklora_base_user::hooks::{BaseOutput, Hook};
 use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
@@ -46,8 +46,8 @@ impl Hook for Compare {
         base: BaseOutput<'_>,
     ) -> anyhow::Result<Vec<Tensor>> {
         let Module { engine, scale, factors } = &self.modules[projections[0]];
-        let quantised = Quantised::new(input)?;
-        let found = quantised.restore(&[&engine.delta(&quantised.values)?], *scale)?;
+        let rows = quantised(input)?;
+        let found = restored(&rows, &[&engine.delta(&rows.values)?], *scale)?;
         let factors = factors.lock().unwrap();
         let expected = input.to_kind(Kind::Double).matmul(&factors.0).matmul(&factors.1);
         let error = (found.to_kind(Kind::Double) - &expected).norm() / expected.norm();

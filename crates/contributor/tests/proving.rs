@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Stage, Store};

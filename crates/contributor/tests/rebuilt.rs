@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 
 use common::{World, fixtures};
 use tch::{Kind, Tensor};
-use zklora_base_user::activations::Quantised;
+use zklora_base_user::activations::{quantised, restored};
 use zklora_base_user::hooks::{BaseOutput, Hook};
 use zklora_base_user::models::Model;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_contributor::exposure::DEFAULT_SHARE;
 use zklora_contributor::limits::Limits;
@@ -167,9 +167,9 @@ impl Client {
 
 /// Deltas of rows, float32 [rows, d_out].
 fn ask(session: &Session, manifest: &Manifest, module: usize, rows: &Tensor) -> Tensor {
-    let quantised = Quantised::new(rows).unwrap();
-    let deltas = session.forward(&[module], &quantised.values).unwrap().remove(0);
-    quantised.restore(&[&deltas], manifest.modules()[module].scale()).unwrap()
+    let rows = quantised(rows).unwrap();
+    let deltas = session.forward(&[module], &rows.values).unwrap().remove(0);
+    restored(&rows, &[&deltas], manifest.modules()[module].scale()).unwrap()
 }
 
 fn adding(maps: Maps) -> Delta {

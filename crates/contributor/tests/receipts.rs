@@ -7,7 +7,7 @@ use common::client::{Client, MODULE};
 use common::liar::Liar;
 use common::process::{Process, wait_for};
 use tokio::runtime::Runtime;
-use zklora_base_user::session::SessionError;
+use zklora_client::SessionError;
 use zklora_contributor::limits::Limits;
 use zklora_contributor::state::State;
 use zklora_proto::Receipt;

@@ -11,7 +11,7 @@ use common::fixtures;
 use common::process::{PROGRAM, Process, command, status};
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_contributor::state::State;
 use zklora_proto::{Address, SecretKey};
 

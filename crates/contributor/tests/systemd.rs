@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::process::{Process, command, wait_for};
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_contributor::state::State;
 use zklora_proto::SecretKey;
 

@@ -28,7 +28,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::runtime::Runtime;
 use zklora_base_user::models::Model;
 use zklora_base_user::remote::{CombineMode, RemoteHook};
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::SecretKey;
 

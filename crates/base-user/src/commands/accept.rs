@@ -16,7 +16,7 @@ use zklora_hf::BaseModel;
 use zklora_hf::hub::{Options, Source};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest, counted};
-use zklora_verifier::{Pins, Verifier};
+use zklora_verdict::{Pins, Verifier};
 
 use super::{SecurityArgs, identity};
 

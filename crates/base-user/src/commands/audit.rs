@@ -17,7 +17,7 @@ use zklora_base_user::reported::{Report, Truth};
 use zklora_cli::{Escaped, NOT_PINNED, WRONG_USAGE, fail};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedReceipt};
-use zklora_verifier::{Pins, Verifier, write_not_shown};
+use zklora_verdict::{Pins, Verifier, write_not_shown};
 
 use super::eval::shown;
 use super::inputs::{DatasetArgs, Task, read_text};
@@ -421,7 +421,7 @@ impl Audited {
             "means: These are the losses of the base model {}{local} on this text, without and with the adapters above. What was sent \
              is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.{}",
             self.base_model,
-            if self.pinned(args) { String::new() } else { format!(" {}", zklora_verifier::NOT_PINNED) }
+            if self.pinned(args) { String::new() } else { format!(" {}", zklora_verdict::NOT_PINNED) }
         )?;
         write_not_shown(out, "", &NOT_SHOWN)
     }

@@ -13,13 +13,13 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
-use zklora_base_user::fetch::{FetchError, Fetched, Fetcher};
-use zklora_base_user::record::{Record, Records};
-use zklora_base_user::session::SessionError;
+use zklora_client::{FetchError, Fetched, Fetcher};
+use zklora_client::{Record, Records};
+use zklora_client::SessionError;
 use zklora_cli::{Escaped, causes, say_error};
 use zklora_proto::message::ProofState;
 use zklora_proto::{Address, Bytes, PublicKey, SessionId, counted};
-use zklora_verifier::Verifier;
+use zklora_verdict::Verifier;
 
 use super::{SecurityArgs, SessionsArgs, identity};
 

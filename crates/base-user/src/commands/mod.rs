@@ -26,9 +26,9 @@ use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use zklora_base_user::hooks::Hook;
 use zklora_base_user::models::Model;
-use zklora_base_user::record::{Record, RecordError, Records};
+use zklora_client::{Record, RecordError, Records};
 use zklora_base_user::remote::{CombineMode, RemoteHook};
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_base_user::stop::{Stop, Stopped};
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_cli::{UsageError, causes};
@@ -38,7 +38,7 @@ use zklora_proto::message::ProofState;
 use zklora_proto::{
     AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Bytes, Receipt, SessionId, SignedReceipt, counted,
 };
-use zklora_verifier::DEFAULT_MIN_SECURITY;
+use zklora_verdict::DEFAULT_MIN_SECURITY;
 
 /// The model that runs here.
 #[derive(Args)]
@@ -290,7 +290,7 @@ impl Contributors {
                 && let Some(Ok(finished)) = &mut ended.receipt
             {
                 let progress = |state: &ProofState| info!("the contributor's proof: {state}");
-                match session.wait_for_proof_until(&self.stop, progress) {
+                match session.wait_for_proof_unless(&|| Ok(self.stop.check()?), progress) {
                     Ok(bytes) => finished.bundle_bytes = Some(bytes),
                     Err(error) => {
                         let waiting = format!("waiting for the proof of session {}", ended.id);

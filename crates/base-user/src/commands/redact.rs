@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use zklora_base_user::redact::redact;
+use zklora_client::redact;
 use zklora_proto::Bytes;
 use zklora_proto::bundle::Bundle;
 

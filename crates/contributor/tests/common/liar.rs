@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use zklora_base_user::session::Session;
+use zklora_client::Session;
 use zklora_contributor::service::Refusal;
 use zklora_net::{Listener, deliver, read_frame, write_frame};
 use zklora_proto::identity::Purpose;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use zklora_base_user::session::{Session, SessionError};
+use zklora_client::{Session, SessionError};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
 use zklora_contributor::access::Access;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::{BLINDING_ROWS, CommitmentSeed, PublicKey, SecretKey};
-use zklora_verifier::Verifier;
+use zklora_verdict::Verifier;
 
 use crate::fetch::check;
 use crate::record::{Record, RecordError, Records};

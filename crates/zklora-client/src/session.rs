@@ -1,5 +1,6 @@
 //! One session with a contributor.
 
+use std::error::Error;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +9,6 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::trace_span;
 use zklora_circuit::security::{Security, UnknownSecurity};
-use zklora_cli::Escaped;
 use zklora_net::{DialError, FrameError};
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_CLOCK_SKEW, MAX_TENSOR_ENTRIES};
@@ -18,14 +18,14 @@ use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::transcript::{CallError, CallShape};
 use zklora_proto::{
-    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
+    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Escaped, Manifest, PROTOCOL_VERSION, Receipt,
     SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
 };
-use zklora_verifier::DEFAULT_MIN_SECURITY;
+use zklora_verdict::DEFAULT_MIN_SECURITY;
 
+use crate::fetch::Fetcher;
 use crate::link::Link;
 use crate::record::RecordError;
-use crate::stop::{Stop, Stopped};
 
 /// How often a contributor that is still proving is asked again.
 const POLL: Duration = Duration::from_millis(200);
@@ -130,8 +130,11 @@ pub enum SessionError {
     ProofFailed,
     /// Waiting for the proof was stopped.
     #[error("the proof was not waited for")]
-    NotWaited(#[from] Stopped),
+    NotWaited(#[source] Box<dyn Error + Send + Sync>),
 }
+
+/// Asked again and again while something is waited for; that ends with its error.
+pub type Interrupt<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error + Send + Sync>>;
 
 /// An open session. Calls are made one after another, whatever the number of threads that ask. A connection that breaks is made anew,
 /// and a contributor that went is waited for, for two minutes.
@@ -427,16 +430,21 @@ impl Session {
 
     /// Waits until the contributor has proved the session; gives the size of its bundle. `progress` hears of every change.
     pub fn wait_for_proof(&self, progress: impl FnMut(&ProofState)) -> Result<u64, SessionError> {
-        self.wait_for_proof_until(&Stop::default(), progress)
+        self.wait_for_proof_unless(&|| Ok(()), progress)
     }
 
-    /// The same, unless it is to stop before.
-    pub fn wait_for_proof_until(
+    /// The same, unless it is interrupted.
+    pub fn wait_for_proof_unless(
         &self,
-        stop: &Stop,
+        interrupt: Interrupt<'_>,
         progress: impl FnMut(&ProofState),
     ) -> Result<u64, SessionError> {
-        wait_for_proof(&self.runtime, &self.link, self.id, stop, progress)
+        wait_for_proof(&self.runtime, &self.link, self.id, interrupt, progress)
+    }
+
+    /// What fetches bundles over this session's connection.
+    pub fn fetcher(&self) -> Fetcher {
+        Fetcher::over(self.runtime.clone(), self.link.clone())
     }
 
     /// Closes the connection.
@@ -491,12 +499,12 @@ pub(crate) fn wait_for_proof(
     runtime: &Handle,
     link: &Link,
     session: SessionId,
-    stop: &Stop,
+    interrupt: Interrupt<'_>,
     mut progress: impl FnMut(&ProofState),
 ) -> Result<u64, SessionError> {
     let mut last = None;
     loop {
-        stop.check()?;
+        interrupt().map_err(SessionError::NotWaited)?;
         let state = status(runtime, link, session)?;
         if last.as_ref() != Some(&state) {
             progress(&state);

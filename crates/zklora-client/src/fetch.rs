@@ -9,15 +9,15 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use zklora_circuit::session::{VerifiedSession, VerifySessionError};
-use zklora_cli::Escaped;
 use zklora_proto::bundle::BundleError;
 use zklora_proto::limits::MAX_BUNDLE_PART_BYTES;
 use zklora_proto::message::{ProofState, Request, Response};
-use zklora_proto::{Address, Bytes, SecretKey, SessionId, secret_file};
-use zklora_verifier::{Refusal, Verifier};
+use zklora_proto::{Address, Bytes, Escaped, SecretKey, SessionId, secret_file};
+use zklora_verdict::{Refusal, Verifier};
 
 use crate::link::Link;
 use crate::record::Record;
@@ -122,14 +122,19 @@ pub struct Fetched {
 /// A connection to fetch over.
 pub struct Fetcher {
     runtime: Handle,
-    link: Link,
+    link: Arc<Link>,
 }
 
 impl Fetcher {
     /// Connects to a contributor, as the client with this key. Blocks, as all methods do.
     pub fn dial(runtime: Handle, key: SecretKey, address: &Address) -> Result<Self, SessionError> {
-        let link = runtime.block_on(Link::dial(key, address.clone()))?;
+        let link = Arc::new(runtime.block_on(Link::dial(key, address.clone()))?);
         Ok(Self { runtime, link })
+    }
+
+    /// Over a connection that is there.
+    pub(crate) fn over(runtime: Handle, link: Arc<Link>) -> Self {
+        Self { runtime, link }
     }
 
     /// How far the proof of a session is.
@@ -275,7 +280,7 @@ fn there_already(path: &Path, record: &Record, verifier: &Verifier) -> Result<Op
 
 /// Why a file is not taken as the bundle of a session.
 #[derive(Debug, thiserror::Error)]
-pub enum Unfit {
+pub(crate) enum Unfit {
     /// It is another's, or it does not hold.
     #[error("{0}")]
     Foreign(String),
