@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use tch::Tensor;
-use zklora_client::{Session, SessionError};
 use tracing::trace_span;
+use zklora_client::{Session, SessionError};
 use zklora_proto::{Call, Manifest};
 
 use crate::activations::quantised;

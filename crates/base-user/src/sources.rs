@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::ensure;
 use tch::{TchError, Tensor};
-use zklora_client::Quantised;
 use tracing::trace_span;
+use zklora_client::Quantised;
 use zklora_proto::{Call, Manifest};
 
 use crate::activations::restored;

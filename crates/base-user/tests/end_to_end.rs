@@ -93,7 +93,7 @@ fn people_get_sentences() {
 fn the_example_gets_a_bundle_that_holds() {
     let world = World::new();
     let server = world.serve();
-    let base_model = BaseModel::open(&fixtures().join("gpt2-tiny")).unwrap().digest().to_string();
+    let base_model = BaseModel::open(fixtures().join("gpt2-tiny")).unwrap().digest().to_string();
     let mut example = program("examples/verified_bundle");
     example.args([&server.address, &world.adapter, &base_model]).arg(world.path("fetched"));
     let output = example.output().unwrap();

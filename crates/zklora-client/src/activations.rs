@@ -24,7 +24,11 @@ impl Quantised {
     ///
     /// If d_in is 0 or there are not whole rows of it.
     pub fn new(activations: &[f32], d_in: usize) -> Result<Self, NotFinite> {
-        assert!(activations.len().is_multiple_of(d_in), "{} activations in rows of {d_in}", activations.len());
+        assert!(
+            activations.len().is_multiple_of(d_in),
+            "{} activations in rows of {d_in}",
+            activations.len()
+        );
         let mut quantised = Self {
             values: Vec::with_capacity(activations.len()),
             scales: Vec::with_capacity(activations.len() / d_in),

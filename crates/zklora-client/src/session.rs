@@ -18,8 +18,8 @@ use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
 use zklora_proto::receipt::ReceiptError;
 use zklora_proto::transcript::{CallError, CallShape};
 use zklora_proto::{
-    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Escaped, Manifest, PROTOCOL_VERSION, Receipt,
-    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
+    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Escaped, Manifest, PROTOCOL_VERSION,
+    Receipt, SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
 };
 use zklora_verdict::DEFAULT_MIN_SECURITY;
 

@@ -7,8 +7,8 @@ use std::time::UNIX_EPOCH;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use zklora_client::{Record, RecordError, Records};
 use zklora_cli::{Escaped, UsageError, causes, say_error};
+use zklora_client::{Record, RecordError, Records};
 use zklora_proto::{SessionId, counted};
 use zklora_verdict::date;
 

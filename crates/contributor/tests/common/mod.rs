@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use zklora_client::{Session, SessionError};
 use zklora_circuit::plan::Planner;
 use zklora_circuit::security::Security;
+use zklora_client::{Session, SessionError};
 use zklora_contributor::access::Access;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::limits::Limits;
