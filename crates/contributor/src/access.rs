@@ -1,7 +1,8 @@
 //! Who may come.
 
 use std::collections::HashSet;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -60,7 +61,13 @@ impl Access {
 fn read(keys: &[PublicKey], file: Option<&Path>) -> anyhow::Result<HashSet<PublicKey>> {
     let mut all: HashSet<PublicKey> = keys.iter().copied().collect();
     if let Some(path) = file {
-        let text = File::open(path).and_then(|file| read_bounded(file, MAX_FILE_BYTES));
+        // Before opening: to open a pipe would wait for a writer, and nobody would be served meanwhile.
+        let regular = |found: Metadata| match found.is_file() {
+            true => Ok(()),
+            false => Err(io::Error::other("it is no regular file")),
+        };
+        let text = fs::metadata(path).and_then(regular).and_then(|()| File::open(path));
+        let text = text.and_then(|file| read_bounded(file, MAX_FILE_BYTES));
         let text = text
             .with_context(|| format!("reading the list of clients, {}", path.display()))?
             .with_context(|| format!("{} has more than {MAX_FILE_BYTES} bytes", path.display()))?;
@@ -106,6 +113,10 @@ mod tests {
 
         std::fs::write(&path, format!("{c}\n")).unwrap();
         assert_eq!(access.reload().unwrap(), Some(2));
+        std::fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = format!("{:#}", access.reload().unwrap_err());
+        assert!(error.contains("it is no regular file"), "{error}");
         assert!(access.allows(&a) && !access.allows(&b) && access.allows(&c));
     }
 

@@ -1,6 +1,7 @@
 //! What each client takes at this moment, whatever the number of its connections.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,8 +24,36 @@ const REMEMBERED: usize = 4096;
 pub struct Clients {
     limits: Limits,
     patience: Duration,
-    memory: Arc<Semaphore>,
+    memory: Memory,
     table: Mutex<HashMap<PublicKey, Arc<Client>>>,
+}
+
+/// The memory of all requests under way, in parts, so that none waits for what is much larger, or for who is silent.
+#[derive(Debug)]
+struct Memory {
+    /// For payloads as they arrive.
+    arriving: Arc<Semaphore>,
+    /// Whoever has this goes on although there is no room for what arrives. Otherwise many who have arrived in part could wait for each other.
+    last: Arc<Semaphore>,
+    /// For requests that are answered and take little.
+    small: Arc<Semaphore>,
+    /// For the others.
+    large: Arc<Semaphore>,
+    /// What is little, in bytes.
+    little: usize,
+}
+
+impl Memory {
+    fn new(bytes: usize) -> Self {
+        let part = |eighths: usize| Arc::new(Semaphore::new((bytes / 8 * eighths / PIECE).max(1)));
+        Self {
+            arriving: part(1),
+            last: Arc::new(Semaphore::new(1)),
+            small: part(1),
+            large: part(6),
+            little: bytes / 256,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -40,14 +69,18 @@ struct Client {
 pub struct Seat {
     clients: Arc<Clients>,
     client: Arc<Client>,
+    refusals: AtomicU64,
     _connection: OwnedSemaphorePermit,
 }
 
 /// Memory that is held until this is dropped.
 #[derive(Debug)]
 pub struct Held {
-    _of_client: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
+    of_client: OwnedSemaphorePermit,
+    /// For what of the payload has arrived.
+    arrived: Option<OwnedSemaphorePermit>,
+    last: Option<OwnedSemaphorePermit>,
+    of_all: Option<OwnedSemaphorePermit>,
 }
 
 impl Clients {
@@ -59,7 +92,7 @@ impl Clients {
     fn with_patience(limits: &Limits, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             patience,
-            memory: Arc::new(Semaphore::new(limits.memory / PIECE)),
+            memory: Memory::new(limits.memory),
             limits: limits.clone(),
             table: Mutex::default(),
         })
@@ -83,7 +116,7 @@ impl Clients {
         }
         let client = table.entry(key).or_insert_with(|| Arc::new(Client::new(&self.limits))).clone();
         let connection = client.connections.clone().try_acquire_owned().ok()?;
-        Some(Seat { clients: self.clone(), client, _connection: connection })
+        Some(Seat { clients: self.clone(), client, refusals: AtomicU64::new(0), _connection: connection })
     }
 }
 
@@ -107,6 +140,16 @@ impl Client {
 }
 
 impl Seat {
+    /// Counts a request that is refused; gives how many were before it.
+    pub fn refused(&self) -> u64 {
+        self.refusals.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Requests of this connection that were refused.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
     /// Waits for the client's turn to have a request worked on.
     pub async fn request(&self) -> Option<OwnedSemaphorePermit> {
         // Never closed.
@@ -135,34 +178,80 @@ impl Seat {
         }
     }
 
-    /// Waits for memory, first the client's and then everybody's.
+    /// Waits for the client's share of the memory that a request takes in all.
     pub async fn memory(&self, bytes: usize) -> Result<Held, Refusal> {
-        let limits = &self.clients.limits;
-        if bytes > limits.client_memory.min(limits.memory) {
+        let most = self.clients.limits.request_memory();
+        if bytes > most {
             return refuse(
                 ErrorCode::Limit,
                 format!(
                     "the call takes {} MiB, expected at most {}: send fewer rows, or fewer modules at once",
                     bytes >> 20,
-                    limits.client_memory.min(limits.memory) >> 20
+                    most >> 20
                 ),
             );
         }
-        // Below 2^42 bytes: bounded by the limits.
-        let pieces = u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX);
-        let wait = async {
-            let of_client = self.client.memory.clone().acquire_many_owned(pieces).await.ok()?;
-            let of_all = self.clients.memory.clone().acquire_many_owned(pieces).await.ok()?;
-            Some(Held { _of_client: of_client, _of_all: of_all })
+        let of_client = self.wait(&self.client.memory, bytes).await?;
+        Ok(Held { of_client, arrived: None, last: None, of_all: None })
+    }
+
+    /// Waits for room for so many more bytes of a payload that arrives.
+    pub async fn arriving(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+        if held.last.is_some() {
+            return Ok(());
+        }
+        let memory = &self.clients.memory;
+        let more = tokio::select! {
+            biased;
+            more = self.wait(&memory.arriving, bytes) => more?,
+            last = memory.last.clone().acquire_owned() => {
+                held.last = last.ok();
+                return Ok(());
+            }
         };
-        match tokio::time::timeout(self.clients.patience, wait).await {
-            Ok(Some(held)) => Ok(held),
+        match &mut held.arrived {
+            Some(arrived) => arrived.merge(more),
+            arrived => *arrived = Some(more),
+        }
+        Ok(())
+    }
+
+    /// Waits for the memory that a request takes while it is answered: so many bytes, and its payload, which has arrived, is among them.
+    pub async fn answering(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+        let memory = &self.clients.memory;
+        let lane = if bytes <= memory.little { &memory.small } else { &memory.large };
+        held.of_all = Some(self.wait(lane, bytes).await?);
+        (held.arrived, held.last) = (None, None);
+        Ok(())
+    }
+
+    async fn wait(&self, memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = memory.clone().acquire_many_owned(pieces(bytes));
+        match tokio::time::timeout(self.clients.patience, permit).await {
+            Ok(Ok(held)) => Ok(held),
+            // Never closed.
             _ => refuse(
                 ErrorCode::Limit,
                 "this contributor has too much to do at this moment; try again later",
             ),
         }
     }
+}
+
+impl Held {
+    /// Only so many bytes are held any longer: those of an answer that its client has to take.
+    pub fn shrink(&mut self, bytes: usize) {
+        for permit in [Some(&mut self.of_client), self.of_all.as_mut()].into_iter().flatten() {
+            let surplus = permit.num_permits().saturating_sub(pieces(bytes) as usize);
+            drop(permit.split(surplus));
+        }
+    }
+}
+
+/// Pieces of memory for so many bytes.
+fn pieces(bytes: usize) -> u32 {
+    // Below 2^42 bytes: bounded by the limits.
+    u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX)
 }
 
 /// Rows that may be asked for: at most a minute's share at once. Who has any left may go into debt by one call, and then waits.
@@ -250,19 +339,42 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_the_clients_and_everybodys() {
-        let limits = Limits { client_memory: 4 * PIECE, memory: 6 * PIECE, ..Limits::default() };
+        let limits = Limits { client_memory: 400 * PIECE, memory: 512 * PIECE, ..Limits::default() };
         let clients = Clients::with_patience(&limits, Duration::from_millis(20));
         let seat = |byte| clients.seat(PublicKey::from_bytes([byte; 32])).unwrap();
         let (a, b) = (seat(1), seat(2));
-        assert!(a.memory(4 * PIECE + 1).await.unwrap_err().message.contains("fewer rows"));
-        let of_a = a.memory(4 * PIECE).await.unwrap();
-        let busy = a.memory(1).await.unwrap_err();
-        assert_eq!(busy.code, ErrorCode::Limit);
-        let of_b = b.memory(2 * PIECE).await.unwrap();
-        assert!(b.memory(1).await.is_err());
-        drop(of_a);
-        b.memory(1).await.unwrap();
-        drop(of_b);
+        assert!(a.memory(384 * PIECE + 1).await.unwrap_err().message.contains("fewer rows"));
+        let mut of_a = a.memory(384 * PIECE).await.unwrap();
+        assert_eq!(a.memory(17 * PIECE).await.unwrap_err().code, ErrorCode::Limit);
+        // Who has sent nothing keeps nobody from being answered.
+        let mut of_b = b.memory(384 * PIECE).await.unwrap();
+        b.answering(&mut of_b, 384 * PIECE).await.unwrap();
+        // All that is large waits now; what takes little does not.
+        assert!(a.answering(&mut of_a, 3 * PIECE).await.is_err());
+        let mut little = b.memory(2 * PIECE).await.unwrap();
+        b.answering(&mut little, 2 * PIECE).await.unwrap();
+        of_b.shrink(PIECE);
+        a.answering(&mut of_a, 383 * PIECE).await.unwrap();
+        assert_eq!(of_b.of_all.unwrap().num_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn of_many_that_have_arrived_in_part_one_goes_on() {
+        let limits = Limits { memory: 512 * PIECE, ..Limits::default() };
+        let clients = Clients::with_patience(&limits, Duration::from_millis(20));
+        let seat = clients.seat(PublicKey::from_bytes([1; 32])).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(seat.memory(100 * PIECE).await.unwrap());
+        }
+        // 64 pieces in all.
+        seat.arriving(&mut held[0], 32 * PIECE).await.unwrap();
+        seat.arriving(&mut held[1], 32 * PIECE).await.unwrap();
+        seat.arriving(&mut held[2], PIECE).await.unwrap();
+        seat.arriving(&mut held[2], 99 * PIECE).await.unwrap();
+        assert!(seat.arriving(&mut held[0], PIECE).await.is_err(), "one, and not all of them");
+        seat.answering(&mut held[2], 100 * PIECE).await.unwrap();
+        seat.arriving(&mut held[0], PIECE).await.unwrap();
     }
 
     #[tokio::test]

@@ -57,8 +57,13 @@ impl Job {
         let mut removed = partial::remove_abandoned_folders(&jobs, NEW)?;
         if jobs.is_dir() {
             for job in fs::read_dir(&jobs)? {
+                let job = job?.path();
                 // A job may be finished and gone by now.
-                removed += partial::remove_abandoned_files(&job?.path(), PROOF).unwrap_or(0);
+                removed += partial::remove_abandoned_files(&job, PROOF).unwrap_or(0);
+                // Whoever put the one in the place of the other was killed while it removed what was in it.
+                if job.is_dir() && proved_file(&job).is_file() {
+                    removed += usize::from(fs::remove_dir_all(&job).is_ok());
+                }
             }
         }
         Ok(removed)

@@ -55,6 +55,13 @@ impl Limits {
     };
 }
 
+impl Limits {
+    /// Most memory of one request, in bytes. A part of what there is for all is kept for small requests, and for what arrives.
+    pub fn request_memory(&self) -> usize {
+        self.client_memory.min(self.memory / 4 * 3)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self::DEFAULT

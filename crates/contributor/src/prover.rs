@@ -385,8 +385,11 @@ impl Worker {
         let ProverConfig { folder, planner, place, .. } = config;
         let mut job = match prepare(folder, id, engines, store, planner) {
             Ok(job) => job,
-            // The folder may be gone because the bundle is there: the process died in between.
-            Err(error) => return written(&path, id).map(Outcome::Proved).ok_or(error),
+            // The folder may be gone because the bundle is there, or was, until somebody took it: the process died in between.
+            Err(error) => {
+                let bytes = written(&path, id).or_else(|| Job::proved(folder, id));
+                return bytes.map(Outcome::Proved).ok_or(error);
+            }
         };
         if *place == Place::Here {
             job.discard_damaged()?;

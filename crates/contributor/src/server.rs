@@ -8,7 +8,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tracing::{Instrument, Span, debug, info, info_span, warn};
 use zklora_net::{
-    Connection, FrameError, Incoming, Listener, RecvStream, SendStream, deliver, read_header, read_payload,
+    Arriving, Connection, FrameError, Incoming, Listener, RecvStream, SendStream, deliver, read_header,
     write_frame,
 };
 use zklora_proto::PublicKey;
@@ -23,6 +23,8 @@ use crate::service::{Refusal, Service};
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a payload may take beyond that, at least this many bytes in a second.
 const SLOWEST: u64 = 128 << 10;
+/// So many refusals of a connection are told one by one.
+const REFUSALS_TOLD: u64 = 16;
 /// When the server stops, requests that are worked on have this long.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often sessions are looked through for those to be given up.
@@ -140,6 +142,10 @@ impl Server {
             }
         };
         while requests.join_next().await.is_some() {}
+        match seat.refusals() {
+            0..=REFUSALS_TOLD => {}
+            refusals => info!("{refusals} requests of this connection were refused"),
+        }
         Over { reason, come_again: true }
     }
 
@@ -152,7 +158,7 @@ impl Server {
                     let asked = Asked::of(&request);
                     match self.answer(request, &mut receive, client, seat).await {
                         Err(Refused::Gone) => {}
-                        Err(Refused::Because(refusal)) => self.refuse(send, asked, refusal).await,
+                        Err(Refused::Because(refusal)) => self.refuse(send, asked, refusal, seat).await,
                         Ok(Answer { response, payload, _held }) => {
                             self.respond(send, &response, &payload).await;
                         }
@@ -161,7 +167,7 @@ impl Server {
                 answering.instrument(span).await;
             }
             Err(Refused::Gone) => {}
-            Err(Refused::Because(refusal)) => self.refuse(send, Asked::UNREADABLE, refusal).await,
+            Err(Refused::Because(refusal)) => self.refuse(send, Asked::UNREADABLE, refusal, seat).await,
         }
     }
 
@@ -175,8 +181,17 @@ impl Server {
     ) -> Result<Answer, Refused> {
         let cost = self.service.admit(client, &request).map_err(Refused::Because)?;
         seat.rows(cost.rows).await.map_err(Refused::Because)?;
-        let held = seat.memory(cost.memory).await.map_err(Refused::Because)?;
-        let payload = arrive(patience(cost.payload), read_payload(receive, cost.payload)).await?;
+        let mut held = seat.memory(cost.memory).await.map_err(Refused::Because)?;
+        let arriving = async {
+            let mut payload = Arriving::begin(receive, cost.payload).await?;
+            while let Some(bytes) = payload.more().await? {
+                seat.arriving(&mut held, bytes).await.map_err(Refused::Because)?;
+                payload.take().await?;
+            }
+            Ok::<_, Refused>(payload.end().await?)
+        };
+        let payload = arrive(patience(cost.payload), arriving).await?;
+        seat.answering(&mut held, cost.memory).await.map_err(Refused::Because)?;
         self.metrics.received(payload.len());
         let (span, metrics, service) = (Span::current(), self.metrics.clone(), self.service.clone());
         let answering = move || {
@@ -192,11 +207,19 @@ impl Server {
             Err(Refusal { code: ErrorCode::Internal, message: "the contributor failed".into() })
         });
         let (response, payload) = answer.map_err(Refused::Because)?;
+        held.shrink(payload.len());
         Ok(Answer { response, payload, _held: held })
     }
 
-    async fn refuse(&self, send: SendStream, asked: Asked, refusal: Refusal) {
-        info!(code = ?refusal.code, "refused: {}", refusal.message);
+    async fn refuse(&self, send: SendStream, asked: Asked, refusal: Refusal, seat: &Seat) {
+        // A line costs its client nothing.
+        match seat.refused() {
+            0..REFUSALS_TOLD => info!(code = ?refusal.code, "refused: {}", refusal.message),
+            REFUSALS_TOLD => {
+                info!("refused again; from now on of this connection the number is told, when it is over")
+            }
+            _ => debug!(code = ?refusal.code, "refused: {}", refusal.message),
+        }
         self.metrics.refused(asked, refusal.code);
         let response = Response::Error { code: refusal.code, message: refusal.message };
         self.respond(send, &response, &[]).await;
@@ -244,20 +267,29 @@ enum Refused {
     Because(Refusal),
 }
 
-/// Waits for a part of a request.
-async fn arrive<T>(
-    patience: Duration,
-    part: impl Future<Output = Result<T, FrameError>>,
-) -> Result<T, Refused> {
-    let refused = |message| Err(Refused::Because(Refusal { code: ErrorCode::BadRequest, message }));
-    match timeout(patience, part).await {
-        Err(_) => refused(format!("your request did not arrive within {patience:?}")),
-        Ok(Err(error @ (FrameError::CutOff | FrameError::Io(_)))) => {
-            info!("{error}");
-            Err(Refused::Gone)
+impl From<FrameError> for Refused {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::CutOff | FrameError::Io(_) => {
+                info!("{error}");
+                Self::Gone
+            }
+            error => Self::Because(Refusal { code: ErrorCode::BadRequest, message: error.to_string() }),
         }
-        Ok(Err(error)) => refused(error.to_string()),
-        Ok(Ok(part)) => Ok(part),
+    }
+}
+
+/// Waits for a part of a request.
+async fn arrive<T, E: Into<Refused>>(
+    patience: Duration,
+    part: impl Future<Output = Result<T, E>>,
+) -> Result<T, Refused> {
+    match timeout(patience, part).await {
+        Err(_) => {
+            let message = format!("your request did not arrive within {patience:?}");
+            Err(Refused::Because(Refusal { code: ErrorCode::BadRequest, message }))
+        }
+        Ok(part) => part.map_err(Into::into),
     }
 }
 

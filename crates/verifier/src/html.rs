@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use zklora_proto::{Bytes, read_bounded};
+use zklora_proto::{Bytes, partial, read_bounded};
 use zklora_verdict::{Evaluation, EvaluationError, MAX_EVALUATION_BYTES, Made, Page, Report};
 
 /// Arguments of the page.
@@ -103,11 +103,7 @@ impl HtmlOutput {
         if stdout {
             return page.write(out).and_then(|()| out.flush()).map_err(HtmlError::Output);
         }
-        let mut builder = tempfile::Builder::new();
-        // As any file that a program makes, less what the umask takes: there is no secret in it.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.prefix(".zklora-").tempfile_in(folder(&path)).map_err(failed)?;
+        let mut file = partial::readable_file(folder(&path), partial::PARTIAL).map_err(failed)?;
         page.write(&mut file).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
         file.persist(&path).map_err(|error| failed(error.error))?;
         Ok(())

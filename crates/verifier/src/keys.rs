@@ -1,14 +1,14 @@
 //! A folder of verification keys, so that a circuit is built once and not once in every run.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use zklora_circuit::circuit::{BatchVerifier, CircuitError};
 use zklora_circuit::keys::{KeyError, MAX_KEY_BYTES};
 use zklora_circuit::security::{CircuitId, Security};
-use zklora_proto::{Bytes, ModuleShape, secret_file};
+use zklora_proto::{Bytes, ModuleShape, partial, secret_file};
 
 /// Keys by circuit id, in a folder that only its owner may change.
 ///
@@ -127,9 +127,7 @@ impl KeyCache {
         let key = verifier.to_key(security)?;
         secret_file::create_folder(&self.folder, 0o700)?;
         self.check_owner(&fs::metadata(&self.folder)?)?;
-        // Made for its owner alone, as temporary files are; said again here, since it matters.
-        let mut file = tempfile::Builder::new().prefix(".key-").tempfile_in(&self.folder)?;
-        file.as_file().set_permissions(Permissions::from_mode(0o600))?;
+        let mut file = partial::file(&self.folder, ".key-")?;
         file.write_all(&key)?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
@@ -148,6 +146,9 @@ impl KeyCache {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const SECURITY: Security = Security::Standard;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use zklora_circuit::session::VerifySessionError;
 use zklora_cli::Escaped;
 use zklora_proto::bundle::{Bundle, BundleError};
-use zklora_proto::{Bytes, counted};
+use zklora_proto::{Bytes, counted, partial};
 use zklora_verdict::{Refusal, open};
 
 /// Arguments of `inspect`.
@@ -146,7 +146,7 @@ pub fn extract(args: &ExtractArgs, out: &mut dyn Write) -> Result<(), ExtractErr
     }
     // It appears under its name only when it is whole and has its digest, and never in the place of another file.
     let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".zklora-").tempfile_in(folder).map_err(failed)?;
+    let mut file = partial::file(folder, partial::PARTIAL).map_err(failed)?;
     copy(&mut file)?;
     file.persist_noclobber(&args.out).map_err(|error| failed(error.error))?;
     Ok(())

@@ -98,6 +98,7 @@ mod imp {
         libc::SYS_fchmod,
         libc::SYS_fchmodat,
         libc::SYS_ftruncate,
+        libc::SYS_flock,
         libc::SYS_fsync,
         libc::SYS_fdatasync,
         libc::SYS_umask,

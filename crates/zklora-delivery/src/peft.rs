@@ -92,7 +92,7 @@ impl<'a> PeftFolder<'a> {
         };
         secret_file::create_folder(parent, 0o700).map_err(io(parent))?;
         // Removed with what is in it unless it gets its name.
-        let folder = partial::folder(parent, ".zklora-").map_err(io(parent))?;
+        let folder = partial::folder(parent, partial::PARTIAL).map_err(io(parent))?;
         let at = |name: &str| folder.path().join(name);
         let manifest = self.delivery.manifest();
         let mut config = serde_json::to_vec_pretty(&self.config())

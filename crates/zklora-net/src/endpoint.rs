@@ -23,9 +23,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(300);
 /// Requests that a peer may have under way at once.
 const MAX_STREAMS: u32 = 64;
-/// Bytes that a peer may send ahead of their being read, for each stream and for the connection.
-const STREAM_WINDOW: u32 = 8 << 20;
-const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Bytes that a peer may send ahead of their being read, on one stream or on all of a connection: as much as a gigabit a second takes in 64
+/// milliseconds. It is memory that a silent peer holds for each of its connections.
+const WINDOW: u32 = 8 << 20;
 /// A first guess of the round trip, in place of QUIC's third of a second, so that a lost packet of the handshake costs
 /// less.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
@@ -313,9 +313,9 @@ fn transport() -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .max_idle_timeout(IdleTimeout::try_from(IDLE_TIMEOUT).ok())
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .stream_receive_window(VarInt::from_u32(WINDOW))
+        .receive_window(VarInt::from_u32(WINDOW))
+        .send_window(u64::from(WINDOW))
         .initial_rtt(INITIAL_RTT);
     transport
 }

@@ -100,19 +100,64 @@ pub async fn read_payload(
     stream: &mut (impl AsyncRead + Unpin),
     max_payload: u64,
 ) -> Result<Vec<u8>, FrameError> {
-    let claimed = stream.read_u64_le().await.map_err(cut_off)?;
-    if claimed > max_payload {
-        return Err(FrameError::PayloadTooLarge { claimed, max: max_payload });
+    let mut payload = Arriving::begin(stream, max_payload).await?;
+    while payload.more().await?.is_some() {
+        payload.take().await?;
     }
-    let mut payload = Vec::with_capacity(claimed.min(AT_ONCE as u64) as usize);
-    let read = (&mut *stream).take(claimed).read_to_end(&mut payload).await.map_err(cut_off)?;
-    if (read as u64) < claimed {
-        return Err(FrameError::CutOff);
+    payload.end().await
+}
+
+/// A payload that is received piece by piece, so that there can be room for each before it is read.
+#[derive(Debug)]
+pub struct Arriving<'a, R> {
+    stream: &'a mut R,
+    claimed: u64,
+    payload: Vec<u8>,
+    /// The first byte of the next piece tells that there is somebody who sends it.
+    first: u8,
+}
+
+impl<'a, R: AsyncRead + Unpin> Arriving<'a, R> {
+    /// Reads how long the payload is to be: at most `max_payload` bytes.
+    pub async fn begin(stream: &'a mut R, max_payload: u64) -> Result<Self, FrameError> {
+        let claimed = stream.read_u64_le().await.map_err(cut_off)?;
+        if claimed > max_payload {
+            return Err(FrameError::PayloadTooLarge { claimed, max: max_payload });
+        }
+        Ok(Self { stream, claimed, payload: Vec::new(), first: 0 })
     }
-    if stream.read(&mut [0]).await.map_err(FrameError::Io)? != 0 {
-        return Err(FrameError::Excess);
+
+    /// Waits for the next piece; gives the most bytes that it takes. `None` once there is none.
+    pub async fn more(&mut self) -> Result<Option<usize>, FrameError> {
+        let piece = self.piece();
+        if piece == 0 {
+            return Ok(None);
+        }
+        self.first = self.stream.read_u8().await.map_err(cut_off)?;
+        Ok(Some(piece))
     }
-    Ok(payload)
+
+    /// Reads the piece that was waited for.
+    pub async fn take(&mut self) -> Result<(), FrameError> {
+        let piece = self.piece();
+        self.payload.reserve(piece);
+        self.payload.push(self.first);
+        let rest = (piece as u64).saturating_sub(1);
+        let read = (&mut *self.stream).take(rest).read_to_end(&mut self.payload).await.map_err(cut_off)?;
+        if (read as u64) < rest { Err(FrameError::CutOff) } else { Ok(()) }
+    }
+
+    /// The payload, if nothing follows it.
+    pub async fn end(self) -> Result<Vec<u8>, FrameError> {
+        match self.stream.read(&mut [0]).await.map_err(FrameError::Io)? {
+            0 => Ok(self.payload),
+            _ => Err(FrameError::Excess),
+        }
+    }
+
+    fn piece(&self) -> usize {
+        (self.claimed - self.payload.len() as u64).min(AT_ONCE as u64) as usize
+    }
 }
 
 fn cut_off(error: std::io::Error) -> FrameError {

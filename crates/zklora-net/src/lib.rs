@@ -11,5 +11,5 @@ pub mod frame;
 mod tls;
 
 pub use endpoint::{Connection, DialError, Incoming, ListenError, Listener, deliver};
-pub use frame::{FrameError, read_frame, read_header, read_payload, write_frame};
+pub use frame::{Arriving, FrameError, read_frame, read_header, read_payload, write_frame};
 pub use quinn::{RecvStream, SendStream};

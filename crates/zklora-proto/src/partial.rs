@@ -10,6 +10,9 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
+/// What the names of files and folders begin with that are made for people, in folders of theirs, until they are complete.
+pub const PARTIAL: &str = ".zklora-";
+
 /// Random characters behind the prefix.
 const RANDOM: usize = 6;
 
@@ -25,6 +28,19 @@ pub fn file(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
             .tempfile_in(folder)?;
         // Whatever the umask takes.
         file.as_file().set_permissions(Permissions::from_mode(0o600))?;
+        if is_ours(file.as_file())? {
+            return Ok(file);
+        }
+    }
+}
+
+/// The same with the mode that any file gets, less what the umask takes: there is no secret in it.
+pub fn readable_file(folder: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    tidy(folder, prefix, FileType::is_file);
+    loop {
+        let permissions = Permissions::from_mode(0o666);
+        let file =
+            Builder::new().prefix(prefix).rand_bytes(RANDOM).permissions(permissions).tempfile_in(folder)?;
         if is_ours(file.as_file())? {
             return Ok(file);
         }

@@ -60,7 +60,7 @@ pub fn run(args: &Deliver, stdout: &mut dyn Write) -> anyhow::Result<()> {
         _ => Path::new("."),
     };
     // With mode 0600, and gone unless it gets its name.
-    let mut file = partial::file(folder, ".zklora-")
+    let mut file = partial::file(folder, partial::PARTIAL)
         .with_context(|| format!("making a file in {}", folder.display()))?;
     let mut rng: StdRng = rand::make_rng();
     let digest = seal(

@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::bail;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
 use serde_json::json;
@@ -10,7 +11,7 @@ use zklora_cli::Escaped;
 use zklora_contributor::control::ask_exposure;
 use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger, boot_id};
 use zklora_contributor::state::State;
-use zklora_contributor::store::{STORE, Store};
+use zklora_contributor::store::{STORE, Store, is_served};
 use zklora_proto::SignedManifest;
 
 use super::Share;
@@ -56,6 +57,11 @@ pub fn run(args: &ExposureReport, matches: &ArgMatches, out: &mut dyn Write) -> 
             );
             exposures
         }
+        None if is_served(&places.state) => bail!(
+            "a daemon serves {}, and none answers at {}: name its socket with --control",
+            places.state.display(),
+            places.control.display()
+        ),
         None => stored(&places.state, &manifest, places.budget)?,
     };
     if is_serving && matches.value_source("exposure_budget") == Some(ValueSource::CommandLine) {

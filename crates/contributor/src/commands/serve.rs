@@ -294,16 +294,25 @@ async fn delete_old_bundles(retention: Retention) {
 /// Reads again, at each SIGHUP, what can be changed while it serves.
 async fn reload_at(mut hangups: Signal, access: Arc<Access>, metrics: Arc<Metrics>) {
     while hangups.recv().await.is_some() {
-        systemd::reloading(|| {
-            let reloaded = access.reload();
-            metrics.reloaded(reloaded.is_ok());
-            match reloaded {
-                Ok(Some(clients)) => info!("told to reload: {} on the list", counted(clients, "client")),
-                Ok(None) => {
-                    info!("told to reload: everybody is served, and nothing else changes without a restart")
+        let (access, metrics) = (access.clone(), metrics.clone());
+        let reload = move || {
+            systemd::reloading(|| {
+                let reloaded = access.reload();
+                metrics.reloaded(reloaded.is_ok());
+                match reloaded {
+                    Ok(Some(clients)) => info!("told to reload: {} on the list", counted(clients, "client")),
+                    Ok(None) => {
+                        info!(
+                            "told to reload: everybody is served, and nothing else changes without a restart"
+                        )
+                    }
+                    Err(error) => error!("told to reload: the list of clients stays as it was: {error:#}"),
                 }
-                Err(error) => error!("told to reload: the list of clients stays as it was: {error:#}"),
-            }
-        });
+            });
+        };
+        // The disk that the list is on may not answer.
+        if spawn_blocking(reload).await.is_err() {
+            error!("reloading panicked; this is a bug");
+        }
     }
 }

@@ -9,6 +9,7 @@ use zklora_contributor::control::ask_status;
 use zklora_contributor::daemon::{MostExposed, Status};
 use zklora_contributor::exposure::MostRefused;
 use zklora_contributor::memory::readable;
+use zklora_contributor::store::{STORE, is_served};
 use zklora_proto::counted;
 
 use super::settings::control_path;
@@ -44,6 +45,12 @@ pub fn run(args: &StatusReport, matches: &ArgMatches, out: &mut dyn Write) -> an
         }
         // Before the exit code, in case that nobody reads what is said.
         out.flush()?;
+        // Unless told otherwise, the socket is in the state.
+        if path.parent().is_some_and(|state| state.join(STORE).exists() && is_served(state)) {
+            let path = path.display();
+            say_error(format_args!("running, but nobody answers at {path}: name its socket with --control"));
+            return Ok(ExitCode::FAILURE);
+        }
         say_error(format_args!("not running: nobody answers at {}", path.display()));
         return Ok(ExitCode::from(NOT_RUNNING));
     };

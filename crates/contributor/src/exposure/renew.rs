@@ -1,7 +1,7 @@
 //! A new ledger for a state that has lost its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tracing::warn;
@@ -26,7 +26,7 @@ pub fn renew(state: &Path, manifest: &SignedManifest) -> anyhow::Result<()> {
             _ => return Err(error),
         },
     }
-    let (reserved, rows) = salvage(&path, adapter, manifest.manifest().modules().len());
+    let (reserved, rows) = salvage(&path, &old_reserved(&path), adapter, manifest.manifest().modules().len());
     if reserved.is_none() && rows.iter().all(|&rows| rows == 0) {
         warn!(
             "a new ledger, which knows of nothing that was answered before: whoever was answered may have as much again, so lower \
@@ -54,10 +54,21 @@ fn check(path: &Path, manifest: &SignedManifest) -> anyhow::Result<()> {
     Ledger::read(&store, manifest.manifest(), 1.0, &boot_id()).map(drop)
 }
 
+/// The `-reserved` files of ledgers that were set aside. A process that was killed between that and a new ledger has left none but those;
+/// and where there was a new one, it allowed for all that they did.
+fn old_reserved(path: &Path) -> Vec<PathBuf> {
+    let [.., reserved] = Store::files(path);
+    (1..first_free(path).unwrap_or(1)).map(|number| with_ending(&reserved, number)).collect()
+}
+
+/// The first number under which no file of a store was set aside.
+fn first_free(path: &Path) -> Option<usize> {
+    (1..).find(|number| Store::files(path).iter().all(|file| !with_ending(file, *number).exists()))
+}
+
 /// Renames the files of a store, those that there are.
 fn set_aside(path: &Path) -> anyhow::Result<()> {
-    let is_free = |number: &usize| Store::files(path).iter().all(|file| !with_ending(file, *number).exists());
-    let number = (1..).find(is_free).context("there are too many old ledgers")?;
+    let number = first_free(path).context("there are too many old ledgers")?;
     for file in Store::files(path) {
         let aside = with_ending(&file, number);
         match fs::rename(&file, &aside) {
@@ -70,7 +81,7 @@ fn set_aside(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn with_ending(file: &Path, number: usize) -> std::path::PathBuf {
+fn with_ending(file: &Path, number: usize) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(format!(".old-{number}"));
     name.into()

@@ -330,10 +330,14 @@ impl Service {
             );
         }
         let session = Session::new(unix_time(), modules, seed.clone(), self.journal(client));
-        self.store
-            .begin(id, client, session.started, self.prover.security(), &seed)
-            .map_err(|e| not_recorded(id, &e))?;
+        let started = session.started;
+        // Its place is taken before it is recorded: others need not wait for the disk. Nobody else knows its id yet.
         sessions.insert(id, Entry { client, session: Arc::new(Mutex::new(session)) });
+        drop(sessions);
+        if let Err(error) = self.store.begin(id, client, started, self.prover.security(), &seed) {
+            self.lock().remove(&id);
+            return Err(not_recorded(id, &error));
+        }
         info!(session = %id, %client, "session opened");
         let welcome = Response::Welcome {
             nonce: mine,
@@ -624,12 +628,12 @@ impl Service {
     /// Most bytes of a bundle in one answer.
     fn part_bytes(&self) -> usize {
         // As many as the protocol allows, or as the client may have in memory here.
-        self.limits.client_memory.min(self.limits.memory).min(MAX_BUNDLE_PART_BYTES as usize)
+        self.limits.request_memory().min(MAX_BUNDLE_PART_BYTES as usize)
     }
 
     /// Most bytes of a call of more than one row: while it is answered it fits the memory that a client may take.
     fn max_call_bytes(&self) -> usize {
-        self.limits.client_memory.min(self.limits.memory) / MEMORY_OF_BYTE
+        self.limits.request_memory() / MEMORY_OF_BYTE
     }
 }
 

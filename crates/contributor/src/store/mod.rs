@@ -15,16 +15,18 @@ mod log;
 mod reserved;
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::{FlockOperation, flock};
-use tracing::{error, warn};
+use rustix::io::Errno;
+use tracing::{debug, error, warn};
 use zklora_circuit::security::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
+use zklora_proto::secret_file::SecretFileError;
 use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 
 use self::log::Checkpoints;
@@ -75,6 +77,13 @@ pub fn lock(state: &Path) -> anyhow::Result<File> {
         format!("{} is being served by another process; stop that one first", state.display())
     })?;
     Ok(file)
+}
+
+/// Whether a process serves a state at this moment. Nobody does if there is no such folder.
+pub fn is_served(state: &Path) -> bool {
+    File::open(state).is_ok_and(|file| {
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err_and(|error| error == Errno::WOULDBLOCK)
+    })
 }
 
 /// See the module's documentation.
@@ -286,13 +295,15 @@ impl Store {
             anyhow::ensure!(known == adapter.as_bytes(), Unusable::Foreign { path: path.into(), adapter });
             Ok(db)
         };
-        let db = open().map_err(|error| match error.downcast_ref::<rusqlite::Error>() {
-            Some(rusqlite::Error::QueryReturnedNoRows) => {
-                damaged("it does not say whose it is".into()).into()
+        let db = check_is_closed(path).and_then(|()| open()).map_err(|error| {
+            match error.downcast_ref::<rusqlite::Error>() {
+                Some(rusqlite::Error::QueryReturnedNoRows) => {
+                    damaged("it does not say whose it is".into()).into()
+                }
+                Some(sqlite) if is_damage(sqlite) => damaged(sqlite.to_string()).into(),
+                Some(_) => error.context(format!("opening {}", path.display())),
+                None => error,
             }
-            Some(sqlite) if is_damage(sqlite) => damaged(sqlite.to_string()).into(),
-            Some(_) => error.context(format!("opening {}", path.display())),
-            None => error,
         })?;
         let reserved = Mutex::new(Reserved::open(path, adapter)?);
         // A process that was killed may have left there what is to be forgotten. If somebody else is at it, they will.
@@ -335,7 +346,10 @@ impl Store {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = changes(&transaction)?;
         transaction.commit()?;
-        self.checkpoints.due(&db)?;
+        // It is recorded, whatever becomes of the log now.
+        if let Err(error) = self.checkpoints.due(&db) {
+            error!("moving the store's log into its file: {error:#}");
+        }
         Ok(value)
     }
 
@@ -622,9 +636,28 @@ impl Store {
 
 /// What can still be read of a store that cannot be opened: what each module had reserved, if that is known, and the rows that it
 /// has answered at least.
-pub fn salvage(path: &Path, adapter: AdapterId, modules: usize) -> (Option<Vec<usize>>, Vec<usize>) {
-    let reserved = Reserved::open(path, adapter).ok().filter(|reserved| reserved.modules().len() == modules);
-    let reserved = reserved.map(|reserved| reserved.modules().iter().map(|module| module.reserved).collect());
+///
+/// `old` are the `-reserved` files of stores whose place it took, or was to take when the process was killed: what one of them had
+/// reserved is reserved still.
+pub fn salvage(
+    path: &Path,
+    old: &[PathBuf],
+    adapter: AdapterId,
+    modules: usize,
+) -> (Option<Vec<usize>>, Vec<usize>) {
+    let mut reserved: Option<Vec<usize>> = None;
+    for file in [reserved::name(path)].iter().chain(old) {
+        match Reserved::read(file, adapter) {
+            Ok(found) if found.modules().len() == modules => {
+                let all = reserved.get_or_insert_with(|| vec![0; modules]);
+                for (most, module) in all.iter_mut().zip(found.modules()) {
+                    *most = module.reserved.max(*most);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => debug!("{error:#}"),
+        }
+    }
     let mut rows = vec![0; modules];
     let count = |rows: &mut [usize]| -> rusqlite::Result<()> {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -642,6 +675,19 @@ pub fn salvage(path: &Path, adapter: AdapterId, modules: usize) -> (Option<Vec<u
         warn!("{}: {error}: rows of the ledger cannot be read", path.display());
     }
     (reserved, rows)
+}
+
+/// Whether nobody but its owner may read or change a store: it has activations and seeds, and says what was answered.
+fn check_is_closed(path: &Path) -> anyhow::Result<()> {
+    for file in Store::files(path) {
+        let mode = match file.metadata() {
+            Ok(found) => found.permissions().mode() & 0o777,
+            // What has to be there is missed when it is opened.
+            Err(_) => continue,
+        };
+        anyhow::ensure!(mode & 0o077 == 0, SecretFileError::Permissions { path: file, mode });
+    }
+    Ok(())
 }
 
 /// The fact that says whose a store is.

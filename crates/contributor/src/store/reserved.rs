@@ -64,7 +64,12 @@ impl Reserved {
 
     /// That of a database.
     pub(super) fn open(database: &Path, adapter: AdapterId) -> anyhow::Result<Self> {
-        let path = name(database);
+        Self::read(&name(database), adapter)
+    }
+
+    /// The one that is in this file.
+    pub(super) fn read(path: &Path, adapter: AdapterId) -> anyhow::Result<Self> {
+        let path = path.to_owned();
         let damaged = |why: &str| Unusable::Damaged { path: path.clone(), why: why.into() };
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,

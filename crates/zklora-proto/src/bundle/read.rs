@@ -57,7 +57,8 @@ impl<R: Read + Seek> Bundle<R> {
         let mut length = [0; 8];
         reader.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);
-        let max = MAX_BUNDLE_HEADER_BYTES.min(file_length - 8);
+        // Eight bytes have been read, whatever the file said of its length.
+        let max = MAX_BUNDLE_HEADER_BYTES.min(file_length.saturating_sub(8));
         if length > max {
             return Err(BundleError::HeaderLength { found: length, max });
         }
