@@ -56,7 +56,6 @@ impl OpeningRefusal {
             Self::Opening(OpeningError::Manifest(_)) => "manifest",
             Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => "receipt",
             Self::Opening(OpeningError::NotCommitted) => "commitment",
-            Self::Opening(OpeningError::Count { .. }) => "receipt",
             Self::Opening(_) => "format",
             Self::Pin(refusal) => refusal.kind(),
         }

@@ -5,14 +5,13 @@
 //! are the adapter's is shown by the proofs, which are in the bundle. `docs/format.md` specifies every byte.
 
 use std::io::{Read, Seek};
-use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::{Bundle, BundleError};
 use crate::commitments::{CommitmentSeed, Leaf, Path, SessionHasher};
 use crate::json::Object;
-use crate::limits::{MAX_CALL_MODULES, MAX_OPENING_BYTES};
+use crate::limits::MAX_OPENING_BYTES;
 use crate::manifest::{ManifestError, ModuleEntry};
 use crate::packing::{
     PackedDeltas, PackingError, activations_from_bytes, activations_to_bytes, pack_deltas, unpack_deltas,
@@ -60,36 +59,6 @@ struct Fields {
     position: u64,
     leaves: u64,
     path: Vec<CommitmentNode>,
-}
-
-/// A part of a call, by where an opening says that it is.
-struct Place {
-    call: u64,
-    module: usize,
-    rows: usize,
-    position: u64,
-    leaves: u64,
-}
-
-impl Place {
-    /// Whether a session can have it: by its receipt, of whose calls each has at least one leaf, and at most as many as it may have modules.
-    fn check(&self, session: &SignedSession) -> Result<(), OpeningError> {
-        let calls = session.receipt().receipt().calls;
-        let count = |what, found, allowed: RangeInclusive<u64>| match allowed.contains(&found) {
-            true => Ok(()),
-            false => Err(OpeningError::Count { what, found, least: *allowed.start(), most: *allowed.end() }),
-        };
-        // A receipt has MAX_CALLS at most. One without calls has no range that anything is in.
-        let (most, last) = (MAX_CALL_MODULES as u64, calls.saturating_sub(1));
-        count("number of leaves", self.leaves, calls.max(1)..=calls * most)?;
-        count("call", self.call, 0..=last)?;
-        if let Some(&rows) = session.rows().get(self.module) {
-            count("number of rows", self.rows as u64, 1..=rows)?;
-        }
-        let (before, after) = (self.call, last - self.call);
-        let first = before.max((self.leaves - 1).saturating_sub(after * most + most - 1));
-        count("position", self.position, first..=(before * most + most - 1).min(self.leaves - 1 - after))
-    }
 }
 
 impl CallOpening {
@@ -163,8 +132,6 @@ impl CallOpening {
             fields.client_signature,
         )?;
         let session = SignedSession::new(manifest, receipt)?;
-        let Fields { call, module, rows, position, leaves, .. } = fields;
-        Place { call, module, rows, position, leaves }.check(&session)?;
         let manifest = session.manifest();
         let (module, rows) = (fields.module, fields.rows);
         let shape = CallShape::new(manifest.manifest(), rows, vec![module])?;
@@ -334,18 +301,6 @@ pub enum OpeningError {
     /// Manifest and receipt are each valid, but do not belong together.
     #[error(transparent)]
     Foreign(#[from] ForeignReceipt),
-    /// It is more than the receipt has.
-    #[error("its {what} is {found}, expected {least} to {most} by its receipt")]
-    Count {
-        /// What.
-        what: &'static str,
-        /// Of the opening.
-        found: u64,
-        /// By the receipt.
-        least: u64,
-        /// By the receipt.
-        most: u64,
-    },
     /// The manifest allows no such call.
     #[error(transparent)]
     Call(#[from] CallError),

@@ -15,7 +15,7 @@ mod log;
 mod reserved;
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +26,6 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 use zklora_circuit::security::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
-use zklora_proto::secret_file::SecretFileError;
 use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
 
 use self::log::Checkpoints;
@@ -295,15 +294,13 @@ impl Store {
             anyhow::ensure!(known == adapter.as_bytes(), Unusable::Foreign { path: path.into(), adapter });
             Ok(db)
         };
-        let db = check_is_closed(path).and_then(|()| open()).map_err(|error| {
-            match error.downcast_ref::<rusqlite::Error>() {
-                Some(rusqlite::Error::QueryReturnedNoRows) => {
-                    damaged("it does not say whose it is".into()).into()
-                }
-                Some(sqlite) if is_damage(sqlite) => damaged(sqlite.to_string()).into(),
-                Some(_) => error.context(format!("opening {}", path.display())),
-                None => error,
+        let db = open().map_err(|error| match error.downcast_ref::<rusqlite::Error>() {
+            Some(rusqlite::Error::QueryReturnedNoRows) => {
+                damaged("it does not say whose it is".into()).into()
             }
+            Some(sqlite) if is_damage(sqlite) => damaged(sqlite.to_string()).into(),
+            Some(_) => error.context(format!("opening {}", path.display())),
+            None => error,
         })?;
         let reserved = Mutex::new(Reserved::open(path, adapter)?);
         // A process that was killed may have left there what is to be forgotten. If somebody else is at it, they will.
@@ -675,19 +672,6 @@ pub fn salvage(
         warn!("{}: {error}: rows of the ledger cannot be read", path.display());
     }
     (reserved, rows)
-}
-
-/// Whether nobody but its owner may read or change a store: it has activations and seeds, and says what was answered.
-fn check_is_closed(path: &Path) -> anyhow::Result<()> {
-    for file in Store::files(path) {
-        let mode = match file.metadata() {
-            Ok(found) => found.permissions().mode() & 0o777,
-            // What has to be there is missed when it is opened.
-            Err(_) => continue,
-        };
-        anyhow::ensure!(mode & 0o077 == 0, SecretFileError::Permissions { path: file, mode });
-    }
-    Ok(())
 }
 
 /// The fact that says whose a store is.
