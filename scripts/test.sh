@@ -4,18 +4,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Before the cache folder is another one, or it would be made twice.
 ZKLORA_PYTHON=$(scripts/setup-python.sh)
-export ZKLORA_PYTHON
-
-echo "== The verifier, where no libtorch can be found"
-# An empty home for caches and no LIBTORCH: a build that wanted libtorch would fail here.
-empty=$(mktemp -d)
-trap 'rm -rf "$empty"' EXIT
-env -u LIBTORCH -u LIBTORCH_USE_PYTORCH -u LD_LIBRARY_PATH XDG_CACHE_HOME="$empty" \
-    cargo test --release --no-fail-fast -p zklora-verifier -p zklora-verdict -p zklora-web
-
-echo "== The workspace"
 LIBTORCH=$(scripts/setup-libtorch.sh)
-export LIBTORCH
+export ZKLORA_PYTHON LIBTORCH
+# The whole workspace at once: a part of it has other features of the same dependencies, and would build plonky2 again. That the
+# verifier needs no libtorch is read from Cargo.lock (crates/verifier/tests/dependencies.rs).
 cargo test --release --workspace --no-fail-fast
