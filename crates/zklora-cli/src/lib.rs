@@ -6,14 +6,14 @@ mod failure;
 mod format;
 mod output;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::{ExitCode, Termination};
 
-use clap::{ArgMatches, Args, Parser, ValueEnum};
+use clap::{ArgMatches, Args, Command, Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -25,8 +25,9 @@ pub use zklora_proto::Escaped;
 /// The process's arguments, and what clap found them to be. Help, version and wrong usage are told, and there is nothing to do
 /// but end with the exit code.
 pub fn parse<C: Parser>() -> Result<(C, ArgMatches), ExitCode> {
-    let parsed =
-        C::command().try_get_matches().and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
+    let parsed = without_empty_variables(C::command())
+        .try_get_matches()
+        .and_then(|matches| Ok((C::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|error| {
         let told = error.print().map_err(OutputError::wrap).and_then(|()| Output::stdout().flush());
         match told {
@@ -34,6 +35,17 @@ pub fn parse<C: Parser>() -> Result<(C, ArgMatches), ExitCode> {
             _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE)),
         }
     })
+}
+
+/// A variable that is empty counts as not set, for every argument of every command.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| match argument.get_env().is_some_and(is_empty) {
+            true => argument.env(None::<&'static str>),
+            false => argument,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// Flags for logging. What is logged is chosen by `RUST_LOG`, by default `info`.
@@ -59,12 +71,15 @@ pub enum LogFormat {
 impl Logging {
     /// Sends the log to stderr from now on.
     pub fn init(&self) {
-        let given = std::env::var("RUST_LOG").unwrap_or_default();
-        let filter = (!given.trim().is_empty()).then(|| EnvFilter::try_new(&given));
+        let given = std::env::var_os("RUST_LOG").unwrap_or_default();
+        let filter = match given.to_str() {
+            Some(text) if text.trim().is_empty() => Ok(EnvFilter::new("info")),
+            Some(text) => EnvFilter::try_new(text).map_err(|error| error.to_string()),
+            None => Err("it is not UTF-8".to_owned()),
+        };
         let (filter, wrong) = match filter {
-            None => (EnvFilter::new("info"), None),
-            Some(Ok(filter)) => (filter, None),
-            Some(Err(error)) => (EnvFilter::new("info"), Some(error)),
+            Ok(filter) => (filter, None),
+            Err(why) => (EnvFilter::new("info"), Some(why)),
         };
         let format = *failure::FORMAT.get_or_init(|| self.format());
         format::subscriber(format, filter, || failure::Stderr, colours()).init();
