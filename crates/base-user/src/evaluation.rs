@@ -62,6 +62,11 @@ pub enum Noted {
         "the first token of the completion does not count: nothing comes before it that it could be predicted from"
     )]
     FirstNotCounted,
+    /// After the last piece of the text one token is left, with nothing before it.
+    #[error(
+        "its last token does not count: after the pieces that the base model takes at once, nothing comes before it that it could be predicted from"
+    )]
+    LastNotCounted,
     /// A token has the end of the text and the beginning of the completion in it.
     #[error("a token has the end of the text and the beginning of the completion in it, and counts")]
     Straddles,
@@ -102,7 +107,8 @@ impl std::fmt::Display for NotedLines {
 impl Noted {
     /// Whether nothing of the example counts.
     pub fn is_left_out(self) -> bool {
-        !matches!(self, Self::FirstNotCounted | Self::Straddles | Self::CutByMaxTokens)
+        use Noted::{CutByMaxTokens, FirstNotCounted, LastNotCounted, Straddles};
+        !matches!(self, FirstNotCounted | LastNotCounted | Straddles | CutByMaxTokens)
     }
 }
 
@@ -150,7 +156,8 @@ impl Windows {
     ///
     /// The tokens of a completion are those of text and completion together that have something of the completion in them, or of the
     /// white space at the end of the text: most tokenizers make one token of a space and the word after it. Where the text's
-    /// own tokens are a beginning of all tokens, that is the rule of the Language Model Evaluation Harness.
+    /// own tokens are a beginning of all tokens, that is the rule of the Language Model Evaluation Harness. What a tokenizer puts behind
+    /// every text is none of the completion, and does not go through the model.
     ///
     /// Fails if an example with a completion is longer than that.
     pub fn of(examples: &[Example], tokenizer: &Tokenizer, positions: usize) -> anyhow::Result<Self> {
@@ -161,6 +168,7 @@ impl Windows {
                 match ids.len() {
                     0 => windows.note(example, *line, Noted::NoTokens),
                     1 => windows.note(example, *line, Noted::OneToken),
+                    tokens if tokens % positions == 1 => windows.note(example, *line, Noted::LastNotCounted),
                     _ => {}
                 }
                 // A token that is left over at the end has nothing before it in its window.
@@ -184,14 +192,15 @@ impl Windows {
             if tokens[first].1.start < boundary {
                 windows.note(example, *line, Noted::Straddles);
             }
-            if !tokens.iter().skip(first.max(1)).any(|(_, span)| span.end > boundary) {
+            let last = tokens.iter().rposition(|(_, span)| span.end > boundary).unwrap_or(first);
+            if last == 0 {
                 windows.note(example, *line, Noted::NoContext);
                 continue;
             }
             if first == 0 {
                 windows.note(example, *line, Noted::FirstNotCounted);
             }
-            let ids = tokens.into_iter().map(|(id, _)| id).collect();
+            let ids = tokens.into_iter().take(last + 1).map(|(id, _)| id).collect();
             windows.windows.push(Window { example, ids, from: first.max(1) });
         }
         Ok(windows)
@@ -414,8 +423,8 @@ mod tests {
         std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
         let (plain, ending) = (open(&fixtures("llama-tiny")), open(folder.path()));
         let (expected, found) = (of(&plain, "El sistema", " es"), of(&ending, "El sistema", " es"));
-        assert_eq!(found.windows[0].from, expected.windows[0].from);
-        assert_eq!(found.windows[0].ids, [&expected.windows[0].ids[..], &[2]].concat());
+        assert_eq!(ending.encode("El sistema es").unwrap().last(), Some(&2));
+        assert_eq!(found.windows, expected.windows);
         assert_eq!(of(&ending, "El sistema", "").notes[0].what, Noted::NoCompletion);
     }
 
@@ -443,6 +452,18 @@ mod tests {
             assert_eq!(noted, Vec::from_iter(what), "{text:?}, {completion:?}");
             assert_eq!(found.windows.len(), windows, "{text:?}, {completion:?}");
             assert_eq!(what.is_some_and(Noted::is_left_out), windows == 0);
+        }
+        // Left over after two windows of as many tokens as there are but one.
+        let text = "El sistema de ficheros".to_owned();
+        let tokens = gpt2.encode(&text).unwrap().len();
+        let example = Example { line: 7, text, completion: None };
+        for (positions, expected) in
+            [(tokens - 1, Some(Noted::LastNotCounted)), (tokens, None), (tokens - 2, None)]
+        {
+            let found = Windows::of(std::slice::from_ref(&example), &gpt2, positions).unwrap();
+            let noted: Vec<Noted> = found.notes.iter().map(|note| note.what).collect();
+            assert_eq!(noted, Vec::from_iter(expected), "{positions} of {tokens}");
+            assert_eq!(found.rows(), tokens - expected.into_iter().count());
         }
         let long = Example { line: 7, text: "de ".repeat(300), completion: Some("la".into()) };
         let refused = Windows::of(&[long], &gpt2, 256).unwrap_err().to_string();

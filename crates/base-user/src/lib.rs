@@ -9,6 +9,7 @@ pub mod activations;
 pub mod dataset;
 pub mod error;
 pub mod evaluation;
+mod generation_config;
 pub mod hooks;
 pub mod models;
 pub mod remote;

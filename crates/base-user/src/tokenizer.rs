@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
-use zklora_hf::read;
 
 use crate::error::ModelError;
+use crate::generation_config::GenerationConfig;
 use crate::tokenizer_files;
 
 /// The tokenizer in a base model's folder.
 pub struct Tokenizer {
     tokenizer: HfTokenizer,
-    end: Vec<i64>,
+    generation: GenerationConfig,
 }
 
 impl Tokenizer {
@@ -27,7 +26,7 @@ impl Tokenizer {
     /// ask for what is not done here.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, ModelError> {
         let folder = folder.as_ref();
-        Ok(Self { tokenizer: tokenizer_files::open(folder)?, end: end_tokens(folder)? })
+        Ok(Self { tokenizer: tokenizer_files::open(folder)?, generation: GenerationConfig::read(folder)? })
     }
 
     /// Says which tokenizer this is: equal for two that turn every text into the same tokens for the same reasons.
@@ -95,39 +94,14 @@ impl Tokenizer {
 
     /// The tokens that end a text.
     pub fn end(&self) -> &[i64] {
-        &self.end
+        &self.generation.end
+    }
+
+    /// Settings of `generation_config.json` with which transformers would generate another text, and which are not done here.
+    pub fn generation_not_done(&self) -> &[String] {
+        &self.generation.not_done
     }
 }
-
-/// `eos_token_id` of `generation_config.json` or else of `config.json`: a number, or several.
-fn end_tokens(folder: &Path) -> Result<Vec<i64>, ModelError> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Ids {
-        One(i64),
-        Many(Vec<i64>),
-    }
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(default)]
-        eos_token_id: Option<Ids>,
-    }
-    for path in ["generation_config.json", "config.json"].map(|file| folder.join(file)) {
-        if path.exists() {
-            let config: Config = read::parse_json(&path, &read::text(&path, MAX_BYTES, "")?)?;
-            if let Some(ids) = config.eos_token_id {
-                return Ok(match ids {
-                    Ids::One(id) => vec![id],
-                    Ids::Many(ids) => ids,
-                });
-            }
-        }
-    }
-    Ok(Vec::new())
-}
-
-/// Both have a few hundred bytes.
-const MAX_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

@@ -159,6 +159,10 @@ impl Class {
         let Some(declared) = declared else {
             return Ok(if gpt2 { Self::Gpt2 } else { Self::Backend });
         };
+        // The classes without a tokenizer.json; only in tokenizer_config.json does transformers take them for the others.
+        if std::ptr::eq(by, &files.model) && ["PreTrainedTokenizer", "PythonBackend"].contains(&declared) {
+            return Err(by.refuse("tokenizer_class", &Value::from(declared), "PreTrainedTokenizerFast"));
+        }
         match declared.strip_suffix("Fast").unwrap_or(declared) {
             "GPT2Tokenizer" => Ok(Self::Gpt2),
             // Llama 3 and others say so, and are byte-level.
@@ -177,7 +181,10 @@ impl Class {
     fn build(self, files: &Files, settings: &Settings) -> Result<HfTokenizer, ModelError> {
         let refuse = |error: tokenizers::Error| refusal(&files.tokenizer, error);
         let (vocabulary, merges, post_processor) = match (&files.json, self) {
-            (Some((_, text)), Self::Backend) => return HfTokenizer::from_bytes(text).map_err(refuse),
+            (Some((json, text)), Self::Backend) => {
+                refuse_chance(json).map_err(|why| refusal(&files.tokenizer, why))?;
+                return HfTokenizer::from_bytes(text).map_err(refuse);
+            }
             (Some((json, text)), _) => {
                 // That it is one is checked by the library.
                 HfTokenizer::from_bytes(text).map_err(refuse)?;
@@ -241,6 +248,18 @@ impl Files {
         let needle = br#""ByteLevel""#;
         self.json.as_ref().is_some_and(|(_, text)| text.windows(needle.len()).any(|part| part == needle))
     }
+}
+
+/// Refuses merges that are left out by chance: the same text would have other tokens each time. The other classes drop the setting, as
+/// transformers' do.
+fn refuse_chance(tokenizer: &Map<String, Value>) -> Result<(), String> {
+    let dropout = tokenizer.get("model").and_then(|model| model.get("dropout")).unwrap_or(&Value::Null);
+    // At 1 no merge is ever made.
+    if dropout.is_null() || dropout.as_f64().is_some_and(|share| share == 0.0 || share == 1.0) {
+        return Ok(());
+    }
+    let found: String = dropout.to_string().chars().take(200).collect();
+    Err(format!("model.dropout is {found}, expected null: a text would have other tokens each time"))
 }
 
 /// What the files beside `tokenizer.json` say of how texts become tokens.
@@ -343,6 +362,16 @@ impl Template {
         };
         let template =
             Self { begin: token("add_bos_token", "bos_token")?, end: token("add_eos_token", "eos_token")? };
+        // transformers writes the template as a text, in which these have a meaning.
+        let has_meaning = |token: &&String| {
+            token.starts_with('$') || token.chars().any(|one| one == ':' || one.is_whitespace())
+        };
+        if let Some(token) = template.begin.iter().chain(&template.end).find(has_meaning) {
+            let why = format!(
+                "{token:?} is to be put around a text, expected a bos_token and eos_token without $, colon and white space"
+            );
+            return Err(refusal(&config.path, why));
+        }
         Ok((template.begin.is_some() || template.end.is_some()).then_some(template))
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tracing::info;
 use zklora_base_user::evaluation::{Estimate, difference, mean};
 
-use super::inputs::{DatasetArgs, Evaluated, Task};
+use super::inputs::{DatasetArgs, Evaluated, MOST_NOTED, Task};
 use super::{ContributorArgs, Contributors, Finished, ModelArgs};
 
 /// Computes mean loss and perplexity over a dataset with the base model alone and with the adapter, with intervals of 95 %
@@ -80,6 +80,13 @@ pub fn run(args: &Eval, out: &mut dyn Write) -> anyhow::Result<()> {
         return ended.proved();
     }
     writeln!(out, "texts                    {counted}, {} left out", task.examples.len() - counted)?;
+    let notes = task.windows.noted_lines();
+    for note in notes.iter().take(MOST_NOTED) {
+        writeln!(out, "{:<25}{note}", "")?;
+    }
+    if notes.len() > MOST_NOTED {
+        writeln!(out, "{:<25}and so on, {} more notes; --json has them all", "", notes.len() - MOST_NOTED)?;
+    }
     writeln!(out, "tokens                   {tokens}, of which {predicted} predicted")?;
     let all = [("base model", Some(&without)), ("with adapter", with.as_ref())];
     for (name, evaluated) in all.into_iter().filter_map(|(name, evaluated)| Some((name, evaluated?))) {

@@ -7,6 +7,7 @@ use anyhow::ensure;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
+use tracing::warn;
 use zklora_base_user::models::Past;
 use zklora_base_user::sampling::Sampler;
 use zklora_base_user::stop::Stopped;
@@ -66,6 +67,14 @@ struct Generated {
 pub fn run(args: &Generate, out: &mut dyn Write) -> anyhow::Result<()> {
     args.contributors.check()?;
     let mut base = args.model.load()?;
+    let not_done = base.tokenizer.generation_not_done();
+    if !not_done.is_empty() {
+        warn!(
+            "the base model's generation_config.json has settings that are not done here, so that transformers may give another \
+             text: {}",
+            not_done.join(", ")
+        );
+    }
     let prompt = base.tokenizer.encode(&args.prompt)?;
     ensure!(!prompt.is_empty(), "the prompt has no tokens; give a text to continue");
     let positions = base.model.positions();

@@ -116,8 +116,8 @@ impl DatasetArgs {
     }
 }
 
-/// Notes on a dataset that are logged.
-const MOST_NOTED: usize = 20;
+/// Notes on a dataset that are logged, and printed.
+pub const MOST_NOTED: usize = 20;
 
 /// What is evaluated, and how.
 pub struct Task {

@@ -48,6 +48,33 @@ fn what_is_not_done_here_is_refused_by_file_and_setting() {
             "config.json: tokenizer_class is \"T5Tokenizer\"",
         ),
         (
+            json!({ "tokenizer_config.json": null, "config.json": { "tokenizer_class": "PythonBackend" } }),
+            "config.json: tokenizer_class is \"PythonBackend\", expected PreTrainedTokenizerFast",
+        ),
+        (
+            json!({ "tokenizer_config.json": null, "config.json": { "tokenizer_class": "PreTrainedTokenizer" } }),
+            "config.json: tokenizer_class is \"PreTrainedTokenizer\", expected PreTrainedTokenizerFast",
+        ),
+        (
+            json!({
+                "tokenizer_config.json": {},
+                "special_tokens_map.json": { "additional_special_tokens": [{ "content": "<a>" }] }
+            }),
+            "special_tokens_map.json: additional_special_tokens is {\"content\":\"<a>\"}, expected a text",
+        ),
+        (
+            json!({ "tokenizer.json": null, "tokenizer_config.json": { "add_bos_token": true, "bos_token": "a:b" } }),
+            "tokenizer_config.json: \"a:b\" is to be put around a text",
+        ),
+        (
+            json!({ "tokenizer.json": null, "tokenizer_config.json": { "add_eos_token": true, "eos_token": "$a" } }),
+            "tokenizer_config.json: \"$a\" is to be put around a text",
+        ),
+        (
+            json!({ "tokenizer.json": null, "tokenizer_config.json": { "add_eos_token": true, "eos_token": "a b" } }),
+            "tokenizer_config.json: \"a b\" is to be put around a text",
+        ),
+        (
             json!({ "tokenizer_config.json": { "tokenizer_class": 3 } }),
             "tokenizer_class is 3, expected a text",
         ),
@@ -213,6 +240,36 @@ fn pointers_and_byte_order_marks_are_told_in_every_file() {
         assert!(message.contains(file) && message.contains("git lfs pull"), "{message}");
         let message = said(b"{");
         assert!(message.contains(file) && message.matches("EOF").count() == 1, "{message}");
+    }
+}
+
+/// Merges that are left out by chance give the same text other tokens each time.
+#[test]
+fn a_tokenizer_that_draws_lots_is_refused() {
+    let text = fs::read_to_string(fixtures().join("gpt2-tiny/tokenizer.json")).unwrap();
+    let with_dropout = |class: &str, dropout: Value| {
+        let mut json: Value = serde_json::from_str(&text).unwrap();
+        json["model"]["dropout"] = dropout;
+        let files = json!({ "tokenizer.json": json, "tokenizer_config.json": { "tokenizer_class": class } });
+        Tokenizer::open(with("gpt2-tiny", &files).path())
+    };
+    for dropout in [json!(0.1), json!(0.999)] {
+        let message = with_dropout("PreTrainedTokenizerFast", dropout).err().unwrap().to_string();
+        assert!(message.contains("tokenizer.json: model.dropout is 0."), "{message}");
+        assert!(message.contains("expected null: a text would have other tokens each time"), "{message}");
+    }
+    // These are the same each time; and this class takes the vocabulary alone.
+    for (class, dropout) in [
+        ("PreTrainedTokenizerFast", json!(null)),
+        ("PreTrainedTokenizerFast", json!(0.0)),
+        ("PreTrainedTokenizerFast", json!(1.0)),
+        ("GPT2Tokenizer", json!(0.5)),
+    ] {
+        let tokenizer = with_dropout(class, dropout.clone())
+            .unwrap_or_else(|error| panic!("{class}, {dropout}: {error}"));
+        let text = "El administrador debe comprobar la red.";
+        let first = tokenizer.encode(text).unwrap();
+        assert!((0..20).all(|_| tokenizer.encode(text).unwrap() == first), "{class}, {dropout}");
     }
 }
 

@@ -177,13 +177,18 @@ impl<'a> Sources<'a> {
     /// The older name of the tokens without a name.
     fn rename(&mut self) {
         let extra_says_nothing = self.0.get(EXTRA).is_none_or(|(_, value)| is_empty(value));
-        if extra_says_nothing && let Some(additional) = self.0.remove("additional_special_tokens") {
+        if extra_says_nothing && let Some(additional) = self.0.remove(OLDER_EXTRA) {
             self.0.insert(EXTRA, additional);
         }
     }
 
     fn merge_special(&mut self, files: &'a Files) -> Result<(), ModelError> {
         for (name, value) in &files.special.fields {
+            // transformers fails at these, although under the newer name it takes them.
+            let tokens = value.as_array().filter(|_| name == OLDER_EXTRA);
+            if let Some(token) = tokens.and_then(|tokens| tokens.iter().find(|token| token.is_object())) {
+                return Err(files.special.refuse(name, token, "a text"));
+            }
             let other = self.0.get(EXTRA).map(|(_, other)| *other);
             if name == EXTRA && other.is_some_and(|other| !is_empty(other) && other != value) {
                 return Err(files.special.refuse(
@@ -299,3 +304,6 @@ const NAMED: [&str; 7] =
 
 /// The tokens without a name.
 const EXTRA: &str = "extra_special_tokens";
+
+/// Their name in older files.
+const OLDER_EXTRA: &str = "additional_special_tokens";

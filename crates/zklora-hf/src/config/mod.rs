@@ -138,6 +138,10 @@ impl File<'_> {
             ("per_layer_config", "none (all layers alike)"),
             ("transformers_weights", "none (weights in model.safetensors or its shards)"),
             ("configuration_files", "none (all settings in config.json)"),
+            // Of these transformers takes settings that are not at the top.
+            ("text_config", "none (all settings at the top)"),
+            ("decoder", "none (all settings at the top)"),
+            ("generator", "none (all settings at the top)"),
         ] {
             if self.fields.get(field).is_some_and(|value| !value.is_null()) {
                 return Err(self.refuse(field, expected));
@@ -281,6 +285,11 @@ mod tests {
                 r#"quantization_config is {"bits":4}, expected none"#,
             ),
             ("per_layer_config", json!({ "0": {} }), "per_layer_config is"),
+            (
+                "text_config",
+                json!({ "hidden_size": 8 }),
+                r#"text_config is {"hidden_size":8}, expected none"#,
+            ),
             ("transformers_weights", json!("other.safetensors"), "transformers_weights is"),
             ("configuration_files", json!(["config.4.0.json"]), "configuration_files is"),
             ("is_causal", json!(false), "is_causal is false, expected true"),

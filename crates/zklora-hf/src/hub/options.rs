@@ -65,7 +65,7 @@ impl Options {
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| in_home("hub")),
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
-            token: token.filter(|_| with_token).map(Zeroizing::new),
+            token: token.filter(|_| with_token).and_then(|token| cleaned(Zeroizing::new(token))),
             token_file: with_token.then(|| path("HF_TOKEN_PATH").unwrap_or_else(|| in_home("token"))),
             offline: is_true(text("HF_HUB_OFFLINE").or_else(|| text("TRANSFORMERS_OFFLINE"))),
             proxies: Proxies::from_variables(&variable),
@@ -92,19 +92,17 @@ impl Options {
     /// The header that shows the token to the hub; it does not print itself.
     pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, Error> {
         let (name, token) = match (&self.token, &self.token_file) {
-            (Some(token), _) => ("HF_TOKEN", token.clone()),
+            (Some(token), _) => ("HF_TOKEN", Some(token.clone())),
             (None, Some(Err(why))) => return Err(unusable(*why)),
             (None, Some(Ok(file))) => match read_token(file) {
-                Ok(token) => ("HF_TOKEN_PATH", token),
+                Ok(token) => ("HF_TOKEN_PATH", cleaned(token)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(Error::Io { path: file.clone(), reason: error.to_string() }),
             },
             (None, None) => return Ok(None),
         };
-        if token.trim().is_empty() {
-            return Ok(None);
-        }
-        let header = Zeroizing::new(format!("Bearer {}", token.trim()));
+        let Some(token) = token else { return Ok(None) };
+        let header = Zeroizing::new(format!("Bearer {}", token.as_str()));
         let mut header = HeaderValue::from_str(&header).map_err(|_| Error::Variable {
             name,
             reason: "this token has characters that no token has".to_owned(),
@@ -176,6 +174,13 @@ fn expanded(path: &OsStr, variable: &impl Fn(&str) -> Option<OsString>) -> Resul
     Ok(OsString::from_vec(text))
 }
 
+/// A token without the ends of lines in it and the white space around it, as huggingface_hub takes it; none if nothing is left.
+fn cleaned(token: Zeroizing<String>) -> Option<Zeroizing<String>> {
+    let in_one_line = Zeroizing::new(token.replace(['\r', '\n'], ""));
+    let token = Zeroizing::new(in_one_line.trim().to_owned());
+    Some(token).filter(|token| !token.is_empty())
+}
+
 fn read_token(path: &Path) -> io::Result<Zeroizing<String>> {
     let mut token = Zeroizing::new(String::with_capacity(MAX_TOKEN_BYTES as usize));
     File::open(path)?.take(MAX_TOKEN_BYTES).read_to_string(&mut token)?;
@@ -242,6 +247,25 @@ mod tests {
         assert!(message.contains("HF_HOME: expected a folder"), "{message}");
         let message = options(&[("HF_HUB_CACHE", "~other/x")]).cache().unwrap_err().to_string();
         assert!(message.starts_with("HF_HUB_CACHE: the homes of other users"), "{message}");
+    }
+
+    #[test]
+    fn a_token_is_taken_as_huggingface_hub_takes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "\nfrom-\r\nfile\n").unwrap();
+        let file = file.to_str().unwrap();
+        for (token, expected) in [
+            ("abc", "Bearer abc"),
+            (" a\nb\r\nc\n", "Bearer abc"),
+            // Nothing but white space is no token.
+            (" ", "Bearer from-file"),
+            ("\n", "Bearer from-file"),
+            ("", "Bearer from-file"),
+        ] {
+            let options = options(&[("HF_TOKEN", token), ("HF_TOKEN_PATH", file)]);
+            assert_eq!(header(&options).as_deref(), Some(expected), "{token:?}");
+        }
     }
 
     #[test]
