@@ -256,8 +256,8 @@ def read_receipt(manifest: Manifest, data: memoryview, contributor: memoryview, 
     ids = {name: hex32(f"receipt: {name}", value[name]) for name in names}
     calls = integer("receipt: calls", value["calls"], 0, 2**24)
     rows = [integer("receipt: rows", count, 0, 2**32) for count in array("receipt: rows", value["rows"])]
-    for name in ("started", "finished"):
-        integer(f"receipt: {name}", value[name], 0, U64_MAX)
+    started, finished = (integer(f"receipt: {name}", value[name], 0, U64_MAX) for name in ("started", "finished"))
+    need(started <= finished, f"the receipt has {finished} as the session's end, which is before its start at {started}")
     context = "zklora v1 signature: receipt, "
     check_signature("receipt", ids["contributor"], context + "contributor", data, contributor)
     check_signature("receipt", ids["client"], context + "client", data, client)

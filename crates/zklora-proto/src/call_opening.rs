@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, BundleError};
 use crate::commitments::{CommitmentSeed, Leaf, Path, SessionHasher};
 use crate::json::Object;
-use crate::limits::MAX_OPENING_BYTES;
+use crate::limits::{MAX_CALL_MODULES, MAX_OPENING_BYTES};
 use crate::manifest::{ManifestError, ModuleEntry};
 use crate::packing::{
     PackedDeltas, PackingError, activations_from_bytes, activations_to_bytes, pack_deltas, unpack_deltas,
@@ -153,7 +153,35 @@ impl CallOpening {
         if opening.path.root(opening.leaf()) != Some(opening.receipt().receipt().commitments) {
             return Err(OpeningError::NotCommitted);
         }
+        opening.check_place()?;
         Ok(opening)
+    }
+
+    /// Holds the place of the leaf against what the receipt counts.
+    fn check_place(&self) -> Result<(), OpeningError> {
+        let receipt = self.receipt().receipt();
+        let most = MAX_CALL_MODULES as u64;
+        let (call, calls) = (self.number, receipt.calls);
+        let Path { position, leaves, .. } = self.path;
+        let refuse = |what, found, counted: String| Err(OpeningError::Impossible { what, found, counted });
+        if call >= calls {
+            return refuse("call", call, format!("{calls} calls, from 0"));
+        }
+        // None overflows: the receipt has at most 2^24 calls, and the path is one in a tree of so many leaves.
+        if !(calls..=most * calls).contains(&leaves) {
+            return refuse("leaves", leaves, format!("{calls} calls of 1 to {most} leaves each"));
+        }
+        let (before, after) = (call..=most * call + most - 1, calls - call..=most * (calls - call));
+        if !before.contains(&position) || !after.contains(&(leaves - position)) {
+            let counted =
+                format!("{calls} calls of 1 to {most} leaves each, {leaves} in all, and this is call {call}");
+            return refuse("position", position, counted);
+        }
+        let rows = receipt.rows.get(self.module()).copied().unwrap_or(0);
+        if self.call.rows as u64 > rows {
+            return refuse("rows", self.call.rows as u64, format!("{rows} rows of this module in all calls"));
+        }
+        Ok(())
     }
 
     /// The file's bytes.
@@ -325,6 +353,16 @@ pub enum OpeningError {
     /// Deltas that are no deltas.
     #[error("the deltas: {0}")]
     Deltas(#[from] PackingError),
+    /// The parties signed for what cannot be.
+    #[error("the opening has {found} as its {what}, but its receipt counts {counted}")]
+    Impossible {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        found: u64,
+        /// What the receipt says.
+        counted: String,
+    },
     /// The parties signed for something else.
     #[error(
         "the receipt does not commit to this: call, module, position, rows, activations, deltas, salt or path were changed, or \
@@ -483,6 +521,50 @@ mod tests {
             f.manifest_signature = foreign.manifest_signature;
         });
         assert!(matches!(error, Err(OpeningError::NotCommitted)), "{error:?}");
+    }
+
+    /// Parties in league can sign for anything, but no reader takes it.
+    #[test]
+    fn what_the_receipts_counts_do_not_allow_is_refused_though_both_signed_it() {
+        let (a, b, seed) = (SecretKey::generate(), SecretKey::generate(), CommitmentSeed::random());
+        // The second of five leaves, in the first of three calls; the fourth, in the third call.
+        let open =
+            |call, module| CallOpening::new(&mut bundle(&a, &b, &seed, 1), &seed, call, module).unwrap();
+        let (first, third) = (open(0, 0), open(2, 1));
+        assert_eq!((first.path.position, third.path.position, first.path.leaves), (1, 3, 5));
+        let signed = |opening: &CallOpening, calls, rows: [u64; 2]| {
+            let mut receipt = opening.receipt().receipt().clone();
+            (receipt.calls, receipt.rows) = (calls, rows.to_vec());
+            let bytes = receipt.to_bytes();
+            let by_a = a.sign(Purpose::ReceiptContributor, &bytes);
+            let by_b = b.sign(Purpose::ReceiptClient, &bytes);
+            let receipt = SignedReceipt::parse(bytes, by_a, by_b).unwrap();
+            let session = SignedSession::new(opening.manifest().clone(), receipt).unwrap();
+            CallOpening::from_bytes(&CallOpening { session, ..opening.clone() }.to_bytes())
+        };
+        for (opening, calls, rows, expected) in [
+            (&first, 3, [4, 5], None),
+            (&third, 3, [4, 5], None),
+            // As many leaves, each of a call of its own, would make the second leaf one of the second call; but the first may have two.
+            (&first, 4, [4, 5], None),
+            (&first, 5, [4, 5], Some("position")),
+            (&third, 2, [4, 5], Some("call")),
+            (&third, 4, [4, 5], None),
+            (&third, 5, [4, 5], Some("position")),
+            (&first, 0, [4, 5], Some("call")),
+            (&first, 6, [4, 5], Some("leaves")),
+            (&first, 1, [4, 5], None),
+            (&first, 3, [2, 0], None),
+            (&first, 3, [1, 5], Some("rows")),
+            (&third, 3, [4, 1], Some("rows")),
+        ] {
+            let found = signed(opening, calls, rows);
+            let what = found.as_ref().err().map(|error| match error {
+                OpeningError::Impossible { what, .. } => *what,
+                other => panic!("{other}"),
+            });
+            assert_eq!(what, expected, "call {} of {calls}, {rows:?}: {found:?}", opening.number());
+        }
     }
 
     #[test]

@@ -95,6 +95,9 @@ impl Receipt {
         if receipt.rows.len() > MAX_MODULES || receipt.rows.iter().any(|&r| r > MAX_SESSION_ROWS) {
             return Err(ReceiptError::Rows);
         }
+        if receipt.finished < receipt.started {
+            return Err(ReceiptError::Times { started: receipt.started, finished: receipt.finished });
+        }
         Ok(receipt)
     }
 }
@@ -160,6 +163,16 @@ pub enum ReceiptError {
     /// More modules or rows than a session may have.
     #[error("the receipt counts more modules or rows than a session may have")]
     Rows,
+    /// A session that ends before it begins.
+    #[error(
+        "the receipt has {finished} as the session's end, expected no time before its start at {started}"
+    )]
+    Times {
+        /// The start.
+        started: u64,
+        /// The end.
+        finished: u64,
+    },
     /// A party did not sign these bytes.
     #[error("the receipt's signature of the {party} is missing or not one of {key} over these bytes")]
     Signature {
@@ -191,6 +204,14 @@ mod tests {
             8,
             9,
         );
+        // Whatever both parties sign, no session ends before it begins.
+        let reversed = Receipt { started: 10, ..receipt.clone() }.to_bytes();
+        let by_both = [Purpose::ReceiptContributor, Purpose::ReceiptClient];
+        let [by_a, by_b] =
+            [(&a, by_both[0]), (&b, by_both[1])].map(|(key, purpose)| key.sign(purpose, &reversed));
+        let refused = SignedReceipt::parse(reversed, by_a, by_b);
+        assert_eq!(refused, Err(ReceiptError::Times { started: 10, finished: 9 }));
+
         let bytes = receipt.to_bytes();
         let by_a = a.sign(Purpose::ReceiptContributor, &bytes);
         let by_b = b.sign(Purpose::ReceiptClient, &bytes);

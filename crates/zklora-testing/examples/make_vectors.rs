@@ -288,6 +288,14 @@ impl Session {
                 "receipt",
                 "number of modules",
             ),
+            (
+                "receipt-times",
+                "The session ends before it begins.",
+                "\"started\":1,\"finished\":2",
+                "\"started\":2,\"finished\":1",
+                "receipt",
+                "before its start",
+            ),
         ] {
             let edits = self.signed_receipt(&text(bytes).replacen(from, to, 1));
             write(name, about, true, edits, kind, says);
