@@ -48,12 +48,14 @@ pub enum Command {
     #[command(after_help = OPENING_HELP)]
     Opening(OpeningArgs),
     /// Says what proofs are worth: every error term, with its source
-    #[command(after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage.")]
+    #[command(
+        after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage, or a file that cannot be read."
+    )]
     Explain(ExplainArgs),
 
     /// Lists what is in a bundle: modules, plan, parts and their sizes. Verifies neither transcript nor proofs
     #[command(
-        after_help = "Exit codes: 0 listed, 1 the bundle cannot be read, 2 wrong usage, or a path that cannot be read."
+        after_help = "Exit codes: 0 listed, 1 the bundle is not valid, 2 wrong usage, or a path that cannot be read."
     )]
     Inspect(InspectArgs),
     /// Writes one part of a bundle, such as its receipt, as the bytes that are in the file
@@ -141,9 +143,14 @@ pub fn main() -> ExitCode {
     let out = &mut Output::stdout();
     let code = match cli.command {
         Command::Verify(args) => verify(&args, out),
-        Command::Explain(args) => {
-            explain(&args, out).map(|explained| if explained { VALID } else { INVALID })
-        }
+        Command::Explain(args) => explain(&args, out).and_then(|explained| match explained {
+            Ok(()) => Ok(VALID),
+            Err(refusal) => {
+                let standing = if refusal.is_of_reading() { Standing::Unreadable } else { Standing::Invalid };
+                writeln!(out, "{standing}: {}", Escaped(&refusal.to_string()))?;
+                Ok(code_of(&refusal))
+            }
+        }),
         Command::Opening(args) => opening(&args, out),
         Command::Inspect(args) => inspect(&args, out).map(|read| match read {
             Ok(()) => VALID,
@@ -223,10 +230,13 @@ pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
         }
     }
 
-    let invalid = report.bundles.iter().filter(|bundle| !bundle.valid).count();
-    report.valid = invalid == 0 && report.problems.is_empty() && !report.bundles.is_empty();
+    let standing = |which| report.bundles.iter().filter(|bundle| bundle.verdict == which).count();
+    let (refused, unreadable) = (standing(Standing::Refused), standing(Standing::Unreadable));
+    let (invalid, loose) = (standing(Standing::Invalid), standing(Standing::NotPinned));
+    report.valid =
+        refused + unreadable + invalid == 0 && report.problems.is_empty() && !report.bundles.is_empty();
     report.pinned = report.valid && report.bundles.iter().all(|bundle| bundle.pinned);
-    let code = match invalid {
+    let code = match refused + invalid {
         0 if !report.valid => UNUSABLE,
         0 if !report.pinned && !args.pins.unpinned => NOT_PINNED,
         0 => VALID,
@@ -241,15 +251,12 @@ pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
         if args.quiet || report.bundles.len() > 1 {
             write_failures(&report, out)?;
         }
-        let refused = report.bundles.iter().filter(|bundle| bundle.verdict == Standing::Refused).count();
-        let word = if refused > 0 { format!(", {refused} REFUSED") } else { String::new() };
-        let valid = report.bundles.len() - invalid;
-        let loose = match report.bundles.iter().filter(|bundle| bundle.verdict == Standing::NotPinned).count()
-        {
-            0 => String::new(),
-            loose => format!(" (of which {loose} NOT PINNED)"),
-        };
-        writeln!(out, "bundles: {valid} valid{loose}{word}, {} INVALID", invalid - refused)?;
+        let valid = report.bundles.iter().filter(|bundle| bundle.valid).count();
+        let loose = if loose > 0 { format!(" (of which {loose} NOT PINNED)") } else { String::new() };
+        let others = [(refused, Standing::Refused), (unreadable, Standing::Unreadable)];
+        let others = others.into_iter().filter(|(count, _)| *count > 0);
+        let others: String = others.map(|(count, standing)| format!(", {count} {standing}")).collect();
+        writeln!(out, "bundles: {valid} valid{loose}{others}, {invalid} INVALID")?;
         if code == NOT_PINNED {
             writeln!(out, "{WHAT_TO_PIN}")?;
         }
@@ -330,7 +337,7 @@ pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
         });
         for path in found {
             let circuits = circuits_of(&path).unwrap_or_else(|refusal| {
-                failed(INVALID, &format!("{}: {refusal}", path.display()));
+                failed(code_of(&refusal), &format!("{}: {refusal}", path.display()));
                 Vec::new()
             });
             for (security, shapes) in circuits {
@@ -368,7 +375,11 @@ pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
 /// Says why a bundle cannot be read, and gives the exit code.
 fn refused(refusal: &Refusal) -> u8 {
     say_error(refusal);
-    if refusal.kind() == "file" { UNUSABLE } else { INVALID }
+    code_of(refusal)
+}
+
+fn code_of(refusal: &Refusal) -> u8 {
+    if refusal.is_of_reading() { UNUSABLE } else { INVALID }
 }
 
 /// Every bundle is valid, and there was at least one.
@@ -400,8 +411,8 @@ verifier accept anything. `verify` uses them and adds to them unless it is told 
 
 Exit codes:
   0  every key is there
-  1  a bundle cannot be read
-  2  wrong usage, a path that leads to no bundle, or a key that could not be kept";
+  1  a bundle is not valid
+  2  wrong usage, a path that leads to no bundle, a file that cannot be read, or a key that could not be kept";
 
 const EXTRACT_HELP: &str = "\
 Example: zklora-verifier extract SESSION.pf receipt --out receipt.json
@@ -410,7 +421,7 @@ The transcript has all activations and deltas of the session: who has it can rea
 
 Exit codes:
   0  written
-  1  the bundle cannot be read, or the part was changed
+  1  the bundle is not valid, or the part was changed
   2  wrong usage, no such part, or a path that cannot be read or written";
 
 const OPENING_HELP: &str = "\
@@ -432,7 +443,7 @@ Exit codes:
   0  at least one bundle was found, and every one is valid and of the pinned adapter (or of any, with --unpinned)
   1  a bundle is not valid
   2  wrong usage, a folder without bundles, or a path that cannot be read (and no bundle that is not valid); with --html, the
-     page cannot be written, or an evaluation cannot be shown on it
+     page cannot be written, or an evaluation cannot be shown on it; and if the verdict could not be written
   3  every bundle is valid, but no adapter was pinned, by --adapter or by the adapters of a policy
 
 Without --adapter a bundle is only held against itself: it may be a perfect proof about another adapter.";

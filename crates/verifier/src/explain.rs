@@ -7,10 +7,9 @@ use clap::Args;
 use zklora_circuit::circuit::BatchVerifier;
 use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
 use zklora_circuit::security::{Security, Soundness};
-use zklora_cli::Escaped;
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{ModuleShape, counted};
-use zklora_verdict::{Pins, Verifier, open};
+use zklora_verdict::{Pins, Refusal, Verifier, open};
 
 /// Arguments of `explain`.
 #[derive(Debug, Args)]
@@ -20,16 +19,16 @@ pub struct ExplainArgs {
     pub file: Option<PathBuf>,
 }
 
-/// Explains a bundle or the parameter sets. Returns whether there was anything to explain: an invalid bundle is worth
-/// nothing. Fails only if `out` does.
-pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> io::Result<bool> {
+/// Explains a bundle or the parameter sets, or says why there is nothing to explain: a bundle that is not valid is worth nothing.
+/// Fails only if `out` does.
+pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> io::Result<Result<(), Refusal>> {
     match &args.file {
         Some(file) => explain_file(file, out),
-        None => explain_sets(out).map(|()| true),
+        None => explain_sets(out).map(Ok),
     }
 }
 
-fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool> {
+fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<Result<(), Refusal>> {
     // Whatever the level: it is what is asked for.
     let client = open(file).ok().and_then(|file| Bundle::from_reader(BufReader::new(file)).ok());
     // Whoever folded: what is explained are the proofs.
@@ -40,10 +39,7 @@ fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool>
     let verdict = Verifier::new(pins).with_min_security(0).check_file(file);
     let session = match verdict.outcome {
         Ok(session) => session,
-        Err(refusal) => {
-            writeln!(out, "INVALID: {}", Escaped(&refusal.to_string()))?;
-            return Ok(false);
-        }
+        Err(refusal) => return Ok(Err(refusal)),
     };
     for (index, batch) in session.batches.iter().enumerate() {
         writeln!(
@@ -55,7 +51,7 @@ fn explain_file(file: &std::path::Path, out: &mut dyn Write) -> io::Result<bool>
         )?;
         writeln!(out, "{}", batch.soundness)?;
     }
-    Ok(true)
+    Ok(Ok(()))
 }
 
 fn explain_sets(out: &mut dyn Write) -> io::Result<()> {

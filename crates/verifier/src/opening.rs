@@ -55,7 +55,7 @@ impl OpeningRefusal {
             Self::File(_) => "file",
             Self::Opening(OpeningError::Manifest(_)) => "manifest",
             Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => "receipt",
-            Self::Opening(OpeningError::NotCommitted) => "commitment",
+            Self::Opening(OpeningError::NotCommitted | OpeningError::Impossible { .. }) => "commitment",
             Self::Opening(_) => "format",
             Self::Pin(refusal) => refusal.kind(),
         }
@@ -152,6 +152,7 @@ impl OpeningReport {
             verdict: match &outcome {
                 Ok(()) => Standing::of_valid(found),
                 Err(OpeningRefusal::Pin(_)) => Standing::Refused,
+                Err(OpeningRefusal::File(_)) => Standing::Unreadable,
                 Err(_) => Standing::Invalid,
             },
             error: outcome
@@ -172,7 +173,11 @@ impl OpeningReport {
             writeln!(out, "  reason: {}", error.what)?;
         }
         let Some(opened) = &self.opening else {
-            return writeln!(out, "  means: Nothing in this file can be relied on.");
+            let means = match self.verdict {
+                Standing::Unreadable => "Nothing is known of this file.",
+                _ => "Nothing in this file can be relied on.",
+            };
+            return writeln!(out, "  means: {means}");
         };
         let Opened { call, calls, module, rows, d_in, d_out, .. } = opened;
         let rows = counted(*rows, "row");

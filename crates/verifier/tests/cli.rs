@@ -333,10 +333,11 @@ fn one_bad_bundle_does_not_hide_the_others() {
             "m.2: 2 rows, proof 1, NOT PROVED",
             "2-good.pf: VALID",
             "3-junk.pf: INVALID",
-            "4-folder.pf: INVALID",
+            "4-folder.pf: UNREADABLE",
+            "Nothing is known of this file",
             "this is not a regular file",
             "Nothing in this file can be relied on",
-            "bundles: 1 valid (of which 1 NOT PINNED), 3 INVALID",
+            "bundles: 1 valid (of which 1 NOT PINNED), 1 UNREADABLE, 2 INVALID",
             "Done verifying 2 proofs.",
         ],
     );
@@ -498,8 +499,41 @@ fn a_pipe_is_not_waited_for() {
         return;
     }
     let (code, out, _) = verify(&folder, &[]);
-    assert_eq!(code, Some(1));
-    contains(&out, &["a.pf: INVALID", "this is not a regular file", "b.pf: VALID"]);
+    assert_eq!(code, Some(2));
+    contains(&out, &["a.pf: UNREADABLE", "this is not a regular file", "b.pf: VALID"]);
+}
+
+/// Whoever could not read a file has not found that it does not hold.
+#[test]
+fn what_cannot_be_read_is_not_called_invalid() {
+    let folder = folder(&[("b.pf", &SESSION.bundle)]);
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(folder.path().join("a.pf")).unwrap();
+    let adapter = SESSION.world.manifest().adapter_id().to_string();
+    let (code, out, _) = verify(&folder, &["--json", "--adapter", &adapter]);
+    assert_eq!(code, Some(2));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&report["valid"], &report["bundles"][0]["verdict"]),
+        (&Value::from(false), &Value::from("unreadable"))
+    );
+    assert_eq!(report["bundles"][0]["error"]["kind"], "file");
+    // What does not hold weighs more.
+    fs::write(folder.path().join("c.pf"), bad().to_bytes()).unwrap();
+    assert_eq!(verify(&folder, &[]).0, Some(1));
+
+    for command in ["explain", "keys", "inspect", "opening"] {
+        let output = run(&[command, &at("a.pf")]);
+        assert_eq!(output.status.code(), Some(2), "{command}: {output:?}");
+        assert!(!text(output.stdout).contains("INVALID"), "{command}");
+        let output = run(&[command, &at("c.pf")]);
+        // What inspect and keys read of it holds.
+        let code = if ["explain", "opening"].contains(&command) { 1 } else { 0 };
+        assert_eq!(output.status.code(), Some(code), "{command}: {output:?}");
+    }
+    let page = at("page.html");
+    assert_eq!(run(&["verify", &at("a.pf"), "--html", &page]).status.code(), Some(2));
+    contains(&fs::read_to_string(&page).unwrap(), &["<title>UNREADABLE", "The one file could not be read."]);
 }
 
 #[test]

@@ -44,5 +44,5 @@ fn explain_lists_every_set_with_its_terms_and_sources() {
         assert!(out.contains(term), "{term:?} is not in:\n{out}");
     }
     let missing = run(&["explain", "no-such-file.pf"]);
-    assert!(missing.0 == Some(1) && missing.1.contains("INVALID"), "{missing:?}");
+    assert!(missing.0 == Some(2) && missing.1.contains("UNREADABLE"), "{missing:?}");
 }

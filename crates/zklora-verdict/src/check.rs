@@ -277,8 +277,23 @@ impl Refusal {
         matches!(self, Self::Pin(_) | Self::MinSecurity { .. })
     }
 
+    /// Whether it says nothing of the bundle itself, but that the file could not be read: there may be a bundle in it.
+    pub fn is_of_reading(&self) -> bool {
+        match self {
+            Self::Open(_) | Self::NotAFile => true,
+            // A file that ends too soon was read.
+            Self::Session(VerifySessionError::Bundle(BundleError::Io(error))) => {
+                !matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData)
+            }
+            _ => false,
+        }
+    }
+
     /// What kind of thing is wrong, in one stable word for programs.
     pub fn kind(&self) -> &'static str {
+        if self.is_of_reading() {
+            return "file";
+        }
         match self {
             Self::Open(_) | Self::NotAFile => "file",
             Self::Pin(refusal) => refusal.kind(),

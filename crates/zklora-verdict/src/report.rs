@@ -124,6 +124,8 @@ pub enum Standing {
     NotPinned,
     /// It is not what was asked for: a pin, an age, a client's word or the worth of its proofs.
     Refused,
+    /// Its file could not be read, so that nothing is known of it.
+    Unreadable,
     /// It does not hold.
     Invalid,
 }
@@ -143,7 +145,7 @@ impl Standing {
         let colour = match self {
             Self::Valid => 32,
             Self::NotPinned => 33,
-            Self::Refused | Self::Invalid => 31,
+            Self::Refused | Self::Unreadable | Self::Invalid => 31,
         };
         if coloured { format!("\x1b[1;{colour}m{word}\x1b[0m") } else { word }
     }
@@ -165,6 +167,7 @@ impl fmt::Display for Standing {
             Self::Valid => "VALID",
             Self::NotPinned => "VALID, NOT PINNED",
             Self::Refused => "REFUSED",
+            Self::Unreadable => "UNREADABLE",
             Self::Invalid => "INVALID",
         })
     }
@@ -251,6 +254,7 @@ impl BundleReport {
             verdict: match &verdict.outcome {
                 Ok(_) => Standing::of_valid(found),
                 Err(refusal) if refusal.is_of_what_was_asked() => Standing::Refused,
+                Err(refusal) if refusal.is_of_reading() => Standing::Unreadable,
                 Err(_) => Standing::Invalid,
             },
             error: verdict
@@ -305,7 +309,7 @@ impl BundleReport {
             (None, _) => "not called",
             (Some(_), Standing::Valid | Standing::NotPinned) => "ok",
             // Nobody looked, or the proof is worth too little.
-            (Some(_), Standing::Refused) => "not counted",
+            (Some(_), Standing::Refused | Standing::Unreadable) => "not counted",
             (Some(_), Standing::Invalid) => "NOT PROVED",
         }
     }
@@ -323,6 +327,7 @@ impl BundleReport {
     pub fn meaning(&self) -> String {
         let meaning = match (self.verdict, self.redacted) {
             (Standing::Invalid, _) => "Nothing in this file can be relied on.",
+            (Standing::Unreadable, _) => "Nothing is known of this file.",
             (Standing::Refused, _) if self.error.as_ref().is_some_and(|error| error.kind == "security") => {
                 "Its proofs hold, and are worth less than was asked for."
             }

@@ -248,7 +248,7 @@ fn verify(
         let receipt = verdict.declared.map(|declared| declared.session.receipt().clone());
         let outcome = match verdict.outcome {
             Err(refusal) => {
-                ensure!(refusal.kind() != "file", "{}: {refusal}", path.display());
+                ensure!(!refusal.is_of_reading(), "{}: {refusal}", path.display());
                 let found = receipt.as_ref().map(|receipt| receipt.receipt().base_model);
                 let what = match found.filter(|_| refusal.kind() == "base-model-pin") {
                     Some(found) => format!(

@@ -112,6 +112,7 @@ impl Outcome {
         let all = report.bundles.len();
         let standing = |which| report.bundles.iter().filter(|bundle| bundle.verdict == which).count();
         let (invalid, refused) = (standing(Standing::Invalid), standing(Standing::Refused));
+        let unreadable = standing(Standing::Unreadable);
         let missing = match report.problems.len() {
             0 => String::new(),
             problems => format!("; {} led to no bundle", counted(problems, "path")),
@@ -131,6 +132,13 @@ impl Outcome {
                 _ => format!("{refused} of {all} bundles are not what was asked for{missing}."),
             };
             return Self { word: "REFUSED", sign: "\u{2717}", class: "bad", counts };
+        }
+        if unreadable > 0 {
+            let counts = match all {
+                1 => format!("The one file could not be read{missing}."),
+                _ => format!("{unreadable} of {} could not be read{missing}.", counted(all, "file")),
+            };
+            return Self { word: "UNREADABLE", sign: "\u{2717}", class: "bad", counts };
         }
         let counts = match all {
             0 => format!("No bundle was verified{missing}."),
@@ -652,7 +660,7 @@ fn badge(bundle: &BundleReport) -> Markup {
     let (class, sign) = match bundle.verdict {
         Standing::Valid => ("good", "\u{2713}"),
         Standing::NotPinned => ("unpinned", "!"),
-        Standing::Refused | Standing::Invalid => ("bad", "\u{2717}"),
+        Standing::Refused | Standing::Unreadable | Standing::Invalid => ("bad", "\u{2717}"),
     };
     html! { span class=(format!("badge {class}")) { span aria-hidden="true" { (sign) } " " (bundle.verdict()) } }
 }
