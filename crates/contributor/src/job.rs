@@ -329,6 +329,22 @@ mod tests {
         }
     }
 
+    /// Whoever is done with a job writes `SESSION.proved`, and then removes the folder, which may have been half gone when it was killed.
+    #[test]
+    fn a_folder_beside_what_says_that_it_is_proved_goes() {
+        let state = tempfile::tempdir().unwrap();
+        let [done, going_on] = [1, 2].map(|byte| SessionId::from_bytes([byte; 32]));
+        for session in [done, going_on] {
+            let job = Job::folder(state.path(), session);
+            fs::create_dir_all(&job).unwrap();
+            fs::write(job.join(UNPROVED), "secret").unwrap();
+        }
+        fs::write(proved_file(&Job::folder(state.path(), done)), "7\n").unwrap();
+        assert_eq!(Job::remove_abandoned(state.path()).unwrap(), 1);
+        assert!(!Job::folder(state.path(), done).exists() && Job::folder(state.path(), going_on).exists());
+        assert_eq!((Job::proved(state.path(), done), Job::proved(state.path(), going_on)), (Some(7), None));
+    }
+
     #[test]
     fn equal_batches_are_shared_out_equally() {
         let part = |index| Shard { index, count: 4 }.part_of(&[8; 8]);

@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::io::Cursor;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -441,6 +442,7 @@ fn a_state_without_its_ledger_is_served_only_with_a_new_one() {
     for (file, damage, expected) in damages {
         for (file, bytes) in [&database, &reserved].iter().zip(&whole) {
             fs::write(file, bytes).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
         }
         damage(file);
         refused(&[], expected);

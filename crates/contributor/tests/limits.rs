@@ -168,6 +168,33 @@ fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
 }
 
 #[test]
+fn clients_that_stop_in_the_middle_of_large_calls_hold_up_no_small_one() {
+    let world = World::new(Limits { memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
+    // Each of nearly all that one may take: two of them are more than there is for all.
+    let rows = 400;
+    let _held: Vec<_> = (0..5)
+        .map(|_| {
+            let (connection, session) = open(&world, &SecretKey::generate());
+            let request = Request::Forward { session, call: 0, rows, modules: vec![0] };
+            let held = world.runtime.block_on(async {
+                let (mut send, receive) = connection.open().await.unwrap();
+                let mut frame = Vec::new();
+                write_frame(&mut frame, &request, &row(&world).repeat(rows)).await.unwrap();
+                send.write_all(&frame[..frame.len() / 2]).await.unwrap();
+                (send, receive)
+            });
+            (connection, held)
+        })
+        .collect();
+    still_serves(&world);
+    // And a large one that arrives.
+    let (connection, session) = open(&world, &SecretKey::generate());
+    let request = Request::Forward { session, call: 0, rows, modules: vec![0] };
+    let answer = ask(&world, &connection, &request, &row(&world).repeat(rows));
+    assert!(matches!(answer, Response::Deltas { .. }), "{answer:?}");
+}
+
+#[test]
 fn a_call_that_does_not_fit_the_memory_is_refused_before_it_is_read() {
     let world = World::new(Limits { client_memory: 64 << 10, ..Limits::default() });
     let key = SecretKey::generate();

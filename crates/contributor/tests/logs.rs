@@ -13,7 +13,7 @@ use zklora_client::Session;
 use zklora_contributor::state::State;
 use zklora_net::{Connection, read_frame};
 use zklora_proto::message::{Request, Response};
-use zklora_proto::{Address, SecretKey};
+use zklora_proto::{Address, SecretKey, SessionId};
 
 fn address(daemon: &Process) -> Address {
     daemon.said["address"].as_str().unwrap().parse().unwrap()
@@ -55,6 +55,28 @@ fn what_is_said_of_a_request_lies_in_its_sessions_span() {
         assert_eq!(names, ["connection", "session"], "{message}");
         assert_eq!(spans[1]["id"], session.id().to_string());
     }
+}
+
+#[test]
+fn a_client_that_is_refused_again_and_again_does_not_fill_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let daemon = Process::start(folder.path(), |command| {
+        command.stderr(File::create(&log).unwrap());
+    });
+    let runtime = Runtime::new().unwrap();
+    let request = Request::Status { session: SessionId::from_bytes([7; 32]) };
+    let client = runtime.block_on(Connection::dial(&SecretKey::generate(), &address(&daemon))).unwrap();
+    for _ in 0..100 {
+        let (response, _) = runtime.block_on(client.request(&request, &[])).unwrap();
+        assert!(matches!(response, Response::Error { .. }), "{response:?}");
+    }
+    drop(client);
+    daemon.stop();
+    let said = std::fs::read_to_string(&log).unwrap();
+    let lines = |words: &str| said.lines().filter(|line| line.contains(words)).count();
+    assert_eq!((lines("refused: "), lines("refused again")), (16, 1), "{said}");
+    assert_eq!(lines("100 requests of this connection were refused"), 1, "{said}");
 }
 
 /// Starts a daemon whose stderr is a file that it is told is the journal, or not, and gives what it has said.

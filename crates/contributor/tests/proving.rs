@@ -208,6 +208,34 @@ fn a_job_that_is_gone_is_not_made_again_of_nothing() {
     assert!(!world.job(session).exists());
 }
 
+/// A daemon that died between the bundle and the store finds neither the job nor, once somebody took it away, the bundle.
+#[test]
+fn a_session_is_proved_though_its_bundle_was_taken_away_before_the_store_knew() {
+    let world = World::new();
+    let daemon = world.serve(&["--prove-elsewhere"]);
+    let session = world.finished_session(&daemon);
+    wait_for("the job folder", || world.job(session).exists().then_some(()));
+    daemon.kill();
+    // On another machine, which has no database.
+    let store = world.path().join("state").join(STORE);
+    let away = world.path().join("away.sqlite");
+    fs::rename(&store, &away).unwrap();
+    said(world.prove(session, &[]));
+    let bundle = bundle_at(&world.bundle(session));
+    fs::rename(&away, &store).unwrap();
+    fs::remove_file(world.bundle(session)).unwrap();
+
+    let daemon = world.serve(&[]);
+    let known = Store::open(&store, world.state.manifest.adapter_id()).unwrap();
+    wait_for("the store to know", || {
+        (known.session(session).unwrap().unwrap().stage == Stage::Proved).then_some(())
+    });
+    assert!(!world.bundle(session).exists() && !world.job(session).exists());
+    daemon.stop();
+    let said = said(world.prove(session, &[]));
+    assert_eq!((&said["already_proved"], &said["bundle_bytes"]), (&true.into(), &bundle.len().into()));
+}
+
 /// What a `prove` that fails says.
 fn complaint(process: Child) -> String {
     let output = process.wait_with_output().unwrap();

@@ -100,6 +100,23 @@ fn exposure_shows_the_budget_of_the_daemon_that_serves() {
     let (out, warnings) = exposure(&at);
     assert!(out.contains("that of the daemon that serves") && warnings.is_empty(), "{out}{warnings}");
     // Another one that is given is not taken for the daemon's.
+    // Whoever names another socket is not told that nobody serves.
+    let another = folder.path().join("another.sock");
+    let output = Command::new(PROGRAM)
+        .args(["exposure", "--state"])
+        .arg(&state)
+        .arg("--control")
+        .arg(&another)
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{said}");
+    assert!(said.contains("a daemon serves") && said.contains("name its socket with --control"), "{said}");
+    // Without a name it is looked for in the state, where it is not.
+    let output = Command::new(PROGRAM).args(["status", "--state"]).arg(&state).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("running, but nobody answers at"), "{said}");
     let (out, warnings) = exposure(&[&at[..], &["--exposure-budget", "0.5"]].concat());
     assert!(out.contains("     16     128  ") && warnings.contains("its budget is shown"), "{out}{warnings}");
     daemon.stop();

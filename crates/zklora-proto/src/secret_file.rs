@@ -27,6 +27,15 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// Others may put files into the folder, or take some away.
+    #[error("{path} has mode {mode:04o}, expected 0700: others may change what is in it; run `chmod 700 {path}` if nobody did",
+        path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The file is not what it should be.
     #[error("{path}: expected {expected}", path = path.display())]
     Content {
@@ -73,6 +82,26 @@ pub fn create_folder(path: &Path, mode: u32) -> io::Result<()> {
     if made & 0o777 != mode {
         // What it has from the folder above, such as the group, stays.
         fs::set_permissions(path, Permissions::from_mode(made & 0o7000 | mode))?;
+    }
+    Ok(())
+}
+
+/// Fails if others than their owners may read or change these files, as far as they are there, or change the folder that they are in.
+pub fn check_closed(folder: &Path, files: &[PathBuf]) -> Result<(), SecretFileError> {
+    let mode_of = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.permissions().mode() & 0o777),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(SecretFileError::Io { path: path.into(), error }),
+    };
+    let mode = mode_of(folder)?;
+    if mode & 0o022 != 0 {
+        return Err(SecretFileError::Folder { path: folder.into(), mode });
+    }
+    for path in files {
+        let mode = mode_of(path)?;
+        if mode & 0o077 != 0 {
+            return Err(SecretFileError::Permissions { path: path.clone(), mode });
+        }
     }
     Ok(())
 }

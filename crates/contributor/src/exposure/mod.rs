@@ -699,6 +699,7 @@ mod tests {
             damage(&mut log);
             for (file, bytes) in [(&files[0], before), (&files[1], log), (&files[3], reserved)] {
                 std::fs::write(file, bytes).unwrap();
+                std::fs::set_permissions(file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
             }
             let _ = std::fs::remove_file(&files[2]);
             // The same boot of the machine: nothing but the rows themselves tells.

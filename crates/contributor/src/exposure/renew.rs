@@ -140,6 +140,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_set_aside_counts_though_nothing_came_in_its_place() {
+        let (folder, manifest) = answered();
+        // As a process leaves it that is killed half-way, twice.
+        set_aside(&folder.path().join(STORE)).unwrap();
+        assert!(!folder.path().join(STORE).exists());
+        fs::write(folder.path().join(STORE), "cut").unwrap();
+        set_aside(&folder.path().join(STORE)).unwrap();
+        renew(folder.path(), &manifest).unwrap();
+        assert_eq!(rows(folder.path(), &manifest), (40, 40));
+    }
+
+    #[test]
     fn what_can_be_read_of_the_old_one_counts() {
         let cut = |path: &Path| {
             let bytes = fs::read(path).unwrap();

@@ -26,7 +26,7 @@ use rustix::io::Errno;
 use tracing::{debug, error, warn};
 use zklora_circuit::security::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
-use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature};
+use zklora_proto::{AdapterId, CommitmentSeed, PublicKey, SessionId, Signature, secret_file};
 
 use self::log::Checkpoints;
 pub use self::reserved::Allowance;
@@ -264,6 +264,8 @@ impl Store {
             }
             Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
         }
+        // Activations are in it, and whoever can change it can have the budget spent again.
+        secret_file::check_closed(path.parent().unwrap_or(Path::new(".")), &Self::files(path))?;
         let open = || -> anyhow::Result<Connection> {
             let db = connect(path)?;
             let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -695,6 +697,7 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     use zklora_proto::SecretKey;
@@ -880,6 +883,38 @@ mod tests {
         assert_eq!(calls, [0, 20]);
     }
 
+    /// For the owner's eyes alone, as the store makes its files.
+    fn close(path: &Path) {
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Whoever can change the ledger can have the budget spent again, and its rows are what clients sent.
+    #[test]
+    fn a_store_that_others_can_read_or_change_is_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store");
+        Store::create(&path, adapter(1), vec![Allowance::default()]).unwrap();
+        // Held open, so that its log is there.
+        let _open = Store::open(&path, adapter(1)).unwrap();
+        let refused = || Store::open(&path, adapter(1)).err().map(|error| error.to_string());
+        for file in Store::files(&path) {
+            for mode in [0o644, 0o660, 0o606, 0o601] {
+                std::fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+                let said = refused().unwrap_or_default();
+                let expected = format!("{} has mode {mode:04o}, expected 0600", file.display());
+                assert!(said.starts_with(&expected), "{said:?} should begin with {expected:?}");
+            }
+            close(&file);
+        }
+        for mode in [0o777, 0o770, 0o702] {
+            std::fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
+            let said = refused().unwrap_or_default();
+            assert!(said.contains("others may change what is in it; run `chmod 700"), "{said}");
+        }
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(refused(), None, "to list its names is no harm");
+    }
+
     #[test]
     fn a_store_that_is_not_there_or_not_whole_is_not_taken_for_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();
@@ -932,6 +967,7 @@ mod tests {
             .unwrap()
             .execute_batch("CREATE TABLE fact (x); PRAGMA user_version = 4")
             .unwrap();
+        close(&database);
         let other = std::fs::read(&database).unwrap();
         damaged(&database, &other);
 
@@ -946,6 +982,7 @@ mod tests {
         assert_eq!(missing(Store::open(&path, adapter(1)).err().unwrap()), reserved);
 
         std::fs::write(&reserved, of_reserved).unwrap();
+        close(&reserved);
         assert_eq!(Store::open(&path, adapter(1)).unwrap().exposed_rows(0).unwrap().len(), 20);
         let db = Connection::open(&database).unwrap();
         db.execute_batch("PRAGMA user_version = 3").unwrap();
