@@ -11,7 +11,7 @@ OUT=demo-out
 
 LIBTORCH=$(scripts/setup-libtorch.sh)
 export LIBTORCH
-cargo build --release --bins
+cargo build --release --workspace --bins
 bin=target/release
 
 rm -rf "$OUT"
