@@ -80,7 +80,7 @@ fn people_get_sentences() {
     }
     server.stop();
     let output = program("zklora-verifier")
-        .args(["verify", "--no-key-cache", "--adapter", &world.adapter, "--proof-dir"])
+        .args(["verify", "--adapter", &world.adapter, "--proof-dir"])
         .arg(world.path("out"))
         .output()
         .unwrap();
@@ -101,7 +101,7 @@ fn the_example_gets_a_bundle_that_holds() {
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains("every delta is the adapter's"), "{said}");
     let mut verify = program("zklora-verifier");
-    verify.args(["verify", "--no-key-cache", "--adapter", &world.adapter]).arg(world.path("fetched"));
+    verify.args(["verify", "--adapter", &world.adapter]).arg(world.path("fetched"));
     assert_eq!(verify.output().unwrap().status.code(), Some(0));
     // Of another adapter it takes nothing.
     let mut example = program("examples/verified_bundle");

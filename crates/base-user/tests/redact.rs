@@ -66,7 +66,7 @@ impl Proved {
 
     fn verify(&self, out: &str, more: &[&str]) -> (Value, i32) {
         let output = program("zklora-verifier")
-            .args(["verify", "--json", "--no-key-cache", "--adapter", &self.world.adapter])
+            .args(["verify", "--json", "--adapter", &self.world.adapter])
             .args(["--contributor", &self.world.contributor])
             .arg(self.world.path(out))
             .args(more)

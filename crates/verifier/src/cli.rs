@@ -122,9 +122,10 @@ pub struct VerifyArgs {
     #[command(flatten)]
     pub html: HtmlArgs,
 
-    /// Build every circuit in this run, and neither read nor keep any in the cache folder
+    /// Take circuits that were built before from the cache folder, and keep there those that are built now. Whoever can change what is in it
+    /// can have anything accepted
     #[arg(long)]
-    pub no_key_cache: bool,
+    pub key_cache: bool,
 }
 
 /// Runs the command with the process's arguments.
@@ -199,7 +200,7 @@ pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
     let mut verifier = Verifier::new(policy.pins)
         .with_min_security(policy.min_security)
         .announcing(|work| Slow::after(Duration::from_secs(1), move || tracing::info!("{}", Escaped(&work))));
-    if let Some(keys) = KeyCache::of_user().filter(|_| !args.no_key_cache) {
+    if let Some(keys) = KeyCache::of_user().filter(|_| args.key_cache) {
         verifier = verifier.with_circuits(move |security, shapes| Ok(keys.get(security, shapes)?.0));
     }
     let style = TextStyle { verbose: args.verbose, coloured: out.has_colours() };
@@ -396,18 +397,18 @@ const WHAT_TO_PIN: &str = "Not pinned: give the adapter id that you were promise
 const MANUAL: Manual = Manual {
     environment: &[&[(
         "XDG_CACHE_HOME",
-        "Where the circuits that have been built are kept; ~/.cache by default.",
+        "Where circuits are kept if that is asked for; ~/.cache by default.",
     )]],
     files: &[(
         "~/.cache/zklora/keys",
-        "Circuits that have been built. Whoever can change them can make the verifier accept anything.",
+        "Circuits that `keys` and `verify --key-cache` have built. Whoever can change them can make `verify --key-cache` accept anything.",
     )],
     see_also: &["zklora-base-user(1)", "zklora-contributor(1)"],
 };
 
 const KEYS_HELP: &str = "\
 The keys are in zklora/keys in $XDG_CACHE_HOME or ~/.cache, one file for each circuit. Whoever can change them can make this
-verifier accept anything. `verify` uses them and adds to them unless it is told --no-key-cache.
+verifier accept anything. `verify --key-cache` uses them and adds to them; without it, `verify` looks at none.
 
 Exit codes:
   0  every key is there

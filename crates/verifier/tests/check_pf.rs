@@ -38,7 +38,6 @@ impl Checked {
                 "--json".as_ref(),
                 "--min-security".as_ref(),
                 "0".as_ref(),
-                "--no-key-cache".as_ref(),
                 checked.bundle().as_os_str(),
             ])
             .args(trusted.into_iter().flatten())

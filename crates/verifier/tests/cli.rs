@@ -584,7 +584,7 @@ fn the_report_is_also_a_page() {
     contains(&text(output.stderr), &["both ask for the standard output"]);
     assert_eq!(fs::read(&page).unwrap(), before);
     let full = Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
-        .args(["verify", &good, "--html", "-", "--no-key-cache"])
+        .args(["verify", &good, "--html", "-"])
         .stdout(fs::File::options().write(true).open("/dev/full").unwrap())
         .output()
         .unwrap();

@@ -68,7 +68,7 @@ fn the_program_enters_it() {
     let nowhere: Vec<String> = (0..5000).map(|i| format!("/nonexistent/{i:040}")).collect();
     let mut verifier = Stopped(
         Command::new(env!("CARGO_BIN_EXE_zklora-verifier"))
-            .args(["verify", "--json", "--no-key-cache"])
+            .args(["verify", "--json"])
             .arg(bundle())
             .args(&nowhere)
             .stdout(Stdio::piped())

@@ -58,7 +58,7 @@ fn verdicts_are_what_their_schema_says() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.pf");
     let verify = |more: &[&str]| {
-        let arguments = [&["verify", "--json", "--no-key-cache", file.to_str().unwrap()], more].concat();
+        let arguments = [&["verify", "--json", file.to_str().unwrap()], more].concat();
         json(&arguments)
     };
     let mut kinds = Vec::new();

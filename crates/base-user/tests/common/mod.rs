@@ -142,15 +142,7 @@ impl World {
     /// `zklora-verifier verify --json` over the out folder, with everything pinned.
     pub fn verify(&self) -> (serde_json::Value, i32) {
         let output = program("zklora-verifier")
-            .args([
-                "verify",
-                "--json",
-                "--no-key-cache",
-                "--adapter",
-                &self.adapter,
-                "--contributor",
-                &self.contributor,
-            ])
+            .args(["verify", "--json", "--adapter", &self.adapter, "--contributor", &self.contributor])
             .arg("--proof-dir")
             .arg(self.path("out"))
             .output()
