@@ -532,7 +532,9 @@ fn what_cannot_be_read_is_not_called_invalid() {
         assert_eq!(output.status.code(), Some(code), "{command}: {output:?}");
     }
     let page = at("page.html");
-    assert_eq!(run(&["verify", &at("a.pf"), "--html", &page]).status.code(), Some(2));
+    let alone = folder.path().join("alone");
+    fs::create_dir_all(alone.join("a.pf")).unwrap();
+    assert_eq!(run(&["verify", alone.to_str().unwrap(), "--html", &page]).status.code(), Some(2));
     contains(&fs::read_to_string(&page).unwrap(), &["<title>UNREADABLE", "The one file could not be read."]);
 }
 

@@ -168,5 +168,5 @@ fn verdicts_on_openings_are_what_their_schema_says() {
         fs::write(&file, changed).unwrap();
         seen(case, check(&[]));
     }
-    assert_eq!(verdicts, ["invalid", "valid", "not-pinned", "refused", "invalid", "invalid", "invalid"]);
+    assert_eq!(verdicts, ["unreadable", "valid", "not-pinned", "refused", "invalid", "invalid", "invalid"]);
 }

@@ -1,8 +1,10 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use zklora_proto::SecretKey;
+use zklora_circuit::security::Security;
 use zklora_proto::identity::Purpose;
+use zklora_proto::packing::activations_to_bytes;
+use zklora_proto::{CommitmentSeed, SecretKey, SessionId};
 
 use super::*;
 
