@@ -19,9 +19,10 @@ use zklora_proto::message::{ProofState, Request, Response};
 use zklora_proto::{Address, Bytes, Escaped, SecretKey, SessionId, secret_file};
 use zklora_verdict::{Refusal, Verifier};
 
+use crate::error::SessionError;
 use crate::link::Link;
 use crate::record::Record;
-use crate::session::{SessionError, ask, status, unexpected};
+use crate::session::{ask, status, unexpected};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]

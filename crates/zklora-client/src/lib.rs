@@ -10,14 +10,17 @@
 //! One call of a bundle is shown by [`CallOpening`](zklora_proto::CallOpening). The example `verified_bundle` does all of the first four.
 
 mod activations;
+mod error;
 mod fetch;
 mod link;
 mod record;
 mod redact;
 mod session;
+mod transcript;
 
 pub use activations::{NotFinite, Quantised};
+pub use error::SessionError;
 pub use fetch::{FetchError, Fetched, Fetcher};
 pub use record::{Record, RecordError, Records};
 pub use redact::{RedactError, Redacted, redact};
-pub use session::{Interrupt, Session, SessionError};
+pub use session::{Interrupt, Session};

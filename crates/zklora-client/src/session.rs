@@ -6,132 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 use tracing::trace_span;
-use zklora_circuit::security::{Security, UnknownSecurity};
-use zklora_net::{DialError, FrameError};
+use zklora_circuit::security::Security;
+use zklora_net::FrameError;
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_CLOCK_SKEW, MAX_TENSOR_ENTRIES};
-use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
-use zklora_proto::receipt::ReceiptError;
-use zklora_proto::transcript::{CallError, CallShape};
+use zklora_proto::transcript::CallShape;
 use zklora_proto::{
     AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Escaped, Manifest, PROTOCOL_VERSION,
     Receipt, SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
 };
 use zklora_verdict::DEFAULT_MIN_SECURITY;
 
+use crate::error::SessionError;
 use crate::fetch::Fetcher;
 use crate::link::Link;
 use crate::record::RecordError;
+use crate::transcript::Transcript;
 
 /// How often a contributor that is still proving is asked again.
 const POLL: Duration = Duration::from_millis(200);
-
-/// Why a session failed.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    /// No connection.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// The connection broke, or the contributor speaks nonsense.
-    #[error("talking to the contributor")]
-    Frame(#[from] FrameError),
-    /// The contributor refuses.
-    #[error("the contributor refuses: {message}")]
-    Refused {
-        /// What kind of refusal.
-        code: ErrorCode,
-        /// Its words.
-        message: String,
-    },
-    /// The contributor answers another question.
-    #[error("the contributor answered {found}, expected {expected}")]
-    Unexpected {
-        /// What was expected.
-        expected: &'static str,
-        /// What came.
-        found: String,
-    },
-    /// Not a valid manifest.
-    #[error("the contributor's manifest")]
-    Manifest(#[from] ManifestError),
-    /// Not the pinned manifest, or not the pinned contributor's.
-    #[error("the contributor sent {what} {found}, expected the pinned {expected}")]
-    NotPinned {
-        /// What differs.
-        what: &'static str,
-        /// What came.
-        found: String,
-        /// What is pinned.
-        expected: String,
-    },
-    /// Proofs that this program cannot check.
-    #[error(
-        "the contributor proves with a parameter set that this program does not know, so that its bundles cannot be checked here"
-    )]
-    UnknownSecurity(#[from] UnknownSecurity),
-    /// Proofs that are worth less than was asked for.
-    #[error(
-        "the contributor proves with the parameter set {:?}, which guarantees {} bits of soundness on theorems alone, expected at least \
-         {min}; --min-security accepts less",
-        .security.name(), .security.provable_bits()
-    )]
-    MinSecurity {
-        /// The contributor's parameter set.
-        security: Security,
-        /// Bits asked for.
-        min: u32,
-    },
-    /// A call that the manifest does not allow.
-    #[error("this call cannot be made")]
-    Call(#[from] CallError),
-    /// Deltas that are no deltas.
-    #[error("the contributor's deltas")]
-    Deltas(#[from] PackingError),
-    /// A receipt that does not verify.
-    #[error("the contributor's receipt")]
-    Receipt(#[from] ReceiptError),
-    /// A receipt that says something else than what happened.
-    #[error("the contributor's receipt says {what} {found}, but it was {expected}; it is not signed")]
-    FalseReceipt {
-        /// What differs.
-        what: &'static str,
-        /// What the receipt says.
-        found: String,
-        /// What happened.
-        expected: String,
-    },
-    /// A receipt whose times cannot be.
-    #[error(
-        "the contributor's receipt says that the session {what} at {found}, {expected} (seconds since 1970); it is not signed: \
-         find out which clock is wrong, this machine's or the contributor's"
-    )]
-    FalseTime {
-        /// What it says a time of.
-        what: &'static str,
-        /// That time, in seconds since 1970.
-        found: u64,
-        /// What it was expected to be.
-        expected: String,
-    },
-    /// The session's record cannot be kept.
-    #[error("keeping the record of the session")]
-    Record(#[from] RecordError),
-    /// The contributor asks for a second signature of one session.
-    #[error(
-        "the contributor sent another receipt of this session than the one that was signed: it is not signed"
-    )]
-    SecondReceipt,
-    /// The contributor could not prove the session.
-    #[error("the contributor failed to prove the session")]
-    ProofFailed,
-    /// Waiting for the proof was stopped.
-    #[error("the proof was not waited for")]
-    NotWaited(#[source] Box<dyn Error + Send + Sync>),
-}
 
 /// Asked again and again while something is waited for; that ends with its error.
 pub type Interrupt<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error + Send + Sync>>;
@@ -445,47 +341,6 @@ impl Session {
     /// Closes the connection.
     pub fn close(self) {
         self.runtime.block_on(self.link.close());
-    }
-}
-
-/// The transcript of a session, hashed beside whatever else its client does.
-struct Transcript {
-    runtime: Handle,
-    calls: u64,
-    /// Of each module.
-    rows: Vec<u64>,
-    hasher: SessionHasher,
-    /// The hasher with the last call, once it is there.
-    last: Option<JoinHandle<SessionHasher>>,
-    /// The receipt that was signed for it.
-    signed: Option<Vec<u8>>,
-}
-
-impl Transcript {
-    fn new(runtime: Handle, modules: usize, seed: CommitmentSeed) -> Self {
-        let hasher = SessionHasher::new(modules, seed);
-        Self { runtime, calls: 0, rows: vec![0; modules], hasher, last: None, signed: None }
-    }
-
-    /// Adds the next call. There must be fewer than [`MAX_CALLS`].
-    fn add(&mut self, call: Arc<Call>) {
-        self.calls += 1;
-        call.deltas.iter().for_each(|delta| self.rows[delta.module] += call.rows as u64);
-        let mut hasher = self.hasher().clone();
-        self.last = Some(self.runtime.spawn_blocking(move || {
-            // As many calls as were counted: there may be another.
-            let _ = hasher.add(&call);
-            hasher
-        }));
-    }
-
-    /// The hasher, with all calls in it.
-    fn hasher(&mut self) -> &SessionHasher {
-        if let Some(last) = self.last.take() {
-            let hashed = self.runtime.block_on(last);
-            self.hasher = hashed.unwrap_or_else(|failed| resume_unwind(failed.into_panic()));
-        }
-        &self.hasher
     }
 }
 

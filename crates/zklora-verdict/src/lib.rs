@@ -20,6 +20,7 @@ mod html;
 mod pins;
 mod policy;
 mod report;
+mod words;
 
 pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
@@ -30,6 +31,6 @@ pub use html::{Made, Page};
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;
 pub use report::{
-    BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, NOT_PINNED, Pair, Report, Standing,
-    TextStyle, date, write_not_shown,
+    BatchReport, BundleReport, ErrorReport, Fact, ModuleReport, NOT_PINNED, Pair, Report, Standing, TextStyle,
 };
+pub use words::{date, write_not_shown};
