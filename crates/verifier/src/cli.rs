@@ -11,7 +11,7 @@ use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::counted;
 use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, Pins, Policy, Refusal, Report, Standing, TextStyle, Verifier,
+    BundleReport, DEFAULT_MIN_SECURITY, Kind, Pins, Policy, Refusal, Report, Standing, TextStyle, Verifier,
     circuits_of,
 };
 
@@ -313,7 +313,7 @@ pub fn opening(args: &OpeningArgs, out: &mut Output) -> io::Result<u8> {
     Ok(match &report.error {
         None if report.pinned || args.pins.unpinned => VALID,
         None => NOT_PINNED,
-        Some(error) if error.kind == "file" => UNUSABLE,
+        Some(error) if error.kind == Kind::File => UNUSABLE,
         Some(_) => INVALID,
     })
 }

@@ -13,7 +13,7 @@ use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, counted, read_bounded,
 };
 use zklora_verdict::{
-    ErrorReport, NOT_PINNED, PinRefusal, Pins, PinsFound, Standing, word_on, write_not_shown,
+    ErrorReport, Kind, NOT_PINNED, PinRefusal, Pins, PinsFound, Standing, word_on, write_not_shown,
 };
 
 use crate::policy::PinArgs;
@@ -49,14 +49,14 @@ pub enum OpeningRefusal {
 }
 
 impl OpeningRefusal {
-    /// What kind of thing is wrong, in one stable word for programs: that of a bundle, where there is the same.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of thing is wrong: that of a bundle, where there is the same.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::File(_) => "file",
-            Self::Opening(OpeningError::Manifest(_)) => "manifest",
-            Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => "receipt",
-            Self::Opening(OpeningError::NotCommitted | OpeningError::Impossible { .. }) => "commitment",
-            Self::Opening(_) => "format",
+            Self::File(_) => Kind::File,
+            Self::Opening(OpeningError::Manifest(_)) => Kind::Manifest,
+            Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => Kind::Receipt,
+            Self::Opening(OpeningError::NotCommitted | OpeningError::Impossible { .. }) => Kind::Commitment,
+            Self::Opening(_) => Kind::Format,
             Self::Pin(refusal) => refusal.kind(),
         }
     }

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use zklora_proto::Call;
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_testing::{RawBundle, rng};
+use zklora_verdict::Kind;
 
 /// The attacker has the file alone and changes bytes of it.
 #[test]
@@ -50,7 +51,7 @@ fn no_mutation_of_a_blob_is_accepted_for_something_else() {
 fn refused_without_panic(round: usize, bytes: &[u8]) {
     match verdict(bytes).outcome {
         Ok(_) => panic!("round {round}: accepted"),
-        Err(refusal) => assert_ne!(refusal.kind(), "internal", "round {round}"),
+        Err(refusal) => assert_ne!(refusal.kind(), Kind::Internal, "round {round}"),
     }
 }
 

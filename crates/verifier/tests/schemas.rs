@@ -12,6 +12,7 @@ use zklora_proto::CallOpening;
 use zklora_proto::bundle::Bundle;
 use zklora_testing::World;
 use zklora_testing::vectors::load;
+use zklora_verdict::Kind;
 
 /// A schema, as strict as the version at hand: a field that it does not describe is an error.
 struct Schema(jsonschema::Validator);
@@ -169,4 +170,33 @@ fn verdicts_on_openings_are_what_their_schema_says() {
         seen(case, check(&[]));
     }
     assert_eq!(verdicts, ["unreadable", "valid", "not-pinned", "refused", "invalid", "invalid", "invalid"]);
+}
+
+/// A kind that is new is in the schema of one of the two, and a schema has none that nothing is of.
+#[test]
+fn schemas_have_all_kinds_and_no_other() {
+    let mut kinds: Vec<String> = Vec::new();
+    for name in ["zklora-verify-2.json", "zklora-opening-check-2.json"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas").join(name);
+        let schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let words = find_kinds(&schema).unwrap();
+        kinds.extend(words.iter().map(|word| word.as_str().unwrap().to_owned()));
+    }
+    kinds.sort();
+    kinds.dedup();
+    let mut all = Kind::ALL.map(|kind| kind.name().to_owned());
+    all.sort();
+    assert_eq!(kinds, all);
+}
+
+/// The words of the first property `kind`, wherever it is.
+fn find_kinds(schema: &Value) -> Option<&Vec<Value>> {
+    match schema {
+        Value::Object(fields) => {
+            let here = fields.get("kind").and_then(|kind| kind["enum"].as_array());
+            here.or_else(|| fields.values().find_map(find_kinds))
+        }
+        Value::Array(items) => items.iter().find_map(find_kinds),
+        _ => None,
+    }
 }

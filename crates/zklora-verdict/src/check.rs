@@ -18,6 +18,7 @@ use zklora_circuit::session::{
 use zklora_proto::bundle::{Bundle, BundleError, Plan};
 use zklora_proto::{Manifest, ModuleEntry, ModuleShape, SignedSession, counted};
 
+use crate::kind::Kind;
 use crate::pins::{PinRefusal, Pins};
 
 /// Fewest bits of provable soundness that are accepted unless told otherwise: what the default parameter set has.
@@ -289,39 +290,39 @@ impl Refusal {
         }
     }
 
-    /// What kind of thing is wrong, in one stable word for programs.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of thing is wrong.
+    pub fn kind(&self) -> Kind {
         if self.is_of_reading() {
-            return "file";
+            return Kind::File;
         }
         match self {
-            Self::Open(_) | Self::NotAFile => "file",
+            Self::Open(_) | Self::NotAFile => Kind::File,
             Self::Pin(refusal) => refusal.kind(),
-            Self::FoldBytes(_) => "manifest",
-            Self::NewRows(_) => "circuit",
-            Self::MinSecurity { .. } => "security",
-            Self::Internal => "internal",
+            Self::FoldBytes(_) => Kind::Manifest,
+            Self::NewRows(_) => Kind::Circuit,
+            Self::MinSecurity { .. } => Kind::Security,
+            Self::Internal => Kind::Internal,
             Self::Session(error) => match error {
-                VerifySessionError::Empty => "transcript",
-                VerifySessionError::Security(_) => "security",
-                VerifySessionError::Transcript { .. } | VerifySessionError::Fold(_) => "transcript",
-                VerifySessionError::Challenges => "folds",
-                VerifySessionError::Circuit { .. } => "circuit",
-                VerifySessionError::Proof { .. } => "proof",
+                VerifySessionError::Empty => Kind::Transcript,
+                VerifySessionError::Security(_) => Kind::Security,
+                VerifySessionError::Transcript { .. } | VerifySessionError::Fold(_) => Kind::Transcript,
+                VerifySessionError::Challenges => Kind::Folds,
+                VerifySessionError::Circuit { .. } => Kind::Circuit,
+                VerifySessionError::Proof { .. } => Kind::Proof,
                 VerifySessionError::Bundle(error) => match error {
-                    BundleError::Manifest(_) => "manifest",
-                    BundleError::Receipt(_) | BundleError::Foreign(_) => "receipt",
-                    BundleError::Plan(_) => "plan",
-                    BundleError::Call { .. } | BundleError::Transcript { .. } => "transcript",
-                    BundleError::Redacted => "redacted",
-                    BundleError::Folds(_) | BundleError::FoldsSignature(_) => "folds",
+                    BundleError::Manifest(_) => Kind::Manifest,
+                    BundleError::Receipt(_) | BundleError::Foreign(_) => Kind::Receipt,
+                    BundleError::Plan(_) => Kind::Plan,
+                    BundleError::Call { .. } | BundleError::Transcript { .. } => Kind::Transcript,
+                    BundleError::Redacted => Kind::Redacted,
+                    BundleError::Folds(_) | BundleError::FoldsSignature(_) => Kind::Folds,
                     BundleError::Io(_)
                     | BundleError::HeaderLength { .. }
                     | BundleError::HeaderJson(_)
                     | BundleError::Format(_)
                     | BundleError::Table(_)
                     | BundleError::Length { .. }
-                    | BundleError::Digest(_) => "format",
+                    | BundleError::Digest(_) => Kind::Format,
                 },
             },
         }
@@ -411,6 +412,6 @@ mod tests {
         }
         let verdict = Verifier::default().check(Panics);
         assert!(matches!(verdict.outcome, Err(Refusal::Internal)));
-        assert_eq!(verdict.outcome.unwrap_err().kind(), "internal");
+        assert_eq!(verdict.outcome.unwrap_err().kind(), Kind::Internal);
     }
 }

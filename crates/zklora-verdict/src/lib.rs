@@ -17,6 +17,7 @@
 mod check;
 mod evaluation;
 mod html;
+mod kind;
 mod pins;
 mod policy;
 mod report;
@@ -28,6 +29,7 @@ pub use check::{
 };
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
+pub use kind::Kind;
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;
 pub use report::{

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedSession};
 
+use crate::kind::Kind;
+
 /// What every bundle and every opening has to agree with: of each kind one of those that are listed, and anything where none is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pins {
@@ -195,15 +197,15 @@ pub enum PinRefusal {
 }
 
 impl PinRefusal {
-    /// What kind of thing is wrong, in one stable word for programs.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of thing is wrong.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Adapter { .. } => "adapter-pin",
-            Self::Contributor { .. } => "contributor-pin",
-            Self::BaseModel { .. } => "base-model-pin",
-            Self::Client { .. } => "client-pin",
-            Self::Redacted { .. } => "redacted",
-            Self::Age { .. } | Self::Ahead { .. } => "age",
+            Self::Adapter { .. } => Kind::AdapterPin,
+            Self::Contributor { .. } => Kind::ContributorPin,
+            Self::BaseModel { .. } => Kind::BaseModelPin,
+            Self::Client { .. } => Kind::ClientPin,
+            Self::Redacted { .. } => Kind::Redacted,
+            Self::Age { .. } | Self::Ahead { .. } => Kind::Age,
         }
     }
 }
@@ -232,10 +234,10 @@ mod tests {
             (now, Ok(())),
             (now - DAY + 60, Ok(())),
             (now + 60, Ok(())),
-            (now - DAY - 60, Err("age")),
-            (0, Err("age")),
-            (now + 3600, Err("age")),
-            (u64::MAX, Err("age")),
+            (now - DAY - 60, Err(Kind::Age)),
+            (0, Err(Kind::Age)),
+            (now + 3600, Err(Kind::Age)),
+            (u64::MAX, Err(Kind::Age)),
         ] {
             assert_eq!(kind_at(finished, &day), expected, "{finished}");
             assert_eq!(kind_at(finished, &Pins::default()), Ok(()), "{finished}");

@@ -12,6 +12,7 @@ use zklora_circuit::session::VerifiedSession;
 use zklora_proto::{AdapterId, BaseModelDigest, Escaped, PublicKey, SessionId};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits, weakest};
+use crate::kind::Kind;
 use crate::pins::{Pins, PinsFound};
 
 /// All that `verify --json` prints. Fields are only ever added under the same `format`.
@@ -175,8 +176,8 @@ impl fmt::Display for Standing {
 /// Why a bundle is not valid.
 #[derive(Debug, Serialize)]
 pub struct ErrorReport {
-    /// One stable word for what is wrong.
-    pub kind: &'static str,
+    /// What kind of thing is wrong.
+    pub kind: Kind,
     /// The same for people, with control characters escaped.
     pub what: String,
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use zklora_proto::{Bytes, Escaped, counted};
 
+use crate::kind::Kind;
 use crate::pins::word_on;
 use crate::report::{BundleReport, Fact, ModuleReport, NOT_PINNED, Standing, TextStyle};
 
@@ -39,7 +40,9 @@ impl BundleReport {
         let meaning = match (self.verdict, self.redacted) {
             (Standing::Invalid, _) => "Nothing in this file can be relied on.",
             (Standing::Unreadable, _) => "Nothing is known of this file.",
-            (Standing::Refused, _) if self.error.as_ref().is_some_and(|error| error.kind == "security") => {
+            (Standing::Refused, _)
+                if self.error.as_ref().is_some_and(|error| error.kind == Kind::Security) =>
+            {
                 "Its proofs hold, and are worth less than was asked for."
             }
             (Standing::Refused, _) => {

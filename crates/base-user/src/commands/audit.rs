@@ -17,7 +17,7 @@ use zklora_base_user::reported::{Report, Truth};
 use zklora_cli::{Escaped, NOT_PINNED, WRONG_USAGE, fail};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedReceipt};
-use zklora_verdict::{Pins, Verifier, write_not_shown};
+use zklora_verdict::{Kind, Pins, Verifier, write_not_shown};
 
 use super::eval::shown;
 use super::inputs::{DatasetArgs, Task, read_text};
@@ -250,17 +250,17 @@ fn verify(
             Err(refusal) => {
                 ensure!(!refusal.is_of_reading(), "{}: {refusal}", path.display());
                 let found = receipt.as_ref().map(|receipt| receipt.receipt().base_model);
-                let what = match found.filter(|_| refusal.kind() == "base-model-pin") {
+                let what = match found.filter(|_| refusal.kind() == Kind::BaseModelPin) {
                     Some(found) => format!(
                         "it is of a session with another base model: both parties signed for the digest {found}, {} has {}",
                         args.model.base_model, base.digest
                     ),
-                    None if refusal.kind() == "redacted" => {
+                    None if refusal.kind() == Kind::Redacted => {
                         "this bundle is redacted: without activations nothing can be replayed; ask for the full one".into()
                     }
                     None => refusal.to_string(),
                 };
-                Outcome::Failed(Failure { kind: refusal.kind(), what, place: None })
+                Outcome::Failed(Failure { kind: refusal.kind().name(), what, place: None })
             }
             Ok(_) => {
                 let again = bundles.iter().any(|other| other.receipt == receipt);
@@ -293,7 +293,7 @@ impl Audited {
         let ModelError::Hook { error: cause, .. } = &error else {
             // A manifest may name what this model does not have.
             if matches!(error, ModelError::UnknownProjection { .. }) {
-                self.all_failed("manifest", &error.to_string());
+                self.all_failed(Kind::Manifest.name(), &error.to_string());
                 return Ok(());
             }
             return Err(error.into());
@@ -301,7 +301,7 @@ impl Audited {
         match cause.downcast_ref::<NotReplayed>() {
             Some(found) => self.not_replayed(found, task, args),
             // Shapes that do not fit the model's.
-            None => self.all_failed("manifest", &error.to_string()),
+            None => self.all_failed(Kind::Manifest.name(), &error.to_string()),
         }
         Ok(())
     }
