@@ -12,7 +12,7 @@ use zklora_fuzz::{Parties, attack, calls};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{Call, ModuleShape, PublicKey, Receipt};
 use zklora_testing::{PROOFS, RECEIPT, REDACTED, RawBundle, TRANSCRIPT};
-use zklora_verifier::{BundleReport, Pins, TextStyle, Verifier};
+use zklora_verdict::{BundleReport, Pins, TextStyle, Verifier};
 
 static PARTIES: LazyLock<Parties> = LazyLock::new(Parties::default);
 

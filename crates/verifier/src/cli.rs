@@ -11,15 +11,14 @@ use zklora_circuit::security::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::counted;
 use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, Kind, Pins, Policy, Refusal, Report, Standing, TextStyle, Verifier,
-    circuits_of,
+    BundleReport, DEFAULT_MIN_SECURITY, Kind, OpeningReport, Pins, Policy, Refusal, Report, Standing,
+    TextStyle, Verifier, circuits_of,
 };
 
 use crate::explain::{ExplainArgs, explain};
 use crate::find::bundles;
 use crate::html::{HtmlArgs, HtmlError, HtmlOutput};
 use crate::keys::{KeyCache, Origin};
-use crate::opening::{OpeningArgs, OpeningReport};
 use crate::parts::{ExtractArgs, ExtractError, InspectArgs, extract, inspect};
 use crate::policy::{PinArgs, read_policy};
 use crate::sandbox;
@@ -77,6 +76,22 @@ pub struct KeysArgs {
     /// Bundles, or folders of bundles
     #[arg(value_name = "FILE|DIR", required = true)]
     pub paths: Vec<PathBuf>,
+}
+
+/// Arguments of `opening`.
+#[derive(Debug, Args)]
+pub struct OpeningArgs {
+    /// The opening
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+
+    /// What it must agree with
+    #[command(flatten)]
+    pub pins: PinArgs,
+
+    /// Print one JSON document on stdout instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `verify`.

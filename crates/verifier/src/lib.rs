@@ -1,16 +1,15 @@
 //! The program `zklora-verifier`: what an auditor does with `.pf` bundles, offline.
 //!
-//! What is checked, and how the verdict is said, is in `zklora-verdict`, whose [`Verifier`] and reports are named here again.
+//! What is checked, and how the verdict is said, is in `zklora-verdict`.
 //!
 //! 1. [`find`]: which files are meant.
 //! 2. [`PinArgs`] and [`read_policy`]: what the caller knows from elsewhere.
 //! 3. [`KeyCache`]: circuits that were built in an earlier run.
-//! 4. [`opening`]: one call, shown without its bundle.
-//! 5. [`parts`]: what is in a bundle, unverified.
-//! 6. [`explain`]: what proofs are worth.
-//! 7. [`HtmlOutput`]: the report as a page.
-//! 8. [`sandbox`]: what the kernel lets the program do.
-//! 9. [`cli`]: the commands, their exit codes and their log.
+//! 4. [`parts`]: what is in a bundle, unverified.
+//! 5. [`explain`]: what proofs are worth.
+//! 6. [`HtmlOutput`]: the report as a page.
+//! 7. [`sandbox`]: what the kernel lets the program do.
+//! 8. [`cli`]: the commands, their exit codes and their log.
 //!
 //! This crate has neither libtorch nor a network stack among its dependencies; a test holds that.
 
@@ -19,7 +18,6 @@ pub mod explain;
 pub mod find;
 mod html;
 mod keys;
-pub mod opening;
 pub mod parts;
 mod policy;
 pub mod sandbox;
@@ -28,7 +26,3 @@ mod slow;
 pub use html::{HtmlArgs, HtmlError, HtmlOutput};
 pub use keys::{KeyCache, Origin};
 pub use policy::{PinArgs, PolicyError, read_policy};
-pub use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, NOT_PINNED, PinRefusal, Pins, PinsFound, Policy, Refusal, Report,
-    TextStyle, Verdict, Verifier, date, write_not_shown,
-};

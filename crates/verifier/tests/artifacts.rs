@@ -11,7 +11,7 @@ use zklora_testing::{
     CLIENT_SIGNATURE, CONTRIBUTOR_SIGNATURE, MANIFEST, MANIFEST_SIGNATURE, PROOFS, RECEIPT, RawBundle,
     TRANSCRIPT, TableEntry, World, rng, shape,
 };
-use zklora_verifier::{BundleReport, Pins};
+use zklora_verdict::{BundleReport, Pins};
 
 /// Edits of the manifest's text: what is changed, from, to.
 const MANIFEST_EDITS: [(&str, &str, &str); 5] = [

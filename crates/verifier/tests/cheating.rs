@@ -6,7 +6,7 @@ use common::{SESSION, Session, accepted, refused, refused_pinned};
 use zklora_circuit::commitment::Opening;
 use zklora_proto::Call;
 use zklora_testing::{PROOFS, RawBundle, TRANSCRIPT, World, rng, shape};
-use zklora_verifier::Pins;
+use zklora_verdict::Pins;
 
 /// An edit of the transcript: its name, what it does, and what an outsider's bundle with it contradicts in the receipt.
 struct Edit {

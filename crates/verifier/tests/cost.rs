@@ -11,7 +11,8 @@ use common::{bare, bare_with};
 use zklora_circuit::security::Security;
 use zklora_proto::{Call, Delta, ModuleShape};
 use zklora_testing::{PROOFS, shape};
-use zklora_verifier::{KeyCache, Verifier};
+use zklora_verdict::Verifier;
+use zklora_verifier::KeyCache;
 
 /// What the process that is measured checks or builds.
 const CHILD: &str = "ZKLORA_TEST_COST";

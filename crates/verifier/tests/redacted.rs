@@ -12,7 +12,7 @@ use zklora_proto::{PublicKey, SecretKey};
 use zklora_testing::{
     CLIENT_SIGNATURE, FOLDS, FOLDS_SIGNATURE, PROOFS, RECEIPT, RawBundle, TRANSCRIPT, TRANSCRIPT_SALT, rng,
 };
-use zklora_verifier::{BundleReport, Pins, TextStyle, Verifier};
+use zklora_verdict::{BundleReport, Pins, TextStyle, Verifier};
 
 fn trusting(client: PublicKey) -> Verifier {
     Verifier::new(Pins { clients: vec![client], redacted: true, ..Pins::default() })

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{fs, thread};
 
-use zklora_verifier::{KeyCache, Pins, Verifier, sandbox};
+use zklora_verdict::{Pins, Verifier};
+use zklora_verifier::{KeyCache, sandbox};
 
 /// In a thread, which the sandbox is entered by alone: the rest of this process goes on as before.
 #[test]

@@ -6,7 +6,7 @@ use std::io::Cursor;
 
 use common::{client_of_redacted, refused_pinned};
 use zklora_testing::vectors::load;
-use zklora_verifier::{Pins, Verifier};
+use zklora_verdict::{Pins, Verifier};
 
 #[test]
 fn every_vector_has_its_verdict() {

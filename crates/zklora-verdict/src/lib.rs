@@ -18,6 +18,7 @@ mod check;
 mod evaluation;
 mod html;
 mod kind;
+mod opening;
 mod pins;
 mod policy;
 mod report;
@@ -30,6 +31,7 @@ pub use check::{
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use kind::Kind;
+pub use opening::{Opened, OpeningRefusal, OpeningReport, check_opening};
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;
 pub use report::{

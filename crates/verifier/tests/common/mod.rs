@@ -14,7 +14,7 @@ use zklora_proto::{
 };
 pub use zklora_testing::vectors::client_of_redacted;
 use zklora_testing::{RawBundle, World, rng, shape};
-use zklora_verifier::{BundleReport, Pins, Verdict, Verifier};
+use zklora_verdict::{BundleReport, Pins, Verdict, Verifier};
 
 /// An honest session: three modules, three calls, two proofs.
 pub struct Session {

@@ -1,10 +1,9 @@
-//! One opening of a call, one verdict: the command `opening`.
+//! The verdict on one call that is shown without its bundle.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
 use serde::Serialize;
 use zklora_proto::Escaped;
 use zklora_proto::call_opening::OpeningError;
@@ -12,27 +11,11 @@ use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
     AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, counted, read_bounded,
 };
-use zklora_verdict::{
-    ErrorReport, Kind, NOT_PINNED, PinRefusal, Pins, PinsFound, Standing, word_on, write_not_shown,
-};
 
-use crate::policy::PinArgs;
-
-/// Arguments of `opening`.
-#[derive(Debug, Args)]
-pub struct OpeningArgs {
-    /// The opening
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
-
-    /// What it must agree with
-    #[command(flatten)]
-    pub pins: PinArgs,
-
-    /// Print one JSON document on stdout instead of text
-    #[arg(long)]
-    pub json: bool,
-}
+use crate::kind::Kind;
+use crate::pins::{PinRefusal, Pins, PinsFound, word_on};
+use crate::report::{ErrorReport, NOT_PINNED, Standing};
+use crate::words::write_not_shown;
 
 /// Why an opening is not valid.
 #[derive(Debug, thiserror::Error)]
