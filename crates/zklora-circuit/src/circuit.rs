@@ -34,6 +34,7 @@ pub struct BatchVerifier {
 
 /// A batch that no circuit can be built for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CircuitError {
     /// More rows than the largest circuit.
     #[error("the batch takes {rows} rows, expected at most 2^{MAX_DEGREE_BITS}")]

@@ -33,6 +33,7 @@ const PLONKY2: &str = "qp-plonky2-1.6.0";
 
 /// Why bytes are not the key that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum KeyError {
     /// A key of another circuit, or made by another version.
     #[error("it is of another circuit or version: it begins with {found:?}, expected {expected:?}")]

@@ -32,6 +32,7 @@ use crate::{D, E, F};
 
 /// Why a batch was not proved.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProveError {
     /// The witness does not belong to this circuit.
     #[error("the batch has {found}, expected {expected}")]

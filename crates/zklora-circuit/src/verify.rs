@@ -13,6 +13,7 @@ use crate::{D, E, F};
 
 /// Why a proof was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum VerifyError {
     /// The public data does not belong to this circuit.
     #[error("the batch has {found} modules, expected {expected} of the circuit's shapes")]

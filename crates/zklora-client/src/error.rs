@@ -14,6 +14,7 @@ use crate::record::RecordError;
 
 /// Why a session failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SessionError {
     /// No connection.
     #[error(transparent)]

@@ -26,6 +26,7 @@ use crate::session::{ask, status, unexpected};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FetchError {
     /// Talking to the contributor.
     #[error(transparent)]

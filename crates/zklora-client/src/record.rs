@@ -26,6 +26,7 @@ const RESERVED_BYTES: usize = 8192;
 
 /// Why a record cannot be kept or found.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RecordError {
     /// There is no place for records.
     #[error("neither HOME nor XDG_STATE_HOME is set; name a folder with --sessions")]

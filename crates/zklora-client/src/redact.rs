@@ -11,6 +11,7 @@ use crate::record::{Record, RecordError, Records};
 
 /// Why there is no redacted bundle.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RedactError {
     /// The session was never finished.
     #[error("the session was not finished: its record has no receipt")]

@@ -14,6 +14,7 @@ const ROWS: usize = 64;
 
 /// Why a bundle does not go with a delivery.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeliveryMismatch {
     /// The bundle cannot be read.
     #[error(transparent)]

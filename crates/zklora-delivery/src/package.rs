@@ -22,6 +22,7 @@ pub const MAX_CONTENT_BYTES: u64 = 16 << 30;
 
 /// Why a package cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SealError {
     /// No key, or one to which anybody could read.
     #[error("{0} is no key that can be encrypted to; expected what `zklora-base-user identity` prints")]
@@ -98,6 +99,7 @@ pub fn seal(
 
 /// Why a package is not taken. The first thing found wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackageError {
     /// It could not be read.
     #[error("reading the package: {0}")]

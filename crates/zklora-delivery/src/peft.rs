@@ -18,6 +18,7 @@ use crate::Delivery;
 
 /// Why a folder is not written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PeftError {
     /// PEFT has no such module.
     #[error(

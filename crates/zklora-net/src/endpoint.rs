@@ -36,6 +36,7 @@ const COME_AGAIN: VarInt = VarInt::from_u32(2);
 
 /// Why nothing listens.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ListenError {
     /// The address cannot be had.
     #[error(
@@ -54,6 +55,7 @@ pub enum ListenError {
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DialError {
     /// The host has no address.
     #[error("{host}: no such host ({reason}); check the zklora:// address")]

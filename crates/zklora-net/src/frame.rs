@@ -11,6 +11,7 @@ const AT_ONCE: usize = 64 << 10;
 
 /// Why a frame was not sent or not understood.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A header that claims too much.
     #[error("the frame claims a header of {claimed} bytes, expected at most {MAX_MESSAGE_HEADER_BYTES}")]

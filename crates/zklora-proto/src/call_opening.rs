@@ -274,6 +274,7 @@ impl CallOpening {
 
 /// Why a call of a bundle cannot be opened.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpenError {
     /// The bundle cannot be read.
     #[error(transparent)]
@@ -310,6 +311,7 @@ pub enum OpenError {
 
 /// Why a file is no opening of a call. The first thing found wrong.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpeningError {
     /// More bytes than an opening may have.
     #[error("the opening has more than {}", crate::Bytes(MAX_OPENING_BYTES))]

@@ -253,6 +253,7 @@ impl SignedManifest {
 
 /// Why bytes are no valid manifest.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ManifestError {
     /// More bytes than a manifest may have.
     #[error("the manifest has {}, expected at most {}", crate::Bytes(*.0 as u64), crate::Bytes(MAX_MANIFEST_BYTES as u64))]

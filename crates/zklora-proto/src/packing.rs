@@ -11,6 +11,7 @@ pub struct PackedDeltas {
 
 /// Packed deltas that are not what [`pack_deltas`] makes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackingError {
     /// A width outside 1 to 8.
     #[error("deltas of {0} bytes each, expected 1 to 8")]

@@ -147,6 +147,7 @@ impl SignedReceipt {
 
 /// Why bytes are no valid receipt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReceiptError {
     /// More bytes than a receipt may have.
     #[error("the receipt has {}, expected at most {}", crate::Bytes(*.0 as u64), crate::Bytes(MAX_RECEIPT_BYTES as u64))]

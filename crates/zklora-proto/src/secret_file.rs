@@ -9,6 +9,7 @@ use crate::read_bounded;
 
 /// Why a secret file could not be written or read. Never carries the content.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SecretFileError {
     /// The operating system refused.
     #[error("{path}: {error}", path = path.display())]

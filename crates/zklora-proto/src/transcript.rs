@@ -26,6 +26,7 @@ pub struct Delta {
 
 /// Why a call is none that this manifest allows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CallError {
     /// No rows, or too many.
     #[error("the call has {0} rows, expected 1 to {MAX_CALL_ROWS}")]

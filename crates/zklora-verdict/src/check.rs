@@ -229,6 +229,7 @@ impl Declared {
 
 /// Why a bundle is not valid.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The file could not be opened.
     #[error("the file cannot be opened: {0}")]

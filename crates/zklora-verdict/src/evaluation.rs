@@ -43,6 +43,7 @@ pub struct Loss {
 
 /// Why an evaluation cannot be shown.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvaluationError {
     /// It is not JSON, or a field is missing or of another type.
     #[error("this is not what `zklora-base-user loss --json` or `eval --json` prints: {0}")]

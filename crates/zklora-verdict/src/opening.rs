@@ -19,6 +19,7 @@ use crate::words::write_not_shown;
 
 /// Why an opening is not valid.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum OpeningRefusal {
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]

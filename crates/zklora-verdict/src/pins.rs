@@ -120,6 +120,7 @@ pub fn word_on(given: bool, found: bool, otherwise: &'static str) -> &'static st
 
 /// Why a file is not one that the caller asked for.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PinRefusal {
     /// The manifest is another.
     #[error(

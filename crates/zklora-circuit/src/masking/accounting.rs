@@ -31,6 +31,7 @@ pub struct Item {
 
 /// Why a circuit does not hide its witness.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum HidingError {
     /// Too little is random.
     #[error("{}: {} values are revealed and {} are random", .0.name, .0.revealed, .0.random)]

@@ -102,6 +102,7 @@ pub struct Cost {
 
 /// Why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlanError {
     /// A module that no circuit of the allowed size holds.
     #[error(

@@ -22,6 +22,7 @@ use crate::verify::{VerifyError, verify};
 
 /// Why a session was not proved.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ProveSessionError {
     /// The receipt is about another transcript.
     #[error("the receipt does not belong to this transcript: {0}")]

@@ -52,6 +52,8 @@ pub struct VerifiedBatch {
 }
 
 /// Why a bundle was refused.
+///
+/// Not `non_exhaustive`: each has its kind in `zklora-verdict`, which does not compile without.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifySessionError {
     /// The file is no valid bundle.

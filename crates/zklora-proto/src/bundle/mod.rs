@@ -141,6 +141,8 @@ impl Plan {
 }
 
 /// Why a file is no valid bundle. The first thing found wrong.
+///
+/// Not `non_exhaustive`: each has its kind in `zklora-verdict`, which does not compile without.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// The file could not be read.
