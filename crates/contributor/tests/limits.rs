@@ -171,7 +171,7 @@ fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
 fn clients_that_stop_in_the_middle_of_large_calls_hold_up_no_small_one() {
     let world = World::new(Limits { memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
     // Each of nearly all that one may take: two of them are more than there is for all.
-    let rows = 400;
+    let rows = 300;
     let _held: Vec<_> = (0..5)
         .map(|_| {
             let (connection, session) = open(&world, &SecretKey::generate());

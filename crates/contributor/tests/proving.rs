@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -215,21 +216,28 @@ fn a_session_is_proved_though_its_bundle_was_taken_away_before_the_store_knew() 
     let daemon = world.serve(&["--prove-elsewhere"]);
     let session = world.finished_session(&daemon);
     wait_for("the job folder", || world.job(session).exists().then_some(()));
-    daemon.kill();
-    // On another machine, which has no database.
-    let store = world.path().join("state").join(STORE);
-    let away = world.path().join("away.sqlite");
-    fs::rename(&store, &away).unwrap();
-    said(world.prove(session, &[]));
+    daemon.stop();
+    let path = world.path().join("state").join(STORE);
+    let files = Store::files(&path).map(|file| fs::read(&file).ok().map(|bytes| (file, bytes)));
+    let daemon = world.serve(&[]);
     let bundle = bundle_at(&world.bundle(session));
-    fs::rename(&away, &store).unwrap();
+    wait_for("the job folder's end", || (!world.job(session).exists()).then_some(()));
+    daemon.stop();
+    // As it was before the daemon wrote down that it is proved.
+    Store::files(&path).iter().for_each(|file| drop(fs::remove_file(file)));
+    for (file, bytes) in files.into_iter().flatten() {
+        fs::write(&file, bytes).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    }
     fs::remove_file(world.bundle(session)).unwrap();
+    let stage = || {
+        let store = Store::open(&path, world.state.manifest.adapter_id()).unwrap();
+        store.session(session).unwrap().unwrap().stage
+    };
+    assert!(matches!(stage(), Stage::Finished | Stage::Proving));
 
     let daemon = world.serve(&[]);
-    let known = Store::open(&store, world.state.manifest.adapter_id()).unwrap();
-    wait_for("the store to know", || {
-        (known.session(session).unwrap().unwrap().stage == Stage::Proved).then_some(())
-    });
+    wait_for("the store to know", || (stage() == Stage::Proved).then_some(()));
     assert!(!world.bundle(session).exists() && !world.job(session).exists());
     daemon.stop();
     let said = said(world.prove(session, &[]));

@@ -20,6 +20,8 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
@@ -185,18 +187,7 @@ impl Store {
                 let (path, found) = (path.into(), version);
                 return Err(Unusable::Version { path, found, expected: VERSION }.into());
             }
-            // What is in the log may complete the file.
-            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
-            let bytes: i64 = db.query_row(
-                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
-                [],
-                |row| row.get(0),
-            )?;
-            let found = path.metadata()?.len();
-            anyhow::ensure!(
-                found >= bytes as u64,
-                damaged(format!("it has {found} bytes, expected {bytes}"))
-            );
+            check_length(&db, path)?;
             for table in ["exposed_row", "fact", "session"] {
                 let query = format!("PRAGMA integrity_check({table})");
                 let said: String = db.query_row(&query, [], |row| row.get(0))?;
@@ -275,6 +266,39 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     )?;
     Ok(db)
 }
+
+/// Fails if the file has lost its end. A service may be writing at the same time: what it has put into the log since the checkpoint is not
+/// in the file yet. So a file is cut only if it is too short and nothing moves for a while.
+///
+/// The file must not be opened here but by SQLite: to close it would give up all locks that this process has on it (fcntl(2)), and another
+/// process would take the log for nobody's and delete it.
+fn check_length(db: &Connection, path: &Path) -> anyhow::Result<()> {
+    let (mut last, mut still) = (None, 0);
+    for _ in 0..LENGTH_LOOKS {
+        // What is in the log may complete the file.
+        db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        let expected: i64 = db.query_row(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
+            [],
+            |row| row.get(0),
+        )?;
+        let found = path.metadata()?.len();
+        if found >= expected as u64 {
+            break;
+        }
+        still = if last == Some((found, expected)) { still + 1 } else { 0 };
+        last = Some((found, expected));
+        let why = format!("it has {found} bytes, expected {expected}");
+        anyhow::ensure!(still < STILL_LOOKS, Unusable::Damaged { path: path.into(), why });
+        thread::sleep(Duration::from_millis(20));
+    }
+    // It is being written to all the time, by a service that has held it against this when it began.
+    Ok(())
+}
+
+/// How often a file is looked at that seems to be too short, and how often it has to look the same.
+const LENGTH_LOOKS: u32 = 100;
+const STILL_LOOKS: u32 = 5;
 
 /// Whether it is the file that is wrong, and not the disk or the rights.
 fn is_damage(error: &rusqlite::Error) -> bool {

@@ -214,6 +214,31 @@ fn a_store_that_others_can_read_or_change_is_not_opened() {
     assert_eq!(refused(), None, "to list its names is no harm");
 }
 
+/// `prove` and `exposure` open it while a daemon answers. What that has put into the log and not yet into the file is not missing.
+#[test]
+fn a_store_that_somebody_writes_to_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store");
+    Store::create(&path, adapter(1), vec![Allowance::default()]).unwrap();
+    let writer = Store::open(&path, adapter(1)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let key = SecretKey::generate().public();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let id = SessionId::from_bytes(rand::random());
+                writer.begin(id, key, 0, Security::Standard, &CommitmentSeed::random()).unwrap();
+                // Some pages at once.
+                writer.record(id, 0, (&[0], 1, &vec![7; 4000]), &[]).unwrap();
+                std::thread::sleep(std::time::Duration::from_micros(200));
+            }
+        });
+        let opened = (0..100).map(|_| Store::open(&path, adapter(1)).map(drop)).find(Result::is_err);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        opened.unwrap_or(Ok(())).unwrap();
+    });
+}
+
 #[test]
 fn a_store_that_is_not_there_or_not_whole_is_not_taken_for_an_empty_one() {
     let folder = tempfile::tempdir().unwrap();
