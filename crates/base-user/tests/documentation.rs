@@ -1,5 +1,5 @@
-//! README.md and the guide, followed word by word: every block of commands is run, in its order, and what is shown of a
-//! command's output is what it says.
+//! README.md, the three terminals and the guide, followed word by word: every block of commands is run, in its order, and what is shown of a
+//! command's output is what it says. And links of all pages lead somewhere.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -18,14 +18,18 @@ use regex::Regex;
 use tempfile::TempDir;
 
 #[test]
-fn the_readme_does_what_it_says() {
-    let text = read("README.md");
+fn the_readme_and_the_three_terminals_do_what_they_say() {
+    let pages = ["README.md", "docs/three-terminals.md"].map(read);
     let mut reader = Reader::new();
-    let mut shown = None;
+    let mut shown = Vec::new();
     let mut commands = 0;
-    for block in blocks(&text) {
+    for block in pages.iter().flat_map(|text| blocks(text)) {
         if block[0].starts_with("== ") {
-            shown = Some(block);
+            shown.push(block);
+            continue;
+        }
+        // The picture.
+        if block[0].trim_start().starts_with("seller") {
             continue;
         }
         for step in steps(&block) {
@@ -39,8 +43,58 @@ fn the_readme_does_what_it_says() {
     }
     assert!(commands >= 12, "{commands} commands");
     let said = &reader.said["scripts/demo.sh"];
-    let expected = shown.expect("what the demo prints");
-    compare("scripts/demo.sh", &expected, said);
+    // README has the end, the page all of it.
+    let [end, all] = &mut shown[..] else { panic!("{} blocks of what the demo prints", shown.len()) };
+    end.insert(0, "...".to_owned());
+    compare("scripts/demo.sh", end, said);
+    compare("scripts/demo.sh", all, said);
+}
+
+#[test]
+fn links_of_all_pages_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages: Vec<PathBuf> =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(Into::into).to_vec();
+    for page in fs::read_dir(root.join("docs")).unwrap() {
+        let name = page.unwrap().file_name();
+        pages.extend(
+            name.to_str().filter(|name| name.ends_with(".md")).map(|name| Path::new("docs").join(name)),
+        );
+    }
+    assert!(pages.len() > 20, "{pages:?}");
+    let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let mut wrong = Vec::new();
+    for page in &pages {
+        let text = fs::read_to_string(root.join(page)).unwrap();
+        for found in link.captures_iter(&text) {
+            let target = &found[1];
+            if target.starts_with("http") {
+                continue;
+            }
+            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let path = match path {
+                "" => root.join(page),
+                path => root.join(page).parent().unwrap().join(path),
+            };
+            let has_anchor = || {
+                anchor.is_empty() || anchors(&fs::read_to_string(&path).unwrap()).any(|known| known == anchor)
+            };
+            if !path.exists() || !has_anchor() {
+                wrong.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What the headings of a page are linked by: small letters, and hyphens for spaces.
+fn anchors(text: &str) -> impl Iterator<Item = String> {
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    headings.map(|line| {
+        let kept = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = kept.chars().filter(|c| c.is_alphanumeric() || "_- ".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
 }
 
 #[test]
