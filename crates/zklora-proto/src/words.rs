@@ -19,9 +19,13 @@ impl fmt::Display for Bytes {
             amount /= 1024.0;
             unit += 1;
         }
-        // A limit is mostly a whole number of units, and said as one.
-        let digits = if amount.fract() == 0.0 { 0 } else { 1 };
-        write!(f, "{amount:.digits$} {}", UNITS[unit])
+        // A limit is mostly a whole number of units, and said as one. What is a little more is not to look the same.
+        let is_shown = |digits: &usize| (amount.fract() * 10f64.powi(*digits as i32)).round() > 0.0;
+        match (amount.fract(), (1..4).find(is_shown)) {
+            (0.0, _) => write!(f, "{amount:.0} {}", UNITS[unit]),
+            (_, Some(digits)) => write!(f, "{amount:.digits$} {}", UNITS[unit]),
+            (_, None) => write!(f, "{} bytes", self.0),
+        }
     }
 }
 
@@ -57,6 +61,8 @@ mod tests {
             (542_486, "529.8 KiB"),
             ((1 << 20) - 1, "1.0 MiB"),
             (4 << 20, "4 MiB"),
+            ((4 << 20) + 1, "4194305 bytes"),
+            (1_100_000, "1.05 MiB"),
             (44_876_299, "42.8 MiB"),
             (1 << 40, "1 TiB"),
             (1_264_856_468_769_636_745, "1.1 EiB"),
