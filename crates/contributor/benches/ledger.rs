@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::Planner;
-use zklora_circuit::security::Security;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::exposure::{Basis, Prime};
 use zklora_contributor::limits::Limits;

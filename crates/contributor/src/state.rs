@@ -20,8 +20,8 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tracing::warn;
 use zeroize::Zeroizing;
 use zklora_circuit::commitment::{Opening, Salt};
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, plan};
-use zklora_circuit::security::Security;
 use zklora_hf::{BaseModel, LoraAdapter, quantise};
 use zklora_proto::limits::MAX_MANIFEST_BYTES;
 use zklora_proto::{

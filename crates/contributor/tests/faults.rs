@@ -18,7 +18,7 @@ use common::proxy::{Proxy, Weather};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::session::{Circuits, verify_session};
 use zklora_client::{Session, SessionError};
 use zklora_contributor::state::State;

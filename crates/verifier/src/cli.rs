@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
-use zklora_circuit::security::CircuitId;
+use zklora_circuit::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::counted;
 use zklora_verdict::{

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use zklora_circuit::circuit::BatchVerifier;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::DEFAULT_DEGREE_BITS;
-use zklora_circuit::security::{Security, Soundness};
+use zklora_circuit::security::Soundness;
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{ModuleShape, counted};
 use zklora_verdict::{Pins, Refusal, Verifier, open};

@@ -5,9 +5,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use zklora_circuit::CircuitId;
 use zklora_circuit::circuit::{BatchVerifier, CircuitError};
 use zklora_circuit::keys::{KeyError, MAX_KEY_BYTES};
-use zklora_circuit::security::{CircuitId, Security};
+use zklora_circuit::parameters::Security;
 use zklora_proto::{Bytes, ModuleShape, partial, secret_file};
 
 /// Keys by circuit id, in a folder that only its owner may change.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{bare, bare_with};
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_proto::{Call, Delta, ModuleShape};
 use zklora_testing::{PROOFS, shape};
 use zklora_verdict::Verifier;

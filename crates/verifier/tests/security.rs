@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_testing::{World, rng, shape};
 
 fn run(arguments: &[&str]) -> (Option<i32>, String) {

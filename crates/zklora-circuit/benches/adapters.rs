@@ -16,15 +16,16 @@ use plonky2::field::types::Sample;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use zklora_circuit::CircuitId;
 use zklora_circuit::E;
 use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, rows};
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::fold::Folder;
 use zklora_circuit::memory::Footprint;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::{DEFAULT_DEGREE_BITS, Planner, plan};
 use zklora_circuit::prove::prove;
-use zklora_circuit::security::{CircuitId, Security};
 use zklora_circuit::verify::verify;
 use zklora_proto::{BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, SecretKey};
 

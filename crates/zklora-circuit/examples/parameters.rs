@@ -13,8 +13,8 @@ use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::commitment::{Opening, Salt};
 use zklora_circuit::fold::Folder;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::prove::prove;
-use zklora_circuit::security::Security;
 use zklora_circuit::verify::verify;
 use zklora_proto::{BaseModelDigest, Call, Delta, Manifest, ModuleEntry, ModuleShape, SecretKey};
 

@@ -13,8 +13,8 @@ use crate::fold::{Fold, signed};
 use crate::gate::instance::{Instance, InstanceRows};
 use crate::gate::poseidon::SBOXES;
 use crate::gate::weight::{CAPACITY, DIGITS, WEIGHTS};
+use crate::parameters::Security;
 use crate::prove::{Contradictions, ModuleRows, prove, prove_rows};
-use crate::security::Security;
 use crate::verify::{VerifyError, verify};
 use crate::{E, F};
 

@@ -9,14 +9,17 @@ use plonky2::plonk::circuit_builder::CircuitBuilder;
 use plonky2::plonk::circuit_data::{CircuitConfig, CircuitData, VerifierCircuitData};
 use zklora_proto::ModuleShape;
 
+use crate::CircuitId;
 use crate::gate::instance::{CIRCUIT_WIRES, InstanceGate};
 use crate::gate::weight::{
     CAPACITY, WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WIRE_CAPACITY_IN, WIRE_CAPACITY_OUT, WeightGate, wire_q,
 };
 use crate::hash::Blake3Config;
 use crate::layout::{Layout, ModuleLayout, PUBLIC_C, PUBLIC_HEADER, PUBLIC_S, PUBLIC_ZERO};
-use crate::masking::{Accounting, HidingError, Masking, MaskingCounts};
-use crate::security::{CircuitId, FoldSize, MAX_DEGREE_BITS, Parameters, Security, Soundness};
+use crate::masking::{Accounting, HidingError, Masking};
+use crate::parameters::MaskingCounts;
+use crate::parameters::{MAX_DEGREE_BITS, Security};
+use crate::security::{FoldSize, Parameters, Soundness};
 use crate::{D, F};
 
 /// A built circuit, for proving.
@@ -54,7 +57,7 @@ impl BatchCircuit {
     /// Builds the circuit of modules of these shapes, in this order. The same shapes give the same circuit in every process.
     pub fn build(security: Security, shapes: &[ModuleShape]) -> Result<Self, CircuitError> {
         let circuit = Self::build_with(security, shapes, MaskingCounts::new(security), true)?;
-        Accounting::of(&circuit)?.check()?;
+        Accounting::of(&circuit.data, &circuit.masking)?.check()?;
         Ok(circuit)
     }
 

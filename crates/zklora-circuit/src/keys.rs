@@ -17,12 +17,13 @@ use plonky2::util::serialization::{Buffer, GateSerializer, Read, Write};
 use plonky2::{get_gate_tag_impl, impl_gate_serializer, read_gate_impl};
 use zklora_proto::ModuleShape;
 
+use crate::CircuitId;
 use crate::circuit::BatchVerifier;
 use crate::gate::instance::InstanceGate;
 use crate::gate::weight::WeightGate;
 use crate::layout::Layout;
 use crate::masking::MaskGate;
-use crate::security::{CircuitId, Security};
+use crate::parameters::Security;
 use crate::{D, F};
 
 /// Largest kept key in bytes; those of today have some three thousand.

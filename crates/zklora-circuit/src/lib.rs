@@ -12,13 +12,14 @@
 //! 4. [`circuit`]: the circuit of a batch of modules, made of [`gate`]s, with the [`masking`] that hides the witness.
 //! 5. [`prove`] and [`verify`]: a proof is bytes; a verifier builds the circuit itself from the modules' shapes.
 //! 6. [`keys`]: built circuits that a verifier keeps.
-//! 7. [`plan`]: which modules go into which proof; [`security`]: the named parameter sets and what they are worth; [`session`]: a whole bundle.
+//! 7. [`plan`]: which modules go into which proof; [`parameters`]: the named parameter sets; [`security`]: what they are worth; [`session`]: a whole bundle.
 //!
 //! The mathematics of steps 2 and 3 is Freivalds' check of a matrix product (R. Freivalds, "Probabilistic machines can use
 //! less running time", 1977) with powers of two challenges in place of random vectors.
 
 pub mod challenge;
 pub mod circuit;
+mod circuit_id;
 pub mod commitment;
 pub mod fold;
 pub mod gate;
@@ -27,6 +28,7 @@ pub mod keys;
 mod layout;
 pub mod masking;
 pub mod memory;
+pub mod parameters;
 pub mod plan;
 pub mod prove;
 pub mod security;
@@ -36,6 +38,7 @@ pub mod verify;
 #[cfg(test)]
 mod cheating;
 
+pub use circuit_id::CircuitId;
 use plonky2::field::extension::quadratic::QuadraticExtension;
 use plonky2::field::goldilocks_field::GoldilocksField;
 

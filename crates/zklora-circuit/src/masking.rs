@@ -42,50 +42,8 @@ pub use self::accounting::{Accounting, HidingError, Item};
 pub use self::gate::MaskGate;
 use crate::gate::instance::CIRCUIT_WIRES;
 use crate::hash::Blake3Config;
-use crate::security::{CHALLENGES, CHUNKS, ROUTED, Security};
+use crate::parameters::{CHUNKS, MaskingCounts, ROUTED, SPARE_PAIRS};
 use crate::{D, F};
-
-/// Pairs beyond what is revealed of Z, because ratios are uniform among the non-zero elements only.
-const SPARE_PAIRS: usize = 2;
-
-/// How much randomness a circuit gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaskingCounts {
-    /// Columns that are a one-time pad for what FRI folds.
-    pub pads: usize,
-    /// Columns that [`MaskGate`] multiplies into the quotient.
-    pub quotient_masks: usize,
-    /// Rows without a gate.
-    pub free_rows: usize,
-    /// Pairs of rows.
-    pub pairs: usize,
-    /// The least number of rows, so that the masks of the quotient have enough coefficients.
-    pub least_rows: usize,
-}
-
-impl MaskingCounts {
-    /// What hides all that a proof of this parameter set reveals.
-    pub const fn new(security: Security) -> Self {
-        let opened = security.queries() + D;
-        Self {
-            pads: D,
-            quotient_masks: CHALLENGES,
-            free_rows: opened,
-            pairs: 2 * opened + SPARE_PAIRS,
-            least_rows: CHUNKS * opened + 1,
-        }
-    }
-
-    /// Wire columns that it takes: those here, and the one by which [`MaskGate`] shifts.
-    pub const fn columns(&self) -> usize {
-        1 + self.quotient_masks + self.pads
-    }
-
-    /// Rows that it takes, the one of [`MaskGate`] included.
-    pub const fn rows(&self) -> usize {
-        1 + self.free_rows + 2 * self.pairs
-    }
-}
 
 /// Where a circuit's masking is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use zklora_circuit::challenge::Challenges;
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::fold::Folder;
 use zklora_circuit::memory::Footprint;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::{Planner, degree_bits};
 use zklora_circuit::prove::prove;
-use zklora_circuit::security::Security;
 use zklora_proto::ModuleShape;
 use zklora_testing::{World, rng, shape};
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use zklora_circuit::security::{Security, UnknownSecurity};
+use zklora_circuit::parameters::{Security, UnknownSecurity};
 use zklora_net::{DialError, FrameError};
 use zklora_proto::manifest::ManifestError;
 use zklora_proto::message::ErrorCode;

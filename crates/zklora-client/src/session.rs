@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tracing::trace_span;
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_net::FrameError;
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_CLOCK_SKEW, MAX_TENSOR_ENTRIES};

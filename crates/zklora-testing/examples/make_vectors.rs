@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_proto::bundle::Folds;
 use zklora_proto::identity::Purpose;
 use zklora_proto::{Call, Delta, SecretKey, Signature, SignedReceipt};

@@ -9,9 +9,11 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use zklora_circuit::CircuitId;
 use zklora_circuit::circuit::{BatchCircuit, BatchVerifier, CircuitError};
+use zklora_circuit::parameters::{MAX_DEGREE_BITS, Security};
 use zklora_circuit::plan::degree_bits;
-use zklora_circuit::security::{CircuitId, MAX_DEGREE_BITS, Security, Soundness};
+use zklora_circuit::security::Soundness;
 use zklora_circuit::session::{
     Circuits, VerifiedSession, VerifySessionError, check_proofs, verify_session_with,
 };

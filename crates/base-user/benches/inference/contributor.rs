@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_contributor::delta::DeltaEngine;
 use zklora_contributor::exposure::{Ledger, boot_id};
 use zklora_contributor::state::State;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_cli::{UsageError, say_error};
 use zklora_contributor::access::Access;
 use zklora_contributor::control::Control;

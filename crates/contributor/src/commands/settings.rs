@@ -19,7 +19,7 @@ use clap::{ArgMatches, ValueEnum};
 use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_cli::{LogFormat, UsageError};
 use zklora_contributor::access::Access;
 use zklora_contributor::control::CONTROL;
@@ -353,7 +353,7 @@ impl Value for Security {
     fn parse(text: &OsStr) -> Result<Self, String> {
         text.to_string_lossy()
             .parse()
-            .map_err(|error: zklora_circuit::security::UnknownSecurity| error.to_string())
+            .map_err(|error: zklora_circuit::parameters::UnknownSecurity| error.to_string())
     }
 
     fn show(&self) -> String {

@@ -95,7 +95,7 @@ mod tests {
     use crate::exposure::Exposure;
     use crate::state::State;
     use crate::store::Exposed;
-    use zklora_circuit::security::Security;
+    use zklora_circuit::parameters::Security;
 
     const REPORTED: [&str; 2] = ["sessions.sqlite", "sessions.sqlite-reserved"];
 

@@ -38,7 +38,7 @@ impl World {
                 SESSION,
                 SecretKey::generate().public(),
                 0,
-                zklora_circuit::security::Security::Standard,
+                zklora_circuit::parameters::Security::Standard,
                 &zklora_proto::CommitmentSeed::random(),
             )
             .unwrap();

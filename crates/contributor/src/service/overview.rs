@@ -79,8 +79,8 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
+    use zklora_circuit::parameters::Security;
     use zklora_circuit::plan::Planner;
-    use zklora_circuit::security::Security;
     use zklora_proto::{Address, SecretKey};
 
     use super::*;

@@ -3,7 +3,7 @@
 use anyhow::Context;
 use rusqlite::params;
 use tracing::error;
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_proto::packing::{activations_from_bytes, activations_to_bytes};
 use zklora_proto::{CommitmentSeed, PublicKey, SessionId, Signature};
 

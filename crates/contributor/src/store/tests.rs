@@ -1,7 +1,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use zklora_circuit::security::Security;
+use zklora_circuit::parameters::Security;
 use zklora_proto::identity::Purpose;
 use zklora_proto::packing::activations_to_bytes;
 use zklora_proto::{CommitmentSeed, SecretKey, SessionId};

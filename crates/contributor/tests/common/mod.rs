@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use zklora_circuit::parameters::Security;
 use zklora_circuit::plan::Planner;
-use zklora_circuit::security::Security;
 use zklora_client::{Session, SessionError};
 use zklora_contributor::access::Access;
 use zklora_contributor::delta::Engines;

@@ -6,7 +6,6 @@ use plonky2::plonk::circuit_data::CircuitData;
 use plonky2::plonk::plonk_common::{PlonkOracle, SALT_SIZE};
 
 use super::{CHUNKS, CIRCUIT_WIRES, Masking, SPARE_PAIRS, block};
-use crate::circuit::BatchCircuit;
 use crate::hash::Blake3Config;
 use crate::{D, F};
 
@@ -87,8 +86,7 @@ pub struct Accounting {
 impl Accounting {
     /// Counts. Fails if the masking is not what it is counted as; whether there is enough of it is for
     /// [`Accounting::check`] to say.
-    pub fn of(circuit: &BatchCircuit) -> Result<Self, HidingError> {
-        let (data, masking) = (&circuit.data, &circuit.masking);
+    pub fn of(data: &Data, masking: &Masking) -> Result<Self, HidingError> {
         let common = &data.common;
         let gates = gates_of_rows(data);
         check_rows(data, masking, &gates)?;

@@ -18,6 +18,7 @@ use crate::circuit::BatchCircuit;
 use crate::commitment::{Opening, Salt};
 use crate::fold::Fold;
 use crate::gate::weight::{WIRE_ACC_OUT, WIRE_SBOXES, wire_digit};
+use crate::parameters::Security;
 use crate::prove::{Contradictions, ModuleRows, fill_rows, prove_witness};
 
 /// The extension that ζ comes from.

@@ -9,6 +9,7 @@ use zklora_testing::{World, shape};
 use super::statistics::Case;
 use super::*;
 use crate::circuit::BatchCircuit;
+use crate::parameters::Security;
 use crate::plan::plan;
 
 fn tiny() -> Vec<ModuleShape> {
@@ -18,7 +19,7 @@ fn tiny() -> Vec<ModuleShape> {
 /// What the accounting says of a circuit with this masking.
 fn checked(counts: MaskingCounts, tie: bool) -> Result<(), HidingError> {
     let circuit = BatchCircuit::build_with(Security::Standard, &tiny(), counts, tie).unwrap();
-    Accounting::of(&circuit)?.check()
+    Accounting::of(&circuit.data, &circuit.masking)?.check()
 }
 
 /// The name of what there is too little of.
@@ -30,7 +31,8 @@ fn lacks(counts: MaskingCounts) -> String {
 }
 
 fn hides(security: Security, shapes: &[ModuleShape]) {
-    let accounting = Accounting::of(&BatchCircuit::build(security, shapes).unwrap()).unwrap();
+    let circuit = BatchCircuit::build(security, shapes).unwrap();
+    let accounting = Accounting::of(&circuit.data, &circuit.masking).unwrap();
     assert_eq!(accounting.check(), Ok(()));
     assert!(accounting.ratio_bits > 120.0, "{}", accounting.ratio_bits);
 }
@@ -71,7 +73,7 @@ fn every_circuit_that_is_planned_for_the_fixture_adapter_hides_its_witness() {
 fn every_revealed_value_is_counted() {
     let circuit = BatchCircuit::build(Security::Standard, &tiny()).unwrap();
     let common = &circuit.data.common;
-    let items = Accounting::of(&circuit).unwrap().items;
+    let items = Accounting::of(&circuit.data, &circuit.masking).unwrap().items;
     let of = |name: &str| {
         let found: Vec<_> = items.iter().filter(|item| item.name.starts_with(name)).collect();
         (found.len(), found[0].revealed, found[0].random)
@@ -123,7 +125,7 @@ fn pairs_that_are_not_tied_are_noticed() {
 fn leaves_without_salt_are_noticed() {
     let mut circuit = BatchCircuit::build(Security::Standard, &tiny()).unwrap();
     circuit.data.common.fri_params.leaf_hiding = false;
-    let error = Accounting::of(&circuit).unwrap().check().unwrap_err();
+    let error = Accounting::of(&circuit.data, &circuit.masking).unwrap().check().unwrap_err();
     assert_eq!(error.to_string(), "salt of the wires tree: 2 values are revealed and 0 are random");
 }
 
@@ -135,7 +137,7 @@ fn rows_that_are_used_are_not_counted() {
     let mut with = |change: &dyn Fn(&mut Masking)| {
         circuit.masking = right.clone();
         change(&mut circuit.masking);
-        Accounting::of(&circuit).map(drop)
+        Accounting::of(&circuit.data, &circuit.masking).map(drop)
     };
     assert_eq!(with(&|_| ()), Ok(()));
     let occupied = with(&|masking| masking.free[5] = weights);

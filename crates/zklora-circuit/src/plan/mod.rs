@@ -20,7 +20,7 @@ use self::pack::{Packing, Piles};
 use crate::circuit;
 use crate::gate::weight::MOST_INSTANCE_COLUMNS;
 use crate::memory::Footprint;
-use crate::security::{MAX_DEGREE_BITS, Security};
+use crate::parameters::{MAX_DEGREE_BITS, Security};
 
 /// Largest circuit that the planner chooses unless told otherwise: 2^16 rows.
 pub const DEFAULT_DEGREE_BITS: usize = 16;

@@ -8,7 +8,7 @@ use zklora_proto::ModuleShape;
 
 use super::{PROOF_CELLS, columns, degree_bits};
 use crate::circuit::rows;
-use crate::security::Security;
+use crate::parameters::Security;
 
 /// A way to group modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

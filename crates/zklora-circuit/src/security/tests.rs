@@ -12,6 +12,7 @@ use crate::circuit::BatchCircuit;
 use crate::commitment::{Opening, Salt};
 use crate::fold::Fold;
 use crate::hash::Blake3Config;
+use crate::parameters::{CHALLENGES, MAX_DEGREE_BITS, Security};
 use crate::prove::{ModuleRows, prove};
 use crate::{D, E, F};
 

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use zklora_proto::ModuleShape;
 
+use crate::CircuitId;
 use crate::circuit::{BatchCircuit, CircuitError};
+use crate::parameters::Security;
 use crate::plan::Planner;
-use crate::security::{CircuitId, Security};
 
 /// Built circuits by id, so that equal batches and later sessions share one. `T` is [`BatchCircuit`] for a prover and
 /// [`BatchVerifier`](crate::circuit::BatchVerifier) for a verifier.

@@ -12,9 +12,10 @@ pub use self::prove::{ProveSessionError, SessionProver, prove_session};
 pub use self::verify::{
     VerifiedBatch, VerifiedSession, VerifySessionError, check_proofs, verify_session, verify_session_with,
 };
+use crate::CircuitId;
 use crate::challenge::Challenges;
 use crate::fold::{Fold, Folder};
-use crate::security::{CircuitId, Security};
+use crate::parameters::Security;
 
 /// Folds and hashes all calls that `each` visits, with the transcript's salt, and holds them against the receipt.
 fn fold<T>(

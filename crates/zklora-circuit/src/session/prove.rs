@@ -11,13 +11,14 @@ use zklora_proto::{Call, SignedSession, TranscriptSalt};
 
 use super::circuits::Circuits;
 use super::{VerifySessionError, circuit_ids, fold};
+use crate::CircuitId;
 use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, CircuitError};
 use crate::commitment::Opening;
 use crate::fold::Fold;
+use crate::parameters::UnknownSecurity;
 use crate::plan::{Batch, Circuit, PlanError, Planner};
 use crate::prove::{ProveError, prove};
-use crate::security::{CircuitId, UnknownSecurity};
 use crate::verify::{VerifyError, verify};
 
 /// Why a session was not proved.

@@ -14,7 +14,8 @@ use crate::F;
 use crate::challenge::Challenges;
 use crate::circuit::{BatchCircuit, BatchVerifier, CircuitError};
 use crate::fold::{Fold, FoldError, canonical};
-use crate::security::{Security, Soundness, UnknownSecurity};
+use crate::parameters::{Security, UnknownSecurity};
+use crate::security::Soundness;
 use crate::verify::{VerifyError, verify};
 
 /// What a valid bundle shows.
