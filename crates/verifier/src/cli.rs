@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -170,12 +170,12 @@ pub fn main() -> ExitCode {
         Command::Opening(args) => opening(&args, out),
         Command::Inspect(args) => inspect(&args, out).map(|read| match read {
             Ok(()) => VALID,
-            Err(refusal) => refused(&refusal),
+            Err(refusal) => refused(&args.file, &refusal),
         }),
         Command::Extract(args) => match extract(&args, out) {
             Ok(()) => Ok(VALID),
             Err(ExtractError::Output(error)) => Err(error),
-            Err(ExtractError::Bundle(refusal)) => Ok(refused(&refusal)),
+            Err(ExtractError::Bundle(refusal)) => Ok(refused(&args.file, &refusal)),
             Err(error) => {
                 say_error(error);
                 Ok(UNUSABLE)
@@ -389,8 +389,8 @@ pub fn keys(args: &KeysArgs, out: &mut dyn Write) -> io::Result<u8> {
 }
 
 /// Says why a bundle cannot be read, and gives the exit code.
-fn refused(refusal: &Refusal) -> u8 {
-    say_error(refusal);
+fn refused(path: &Path, refusal: &Refusal) -> u8 {
+    say_error(format_args!("{}: {refusal}", Escaped(&path.to_string_lossy())));
     code_of(refusal)
 }
 
