@@ -64,9 +64,9 @@ struct Client {
     connections: Arc<Semaphore>,
 }
 
-/// A client's place at the table, one for each of its connections.
+/// What a client may take, as one of its connections takes it.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Quota {
     clients: Arc<Clients>,
     client: Arc<Client>,
     refusals: AtomicU64,
@@ -75,7 +75,7 @@ pub struct Seat {
 
 /// Memory that is held until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct MemoryPermits {
     of_client: OwnedSemaphorePermit,
     /// For what of the payload has arrived.
     arrived: Option<OwnedSemaphorePermit>,
@@ -102,8 +102,8 @@ impl Clients {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more connection of a client; none if it has as many as it may.
-    pub fn seat(self: &Arc<Self>, key: PublicKey) -> Option<Seat> {
+    /// For one more connection of a client; none if it has as many as it may.
+    pub fn quota(self: &Arc<Self>, key: PublicKey) -> Option<Quota> {
         let mut table = self.lock();
         if table.len() >= REMEMBERED {
             let now = Instant::now();
@@ -116,7 +116,7 @@ impl Clients {
         }
         let client = table.entry(key).or_insert_with(|| Arc::new(Client::new(&self.limits))).clone();
         let connection = client.connections.clone().try_acquire_owned().ok()?;
-        Some(Seat { clients: self.clone(), client, refusals: AtomicU64::new(0), _connection: connection })
+        Some(Quota { clients: self.clone(), client, refusals: AtomicU64::new(0), _connection: connection })
     }
 }
 
@@ -139,7 +139,7 @@ impl Client {
     }
 }
 
-impl Seat {
+impl Quota {
     /// Counts a request that is refused; gives how many were before it.
     pub fn refused(&self) -> u64 {
         self.refusals.fetch_add(1, Ordering::Relaxed)
@@ -179,7 +179,7 @@ impl Seat {
     }
 
     /// Waits for the client's share of the memory that a request takes in all.
-    pub async fn memory(&self, bytes: usize) -> Result<Held, Refusal> {
+    pub async fn memory(&self, bytes: usize) -> Result<MemoryPermits, Refusal> {
         let most = self.clients.limits.request_memory();
         if bytes > most {
             return refuse(
@@ -192,11 +192,11 @@ impl Seat {
             );
         }
         let of_client = self.wait(&self.client.memory, bytes).await?;
-        Ok(Held { of_client, arrived: None, last: None, of_all: None })
+        Ok(MemoryPermits { of_client, arrived: None, last: None, of_all: None })
     }
 
     /// Waits for room for so many more bytes of a payload that arrives.
-    pub async fn arriving(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+    pub async fn arriving(&self, held: &mut MemoryPermits, bytes: usize) -> Result<(), Refusal> {
         if held.last.is_some() {
             return Ok(());
         }
@@ -217,7 +217,7 @@ impl Seat {
     }
 
     /// Waits for the memory that a request takes while it is answered: so many bytes, and its payload, which has arrived, is among them.
-    pub async fn answering(&self, held: &mut Held, bytes: usize) -> Result<(), Refusal> {
+    pub async fn answering(&self, held: &mut MemoryPermits, bytes: usize) -> Result<(), Refusal> {
         let memory = &self.clients.memory;
         let lane = if bytes <= memory.little { &memory.small } else { &memory.large };
         held.of_all = Some(self.wait(lane, bytes).await?);
@@ -238,7 +238,7 @@ impl Seat {
     }
 }
 
-impl Held {
+impl MemoryPermits {
     /// Only so many bytes are held any longer: those of an answer that its client has to take.
     pub fn shrink(&mut self, bytes: usize) {
         for permit in [Some(&mut self.of_client), self.of_all.as_mut()].into_iter().flatten() {
@@ -318,11 +318,11 @@ mod tests {
         let limits = Limits { client_connections: 2, ..Limits::default() };
         let clients = Clients::new(&limits);
         let [a, b] = [(); 2].map(|()| SecretKey::generate().public());
-        let seats = [clients.seat(a).unwrap(), clients.seat(a).unwrap()];
-        assert!(clients.seat(a).is_none());
-        let other = clients.seat(b);
-        drop((seats, other));
-        assert!(clients.seat(a).is_some());
+        let quotas = [clients.quota(a).unwrap(), clients.quota(a).unwrap()];
+        assert!(clients.quota(a).is_none());
+        let other = clients.quota(b);
+        drop((quotas, other));
+        assert!(clients.quota(a).is_some());
     }
 
     #[test]
@@ -330,9 +330,9 @@ mod tests {
         let clients = Clients::new(&Limits::default());
         for _ in 0..REMEMBERED + 10 {
             // Random bytes are as good as a key here.
-            let seat =
-                clients.seat(PublicKey::from_bytes(*zklora_proto::message::Nonce::random().as_bytes()));
-            seat.unwrap();
+            let quota =
+                clients.quota(PublicKey::from_bytes(*zklora_proto::message::Nonce::random().as_bytes()));
+            quota.unwrap();
         }
         assert!(clients.lock().len() <= 11);
     }
@@ -341,8 +341,8 @@ mod tests {
     async fn memory_is_the_clients_and_everybodys() {
         let limits = Limits { client_memory: 400 * PIECE, memory: 512 * PIECE, ..Limits::default() };
         let clients = Clients::with_patience(&limits, Duration::from_millis(20));
-        let seat = |byte| clients.seat(PublicKey::from_bytes([byte; 32])).unwrap();
-        let (a, b) = (seat(1), seat(2));
+        let quota = |byte| clients.quota(PublicKey::from_bytes([byte; 32])).unwrap();
+        let (a, b) = (quota(1), quota(2));
         assert!(a.memory(384 * PIECE + 1).await.unwrap_err().message.contains("fewer rows"));
         let mut of_a = a.memory(384 * PIECE).await.unwrap();
         assert_eq!(a.memory(17 * PIECE).await.unwrap_err().code, ErrorCode::Limit);
@@ -362,27 +362,27 @@ mod tests {
     async fn of_many_that_have_arrived_in_part_one_goes_on() {
         let limits = Limits { memory: 512 * PIECE, ..Limits::default() };
         let clients = Clients::with_patience(&limits, Duration::from_millis(20));
-        let seat = clients.seat(PublicKey::from_bytes([1; 32])).unwrap();
+        let quota = clients.quota(PublicKey::from_bytes([1; 32])).unwrap();
         let mut held = Vec::new();
         for _ in 0..3 {
-            held.push(seat.memory(100 * PIECE).await.unwrap());
+            held.push(quota.memory(100 * PIECE).await.unwrap());
         }
         // 64 pieces in all.
-        seat.arriving(&mut held[0], 32 * PIECE).await.unwrap();
-        seat.arriving(&mut held[1], 32 * PIECE).await.unwrap();
-        seat.arriving(&mut held[2], PIECE).await.unwrap();
-        seat.arriving(&mut held[2], 99 * PIECE).await.unwrap();
-        assert!(seat.arriving(&mut held[0], PIECE).await.is_err(), "one, and not all of them");
-        seat.answering(&mut held[2], 100 * PIECE).await.unwrap();
-        seat.arriving(&mut held[0], PIECE).await.unwrap();
+        quota.arriving(&mut held[0], 32 * PIECE).await.unwrap();
+        quota.arriving(&mut held[1], 32 * PIECE).await.unwrap();
+        quota.arriving(&mut held[2], PIECE).await.unwrap();
+        quota.arriving(&mut held[2], 99 * PIECE).await.unwrap();
+        assert!(quota.arriving(&mut held[0], PIECE).await.is_err(), "one, and not all of them");
+        quota.answering(&mut held[2], 100 * PIECE).await.unwrap();
+        quota.arriving(&mut held[0], PIECE).await.unwrap();
     }
 
     #[tokio::test]
     async fn rows_are_waited_for_or_refused() {
         let limits = Limits { client_rows_per_minute: 60, ..Limits::default() };
-        let seat = Clients::new(&limits).seat(PublicKey::from_bytes([1; 32])).unwrap();
-        seat.rows(60 + 1000).await.unwrap();
-        let refused = seat.rows(1).await.unwrap_err();
+        let quota = Clients::new(&limits).quota(PublicKey::from_bytes([1; 32])).unwrap();
+        quota.rows(60 + 1000).await.unwrap();
+        let refused = quota.rows(1).await.unwrap_err();
         assert!(refused.message.contains("60 rows a minute"), "{}", refused.message);
     }
 }

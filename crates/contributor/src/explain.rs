@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use zklora_circuit::plan::{
-    Circuit, Cost, PROOF_CELLS, PlanError, Planned, Planner, Way, columns, degree_bits,
+    Arrangement, Circuit, Cost, PROOF_CELLS, PlanError, Planned, Planner, columns, degree_bits,
 };
 use zklora_proto::ModuleShape;
 
@@ -161,9 +161,9 @@ impl fmt::Display for Explanation {
                 cost_words(cost),
             )?;
         }
-        if !planned.tried.iter().any(|(way, _)| *way == Way::Together) {
+        if !planned.tried.iter().any(|(way, _)| *way == Arrangement::Together) {
             let bits = degree_bits(planner.security, &self.shapes);
-            writeln!(f, "  not possible: {}, which would take 2^{bits} rows", Way::Together)?;
+            writeln!(f, "  not possible: {}, which would take 2^{bits} rows", Arrangement::Together)?;
         }
         Ok(())
     }
@@ -174,7 +174,7 @@ fn fill(circuit: &Circuit) -> f64 {
     circuit.rows as f64 / (1usize << circuit.degree_bits) as f64
 }
 
-fn cost_json(way: Way, cost: &Cost) -> Value {
+fn cost_json(way: Arrangement, cost: &Cost) -> Value {
     json!({
         "way": way.to_string(),
         "cells": cost.cells,

@@ -15,7 +15,7 @@ use zklora_proto::PublicKey;
 use zklora_proto::message::{ErrorCode, Request, Response};
 
 use crate::access::Access;
-use crate::clients::{Clients, Held, Seat};
+use crate::clients::{Clients, MemoryPermits, Quota};
 use crate::metrics::{self, Asked, Metrics};
 use crate::service::{Refusal, Service};
 
@@ -91,7 +91,7 @@ impl Server {
         };
         let span = info_span!("connection", peer = %connection.address(), client = %connection.peer());
         async {
-            let Over { reason, come_again } = self.requests(&connection, stopping).await;
+            let Closing { reason, come_again } = self.requests(&connection, stopping).await;
             debug!("connection over: {reason}");
             connection.close_because(&reason, come_again);
         }
@@ -104,17 +104,17 @@ impl Server {
         self: &Arc<Self>,
         connection: &Connection,
         mut stopping: watch::Receiver<bool>,
-    ) -> Over {
+    ) -> Closing {
         let client = *connection.peer();
         if !self.access.allows(&client) {
             self.metrics.refused_connection(metrics::Refused::not_listed);
             info!("refused: not on the list of clients");
-            return Over::refused(format!("key {client} is not on this contributor's list of clients"));
+            return Closing::refused(format!("key {client} is not on this contributor's list of clients"));
         }
-        let Some(seat) = self.clients.seat(client).map(Arc::new) else {
+        let Some(quota) = self.clients.quota(client).map(Arc::new) else {
             self.metrics.refused_connection(metrics::Refused::client_connections);
             info!("refused: too many connections");
-            return Over::refused("you have too many connections here".into());
+            return Closing::refused("you have too many connections here".into());
         };
         let _open = self.metrics.connected();
         let mut requests = JoinSet::new();
@@ -124,7 +124,7 @@ impl Server {
                 () = self.access.removed(&client) => {
                     info!("no longer on the list of clients");
                     let reason = format!("key {client} is no longer on this contributor's list of clients");
-                    return Over::refused(reason);
+                    return Closing::refused(reason);
                 }
                 _ = stopping.wait_for(|stopping| *stopping) => break "the contributor is stopping".into(),
                 () = sleep(self.service.limits().idle), if requests.is_empty() => {
@@ -134,31 +134,31 @@ impl Server {
             };
             match streams {
                 Ok((send, receive)) => {
-                    let (server, seat) = (self.clone(), seat.clone());
-                    let request = async move { server.request(send, receive, client, &seat).await };
+                    let (server, quota) = (self.clone(), quota.clone());
+                    let request = async move { server.request(send, receive, client, &quota).await };
                     requests.spawn(request.in_current_span());
                 }
                 Err(reason) => break reason.to_string(),
             }
         };
         while requests.join_next().await.is_some() {}
-        match seat.refusals() {
+        match quota.refusals() {
             0..=REFUSALS_TOLD => {}
             refusals => info!("{refusals} requests of this connection were refused"),
         }
-        Over { reason, come_again: true }
+        Closing { reason, come_again: true }
     }
 
-    async fn request(&self, send: SendStream, mut receive: RecvStream, client: PublicKey, seat: &Seat) {
-        let _turn = seat.request().await;
+    async fn request(&self, send: SendStream, mut receive: RecvStream, client: PublicKey, quota: &Quota) {
+        let _turn = quota.request().await;
         match arrive(START_TIMEOUT, read_header(&mut receive)).await {
             Ok(request) => {
                 let span = span_of(&request);
                 let answering = async {
                     let asked = Asked::of(&request);
-                    match self.answer(request, &mut receive, client, seat).await {
+                    match self.answer(request, &mut receive, client, quota).await {
                         Err(Refused::Gone) => {}
-                        Err(Refused::Because(refusal)) => self.refuse(send, asked, refusal, seat).await,
+                        Err(Refused::Because(refusal)) => self.refuse(send, asked, refusal, quota).await,
                         Ok(Answer { response, payload, _held }) => {
                             self.respond(send, &response, &payload).await;
                         }
@@ -167,7 +167,7 @@ impl Server {
                 answering.instrument(span).await;
             }
             Err(Refused::Gone) => {}
-            Err(Refused::Because(refusal)) => self.refuse(send, Asked::UNREADABLE, refusal, seat).await,
+            Err(Refused::Because(refusal)) => self.refuse(send, Asked::UNREADABLE, refusal, quota).await,
         }
     }
 
@@ -177,21 +177,21 @@ impl Server {
         request: Request,
         receive: &mut RecvStream,
         client: PublicKey,
-        seat: &Seat,
+        quota: &Quota,
     ) -> Result<Answer, Refused> {
         let cost = self.service.admit(client, &request).map_err(Refused::Because)?;
-        seat.rows(cost.rows).await.map_err(Refused::Because)?;
-        let mut held = seat.memory(cost.memory).await.map_err(Refused::Because)?;
+        quota.rows(cost.rows).await.map_err(Refused::Because)?;
+        let mut held = quota.memory(cost.memory).await.map_err(Refused::Because)?;
         let arriving = async {
             let mut payload = Arriving::begin(receive, cost.payload).await?;
             while let Some(bytes) = payload.more().await? {
-                seat.arriving(&mut held, bytes).await.map_err(Refused::Because)?;
+                quota.arriving(&mut held, bytes).await.map_err(Refused::Because)?;
                 payload.take().await?;
             }
             Ok::<_, Refused>(payload.end().await?)
         };
         let payload = arrive(patience(cost.payload), arriving).await?;
-        seat.answering(&mut held, cost.memory).await.map_err(Refused::Because)?;
+        quota.answering(&mut held, cost.memory).await.map_err(Refused::Because)?;
         self.metrics.received(payload.len());
         let (span, metrics, service) = (Span::current(), self.metrics.clone(), self.service.clone());
         let answering = move || {
@@ -211,9 +211,9 @@ impl Server {
         Ok(Answer { response, payload, _held: held })
     }
 
-    async fn refuse(&self, send: SendStream, asked: Asked, refusal: Refusal, seat: &Seat) {
+    async fn refuse(&self, send: SendStream, asked: Asked, refusal: Refusal, quota: &Quota) {
         // A line costs its client nothing.
-        match seat.refused() {
+        match quota.refused() {
             0..REFUSALS_TOLD => info!(code = ?refusal.code, "refused: {}", refusal.message),
             REFUSALS_TOLD => {
                 info!("refused again; from now on of this connection the number is told, when it is over")
@@ -241,13 +241,13 @@ impl Server {
 }
 
 /// Why a connection is over.
-struct Over {
+struct Closing {
     reason: String,
     /// Whether its client would be served on another one.
     come_again: bool,
 }
 
-impl Over {
+impl Closing {
     fn refused(reason: String) -> Self {
         Self { reason, come_again: false }
     }
@@ -257,7 +257,7 @@ impl Over {
 struct Answer {
     response: Response,
     payload: Vec<u8>,
-    _held: Held,
+    _held: MemoryPermits,
 }
 
 /// Why a request is not answered.

@@ -96,7 +96,7 @@ struct Audited {
     base_model: BaseModelDigest,
     /// Which one cut the text into tokens.
     tokenizer: String,
-    bundles: Vec<OfBundle>,
+    bundles: Vec<AuditedBundle>,
     tokens: usize,
     /// If everything was replayed.
     losses: Option<Losses>,
@@ -113,7 +113,7 @@ struct Losses {
 }
 
 /// What came of one bundle.
-struct OfBundle {
+struct AuditedBundle {
     path: PathBuf,
     mode: CombineMode,
     /// If it could be read so far.
@@ -233,7 +233,7 @@ fn verify(
     args: &Audit,
     modes: &[CombineMode],
     base: &Loaded,
-) -> anyhow::Result<(Vec<OfBundle>, Vec<Recording>)> {
+) -> anyhow::Result<(Vec<AuditedBundle>, Vec<Recording>)> {
     let verifier = Verifier::new(Pins {
         adapters: args.adapter.clone(),
         contributors: args.contributor.clone(),
@@ -242,7 +242,7 @@ fn verify(
         ..Pins::default()
     })
     .with_min_security(args.security.min_security);
-    let (mut bundles, mut recordings): (Vec<OfBundle>, Vec<Recording>) = Default::default();
+    let (mut bundles, mut recordings): (Vec<AuditedBundle>, Vec<Recording>) = Default::default();
     for (path, &mode) in args.bundles.iter().zip(modes) {
         let verdict = verifier.check_file(path);
         let receipt = verdict.declared.map(|declared| declared.session.receipt().clone());
@@ -273,7 +273,7 @@ fn verify(
                 Outcome::Valid
             }
         };
-        bundles.push(OfBundle { path: path.clone(), mode, receipt, outcome });
+        bundles.push(AuditedBundle { path: path.clone(), mode, receipt, outcome });
     }
     Ok((bundles, recordings))
 }
@@ -332,7 +332,7 @@ impl Audited {
     }
 
     fn json(&self, args: &Audit) -> Value {
-        let bundle = |bundle: &OfBundle| {
+        let bundle = |bundle: &AuditedBundle| {
             let mut said = json!({
                 "path": bundle.path.display().to_string(),
                 "replayed": false,
@@ -434,7 +434,7 @@ const NOT_SHOWN: [&str; 3] = [
     "that an adapter that is delivered is this one (zklora-base-user accept shows that)",
 ];
 
-impl OfBundle {
+impl AuditedBundle {
     fn pinned(&self, args: &Audit) -> bool {
         self.receipt.as_ref().is_some_and(|receipt| args.adapter.contains(&receipt.receipt().adapter))
     }

@@ -15,8 +15,8 @@ use plonky2::plonk::circuit_data::CircuitConfig;
 use zklora_proto::bundle::Plan;
 use zklora_proto::{Manifest, ModuleShape};
 
-pub use self::pack::Way;
-use self::pack::{Packing, Piles};
+pub use self::pack::Arrangement;
+use self::pack::{Packing, ShapeGroups};
 use crate::circuit;
 use crate::gate::weight::MOST_INSTANCE_COLUMNS;
 use crate::memory::Footprint;
@@ -55,12 +55,12 @@ pub struct Planned {
     /// The different circuits, in the order in which batches first use them.
     pub circuits: Vec<Circuit>,
     /// How the modules were grouped.
-    pub way: Way,
+    pub way: Arrangement,
     /// What it costs.
     pub cost: Cost,
     /// The cheapest plan of every way that was tried, the chosen one included, from the cheapest to the dearest. Where two
     /// ways come to the same, only one is named.
-    pub tried: Vec<(Way, Cost)>,
+    pub tried: Vec<(Arrangement, Cost)>,
 }
 
 /// One proof of a plan.
@@ -204,8 +204,8 @@ impl Planner {
         for (shape, pile) in &piles {
             self.check_module(modules[pile[0]].0, *shape)?;
         }
-        let (piles, largest) = (Piles::new(self.security, piles), self.largest_bits());
-        let mut tried: Vec<(Way, Cost, Packing)> = piles
+        let (piles, largest) = (ShapeGroups::new(self.security, piles), self.largest_bits());
+        let mut tried: Vec<(Arrangement, Cost, Packing)> = piles
             .packings(largest)
             .into_iter()
             .filter_map(|(way, packing)| Some((way, self.cost(&piles, &packing, largest)?, packing)))
@@ -290,7 +290,7 @@ impl Planner {
     }
 
     /// The exact cost of a packing; none if one of its circuits is too large.
-    fn cost(&self, piles: &Piles, packing: &Packing, largest: usize) -> Option<Cost> {
+    fn cost(&self, piles: &ShapeGroups, packing: &Packing, largest: usize) -> Option<Cost> {
         let mut cost = Cost { cells: 0, proofs: 0, circuits: 0, proved_rows: 0, circuit_rows: 0 };
         for (shapes, copies) in piles.circuits(packing) {
             let bits = degree_bits(self.security, &shapes);
@@ -315,7 +315,7 @@ impl Planned {
             plan: Plan { security: security.name().into(), batches: Vec::new() },
             batches: Vec::new(),
             circuits: Vec::new(),
-            way: Way::Together,
+            way: Arrangement::Together,
             cost: Cost { cells: 0, proofs: 0, circuits: 0, proved_rows: 0, circuit_rows: 0 },
             tried: Vec::new(),
         }

@@ -12,7 +12,7 @@ use crate::parameters::Security;
 
 /// A way to group modules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Arrangement {
     /// One proof of all modules.
     Together,
     /// Equal batches of as many modules of each shape as their number allows; what is left over is packed.
@@ -34,7 +34,7 @@ pub enum Way {
     Single,
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Arrangement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Together => f.write_str("all modules in one proof"),
@@ -66,7 +66,7 @@ const OPEN: usize = 64;
 /// The modules to be grouped, by shape, those with the most rows first.
 ///
 /// While ways are searched, rows are estimated: a sum over modules, which is never less than what a large circuit has.
-pub(super) struct Piles {
+pub(super) struct ShapeGroups {
     piles: Vec<Pile>,
     columns: u64,
     /// What a circuit has beside its modules, in parts of a row.
@@ -98,13 +98,13 @@ struct Open {
 /// Batches and what they cost, in cells.
 #[derive(Clone)]
 struct Found {
-    way: Way,
+    way: Arrangement,
     cost: u64,
     proofs: usize,
     batches: Vec<Open>,
 }
 
-impl Piles {
+impl ShapeGroups {
     /// Piles of these shapes, all different, and the modules of each.
     pub(super) fn new(security: Security, shapes: Vec<(ModuleShape, Vec<usize>)>) -> Self {
         let mut base = 0;
@@ -125,7 +125,7 @@ impl Piles {
 
     /// Different ways to group all modules into circuits of at most `2^largest` rows, the best found of each. By the estimate,
     /// their circuits are not too large; whether they are is for the caller to see.
-    pub(super) fn packings(&self, largest: usize) -> Vec<(Way, Packing)> {
+    pub(super) fn packings(&self, largest: usize) -> Vec<(Arrangement, Packing)> {
         let all: Counts = self.piles.iter().map(|pile| pile.modules.len()).enumerate().collect();
         if all.is_empty() {
             return Vec::new();
@@ -141,7 +141,7 @@ impl Piles {
             let best = |counts| self.ways(counts, largest).into_iter().min_by_key(Found::order);
             if let (Some(large), Some(small)) = (best(&large), best(&small)) {
                 found.push(Found {
-                    way: Way::Apart { bits },
+                    way: Arrangement::Apart { bits },
                     cost: large.cost + small.cost,
                     proofs: large.proofs + small.proofs,
                     batches: [large.batches, small.batches].concat(),
@@ -180,14 +180,17 @@ impl Piles {
         circuits.concat()
     }
 
-    /// The best of every way but [`Way::Apart`] for these modules.
+    /// The best of every way but [`Arrangement::Apart`] for these modules.
     fn ways(&self, counts: &Counts, largest: usize) -> Vec<Found> {
         let mut found = Vec::new();
         let mut add = |way, batches: Vec<Open>| found.extend(self.found(way, batches, largest));
-        add(Way::Together, vec![self.batch(counts.clone(), 1)]);
-        add(Way::Single, counts.iter().map(|&(pile, count)| self.batch(vec![(pile, 1)], count)).collect());
+        add(Arrangement::Together, vec![self.batch(counts.clone(), 1)]);
+        add(
+            Arrangement::Single,
+            counts.iter().map(|&(pile, count)| self.batch(vec![(pile, 1)], count)).collect(),
+        );
         for bits in self.least(counts)..=largest {
-            add(Way::Packed { bits }, self.fill(counts, bits));
+            add(Arrangement::Packed { bits }, self.fill(counts, bits));
         }
         let most = counts.iter().map(|&(_, count)| count).max().unwrap_or(0);
         let equal = (2..=most.min(TRIES / counts.len().max(1)))
@@ -213,7 +216,7 @@ impl Piles {
         let found = sizes.filter_map(|bits| {
             let mut all = self.fill(&rest, bits);
             all.push(block.clone());
-            self.found(Way::Equal { batches }, all, largest)
+            self.found(Arrangement::Equal { batches }, all, largest)
         });
         found.min_by_key(Found::order)
     }
@@ -298,7 +301,7 @@ impl Piles {
     }
 
     /// These batches with their cost, if no circuit is too large.
-    fn found(&self, way: Way, batches: Vec<Open>, largest: usize) -> Option<Found> {
+    fn found(&self, way: Arrangement, batches: Vec<Open>, largest: usize) -> Option<Found> {
         let (mut cost, mut proofs) = (0, 0);
         for open in &batches {
             let bits = self.bits(open);

@@ -100,7 +100,10 @@ proptest! {
 #[test]
 fn modules_of_one_shape_make_equal_batches() {
     let planned = plan_all(&planner(16), &[filling(14, 0.24); 24]);
-    assert_eq!((planned.circuits.len(), planned.way), (1, Way::Equal { batches: planned.batches.len() }));
+    assert_eq!(
+        (planned.circuits.len(), planned.way),
+        (1, Arrangement::Equal { batches: planned.batches.len() })
+    );
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn circuits_of_different_sizes_are_mixed_where_that_is_cheaper() {
     let planned = plan_all(&planner(17), &[filling(16, 0.9), filling(15, 0.9)]);
     let bits: Vec<_> = planned.circuits.iter().map(|circuit| circuit.degree_bits).collect();
     assert_eq!(bits, [16, 15]);
-    let together = planned.tried.iter().find(|(way, _)| *way == Way::Together).unwrap();
+    let together = planned.tried.iter().find(|(way, _)| *way == Arrangement::Together).unwrap();
     assert!(together.1.cells > planned.cost.cells);
 }
 
@@ -140,7 +143,7 @@ fn small_modules_are_not_proved_in_circuits_as_large_as_one_large_module_needs()
 #[test]
 fn a_proof_of_everything_is_made_where_proofs_are_dearer_than_rows() {
     let planned = plan_all(&planner(16), &[shape(16, 1, 16); 20]);
-    assert_eq!((planned.batches.len(), planned.way), (1, Way::Together));
+    assert_eq!((planned.batches.len(), planned.way), (1, Arrangement::Together));
 }
 
 #[test]
