@@ -66,7 +66,7 @@ pub fn run(args: &Open, stdout: &mut dyn Write) -> anyhow::Result<()> {
         writeln!(stdout, "call         {}, {name}: {}", args.call, counted(opening.rows(), "row"))?;
         writeln!(
             stdout,
-            "Who has it sees these rows and their deltas, the receipt, and nothing of the other calls."
+            "Anyone who has it sees these rows and their deltas, the receipt, and nothing of the other calls."
         )?;
     }
     Ok(())

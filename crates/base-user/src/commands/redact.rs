@@ -66,7 +66,7 @@ pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     if blinded {
         writeln!(
             stdout,
-            "Who has it sees the receipt and the proofs; random rows hide the activations behind the folds."
+            "Anyone who has it sees the receipt and the proofs; random rows hide the activations behind the folds."
         )?;
     } else {
         writeln!(
@@ -77,7 +77,7 @@ pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     }
     writeln!(
         stdout,
-        "It is valid for who takes your word: zklora-verifier verify --redacted --client {} --adapter {}",
+        "It is valid for anyone who takes your word: zklora-verifier verify --redacted --client {} --adapter {}",
         key.public(),
         record.adapter
     )?;

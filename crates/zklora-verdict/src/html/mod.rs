@@ -81,7 +81,7 @@ impl<'a> Page<'a> {
                         p.made {
                             "Made by " (self.made.by) " on " (date(self.made.at)) ", by the clock of its machine. "
                             (counted(self.report.proofs, "proof")) " in valid bundles; the run took " (time(self.report.seconds)) ". "
-                            "This page proves nothing by itself: who has the bundles can verify them again and compare."
+                            "This page proves nothing by itself: anyone who has the bundles can verify them again and compare."
                         }
                     }
                     main {
