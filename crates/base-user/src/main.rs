@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact, sessions};
 use zklora_base_user::stop::Stopped;
 use zklora_cli::{Documents, Logging, Manual};
-use zklora_hf::hub::VARIABLES;
+use zklora_hub::VARIABLES;
 
 /// Runs a base model with the deltas of contributors' LoRA adapters.
 #[derive(Parser)]

@@ -1,6 +1,6 @@
 //! `zklora-contributor init` with names in place of folders: over a network, and without one.
 
-#[path = "../../zklora-hf/tests/fake_hub/mod.rs"]
+#[path = "../../zklora-hub/tests/fake_hub/mod.rs"]
 mod fake_hub;
 
 use std::path::{Path, PathBuf};

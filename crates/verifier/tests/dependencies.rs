@@ -22,6 +22,7 @@ fn neither_libtorch_nor_a_network_stack_is_among_the_dependencies() {
         "socket2",
         "zklora-net",
         "zklora-hf",
+        "zklora-hub",
         "zklora-contributor",
         "zklora-base-user",
     ] {
@@ -39,9 +40,16 @@ fn neither_libtorch_nor_a_command_line_is_among_the_clients_dependencies() {
     let lock = lock();
     let reached = reached(&parse(&lock), "zklora-client");
     assert!(reached.contains("quinn") && reached.contains("zklora-verdict"), "{reached:?}");
-    for absent in
-        ["tch", "torch-sys", "clap", "zklora-cli", "zklora-hf", "zklora-verifier", "zklora-base-user"]
-    {
+    for absent in [
+        "tch",
+        "torch-sys",
+        "clap",
+        "zklora-cli",
+        "zklora-hf",
+        "zklora-hub",
+        "zklora-verifier",
+        "zklora-base-user",
+    ] {
         assert!(!reached.contains(absent), "zklora-client depends on {absent}");
     }
 }

@@ -18,7 +18,6 @@ mod base;
 mod config;
 mod digest;
 mod error;
-pub mod hub;
 mod python_regex;
 mod quantise;
 pub mod read;

@@ -18,7 +18,7 @@ pub(crate) fn folder(path: &Path) -> Result<(), Error> {
 }
 
 /// Parses a JSON file. `hint` says what the file is for, should it be missing.
-pub(crate) fn json<T: DeserializeOwned>(path: &Path, hint: &'static str) -> Result<T, Error> {
+pub fn json<T: DeserializeOwned>(path: &Path, hint: &'static str) -> Result<T, Error> {
     parse_json(path, &text(path, MAX_JSON_BYTES, hint)?)
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn is_lfs_pointer(begin: &[u8]) -> bool {
 }
 
 /// The configurations and shard indices of the largest public models stay below 200 KB.
-pub(crate) const MAX_JSON_BYTES: u64 = 4 << 20;
+pub const MAX_JSON_BYTES: u64 = 4 << 20;
 
 /// UTF-8's, and UTF-16's of either order.
 const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use zklora_cli::NOT_PINNED;
 use zklora_delivery::{Compared, Delivery, Package, PeftFolder, difference};
 use zklora_hf::BaseModel;
-use zklora_hf::hub::{Options, Source};
+use zklora_hub::{Options, Source};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest, counted};
 use zklora_verdict::{Pins, Verifier};

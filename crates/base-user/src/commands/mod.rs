@@ -32,8 +32,8 @@ use zklora_base_user::tokenizer::Tokenizer;
 use zklora_cli::{UsageError, causes};
 use zklora_client::Session;
 use zklora_client::{Record, RecordError, Records};
-use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_hub::{Options, Source};
 use zklora_proto::message::ProofState;
 use zklora_proto::{
     AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Bytes, Receipt, SessionId, SignedReceipt, counted,

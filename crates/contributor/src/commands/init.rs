@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 use zklora_contributor::state::State;
-use zklora_hf::hub::{Options, Source};
+use zklora_hub::{Options, Source};
 
 /// Makes the state of an adapter: identity key, salts, commitments and the signed manifest.
 #[derive(Args)]

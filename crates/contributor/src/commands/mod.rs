@@ -23,7 +23,7 @@ use zklora_circuit::plan::Planner;
 use zklora_cli::Manual;
 use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::state::{KEY, State};
-use zklora_hf::hub::VARIABLES;
+use zklora_hub::VARIABLES;
 use zklora_proto::SecretKey;
 
 /// What the manual page says beside the help.

@@ -5,8 +5,8 @@ use anyhow::Context;
 use clap::Args;
 use zklora_contributor::explain::Explanation;
 use zklora_contributor::state::State;
-use zklora_hf::hub::{Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
+use zklora_hub::{Options, Source};
 use zklora_proto::ModuleShape;
 
 use super::Proving;

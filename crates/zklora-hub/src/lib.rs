@@ -2,12 +2,12 @@
 //!
 //! A [`Source`] is what somebody gives on a command line: a folder, or a name on the hub such as `distilgpt2` or
 //! `ng0-k1/distilgpt2-finetuned-es@main`. [`Source::base_model`] and [`Source::adapter`] turn it into a local folder,
-//! for [`BaseModel::open`](crate::BaseModel::open) and [`LoraAdapter::open`](crate::LoraAdapter::open); from the hub
+//! for [`BaseModel::open`](zklora_hf::BaseModel::open) and [`LoraAdapter::open`](zklora_hf::LoraAdapter::open); from the hub
 //! they fetch the files that are read there and no others. The cache has the layout of Python's huggingface_hub and
 //! is shared with it. `docs/models.md` says all this to users.
 //!
 //! Names bind nothing: the hub may give anything under a name. What binds a base model is its
-//! [digest](crate::BaseModel::digest), and an adapter its commitment. So what the hub says is hostile: sizes are
+//! [digest](zklora_hf::BaseModel::digest), and an adapter its commitment. So what the hub says is hostile: sizes are
 //! bounded, file names, entity tags and commits have to be plain before they become part of a path, and the token
 //! goes to the hub's own origin and nowhere else. The download of hf-hub itself checks none of these, so that of
 //! hf-hub only the cache's layout, the repository's addresses and the form of the hub's answers are used.
@@ -26,7 +26,8 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, CacheRepo};
 use serde::Deserialize;
 
-use crate::read::{self, MAX_JSON_BYTES};
+use zklora_hf::read::{self, MAX_JSON_BYTES};
+
 use client::Client;
 pub use error::Error;
 pub use options::{Options, VARIABLES};

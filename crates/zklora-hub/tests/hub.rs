@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fake_hub::{Answer, FakeHub, Repository, Request, sha256};
 use serde_json::json;
 use tempfile::TempDir;
-use zklora_hf::hub::{Error, Options, Source};
 use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_hub::{Error, Options, Source};
 
 const BASE: &str = "distilgpt2";
 const LORA: &str = "ng0-k1/distilgpt2-finetuned-es";

@@ -205,7 +205,7 @@ pub enum Error {
 
     /// A file that was fetched cannot be read.
     #[error(transparent)]
-    File(#[from] crate::Error),
+    File(#[from] zklora_hf::Error),
 }
 
 fn denied(reference: &Reference, endpoint: &str, with_token: bool) -> String {
