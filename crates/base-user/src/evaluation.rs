@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde::Serialize;
+use zklora_verdict::{Estimate, NoteReport};
 
 use crate::dataset::Example;
 use crate::error::ModelError;
@@ -79,19 +79,25 @@ pub enum Noted {
 }
 
 /// The same of several examples that follow one another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotedLines {
     /// The first and the last line.
     pub lines: [usize; 2],
     /// How many examples.
     pub examples: usize,
     /// What happened to them.
-    #[serde(serialize_with = "in_words")]
     pub what: Noted,
 }
 
-fn in_words<S: serde::Serializer>(what: &Noted, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(what)
+impl NotedLines {
+    /// The same for programs.
+    pub fn report(&self) -> NoteReport {
+        NoteReport {
+            lines: self.lines.map(|line| line as u64),
+            examples: self.examples as u64,
+            what: self.what.to_string(),
+        }
+    }
 }
 
 impl std::fmt::Display for NotedLines {
@@ -119,15 +125,6 @@ pub struct Total {
     pub loss: f64,
     /// Tokens predicted.
     pub tokens: usize,
-}
-
-/// An estimate with its interval of 95 % confidence.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Estimate {
-    /// The estimate.
-    pub value: f64,
-    /// Bounds of the interval.
-    pub interval: [f64; 2],
 }
 
 impl Windows {
@@ -295,13 +292,6 @@ pub fn difference(first: &[Total], second: &[Total]) -> Estimate {
     let totals: Vec<Total> =
         pairs.map(|(first, second)| Total { loss: second.loss - first.loss, tokens: first.tokens }).collect();
     mean(&totals)
-}
-
-impl Estimate {
-    /// Of a mean loss, the perplexity.
-    pub fn exp(self) -> Self {
-        Self { value: self.value.exp(), interval: self.interval.map(f64::exp) }
-    }
 }
 
 /// The percentile bootstrap (Efron, 1979) over examples: how the token-weighted mean varies if examples are drawn again, with

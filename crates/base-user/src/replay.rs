@@ -17,6 +17,7 @@ use tch::Tensor;
 use zklora_proto::bundle::{Bundle, BundleError};
 use zklora_proto::transcript::TranscriptHasher;
 use zklora_proto::{BLINDING_ROWS, Call, Manifest, SignedReceipt, SignedSession};
+use zklora_verdict::Kind;
 
 use crate::activations::quantised;
 use crate::hooks::{BaseOutput, Hook};
@@ -124,15 +125,15 @@ pub enum ReplayError {
 }
 
 impl ReplayError {
-    /// What kind of thing is wrong, in one stable word for programs.
-    pub fn kind(&self) -> &'static str {
+    /// What kind of thing is wrong.
+    pub fn kind(&self) -> Kind {
         match self {
-            Self::Bundle(_) | Self::Exchanged => "bundle",
-            Self::Ended { .. } => "fewer-calls",
-            Self::Modules { .. } => "modules",
-            Self::Rows { .. } => "rows",
-            Self::Activation(_) => "activation",
-            Self::More { .. } => "more-calls",
+            Self::Bundle(_) | Self::Exchanged => Kind::Bundle,
+            Self::Ended { .. } => Kind::FewerCalls,
+            Self::Modules { .. } => Kind::Modules,
+            Self::Rows { .. } => Kind::Rows,
+            Self::Activation(_) => Kind::Activation,
+            Self::More { .. } => Kind::MoreCalls,
         }
     }
 }

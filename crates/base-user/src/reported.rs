@@ -4,18 +4,14 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use serde_json::{Map, Value};
-use zklora_proto::{Bytes, read_bounded};
-
-use crate::evaluation::Estimate;
+use zklora_proto::document::DocumentError;
+use zklora_proto::{Bytes, TokenizerDigest, read_bounded};
+use zklora_verdict::{Estimate, MAX_EVALUATION_BYTES, MeanReport, Measured, SessionReport};
 
 /// By how much a reported loss may differ from the replayed one: nats, and above one nat parts of the loss. Losses are means of float32
 /// numbers whose last digits depend on machine and threads, a hundred times smaller than this; and this is far below what
 /// anybody would make a loss better by.
 pub const LOSS_TOLERANCE: f64 = 1e-4;
-
-/// Larger than any report of as many sessions as there are.
-const MAX_BYTES: u64 = 16 << 20;
 
 /// Why a report is none.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +20,11 @@ pub enum ReportError {
     #[error("the report cannot be read: {0}")]
     Io(#[from] io::Error),
     /// It is too long.
-    #[error("the report has more than {}", Bytes(MAX_BYTES))]
+    #[error("the report has more than {}", Bytes(MAX_EVALUATION_BYTES))]
     TooLarge,
-    /// It is no JSON object.
-    #[error("the report is not the JSON object that `loss --json` or `eval --json` prints: {0}")]
-    Json(String),
+    /// It is another document, or none.
+    #[error("the report is not what `loss --json` or `eval --json` prints: {0}")]
+    Document(#[from] DocumentError),
 }
 
 /// Something that a report says, and a replay does not.
@@ -45,7 +41,7 @@ pub struct Disagreement {
 
 /// A report, as far as it can be read without knowing what is true.
 #[derive(Debug)]
-pub struct Report(Value);
+pub struct Report(Measured);
 
 /// What the replay gave, to be found in a report.
 #[derive(Debug)]
@@ -57,13 +53,13 @@ pub struct Truth {
     /// The second less the first.
     pub difference: Estimate,
     /// Tokens that went through the model.
-    pub tokens: usize,
-    /// Which tokenizer they are of, as [`Tokenizer::digest`](crate::tokenizer::Tokenizer::digest) says it.
-    pub tokenizer: String,
+    pub tokens: u64,
+    /// Which tokenizer they are of.
+    pub tokenizer: TokenizerDigest,
     /// Whether it is of a dataset, and then how many texts counted, and how many tokens were predicted.
-    pub dataset: Option<[usize; 2]>,
-    /// Each session, as a report has it.
-    pub sessions: Vec<Map<String, Value>>,
+    pub dataset: Option<[u64; 2]>,
+    /// Each session, as its receipt has it.
+    pub sessions: Vec<SessionReport>,
 }
 
 impl Report {
@@ -73,126 +69,119 @@ impl Report {
         if !fs::metadata(path)?.is_file() {
             return Err(io::Error::other("it is no regular file").into());
         }
-        let bytes = read_bounded(File::open(path)?, MAX_BYTES)?.ok_or(ReportError::TooLarge)?;
+        let bytes = read_bounded(File::open(path)?, MAX_EVALUATION_BYTES)?.ok_or(ReportError::TooLarge)?;
         Self::parse(&bytes)
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, ReportError> {
-        let object: Map<String, Value> =
-            serde_json::from_slice(bytes).map_err(|error| ReportError::Json(error.to_string()))?;
-        Ok(Self(Value::Object(object)))
+        Ok(Self(Measured::parse(bytes)?))
     }
 
     /// The first thing in which it disagrees.
     pub fn check(&self, truth: &Truth) -> Result<(), Disagreement> {
+        let (tokenizer, tokens) = match &self.0 {
+            Measured::Loss(loss) => (loss.tokenizer, loss.tokens),
+            Measured::Eval(eval) => (eval.tokenizer, eval.tokens),
+        };
         // Before the tokens, whose number may differ because of it.
-        let tokenizer = self.0.get("tokenizer");
-        if tokenizer.and_then(Value::as_str) != Some(truth.tokenizer.as_str()) {
-            let found = tokenizer.map_or_else(|| "nothing".into(), brief);
-            return Err(Disagreement {
-                field: "/tokenizer".into(),
-                expected: truth.tokenizer.clone(),
-                found,
-            });
-        }
-        // Together they tell one kind of report from the other.
-        self.number("/tokens", truth.tokens as f64, 0.0)?;
+        same("/tokenizer", tokenizer, truth.tokenizer)?;
+        same("/tokens", tokens, truth.tokens)?;
         let within = |loss: f64| LOSS_TOLERANCE * loss.abs().max(1.0);
         let [of_base, of_adapter] = [within(truth.base.value), within(truth.adapter.value)];
-        match truth.dataset {
-            None => {
-                self.number("/base_loss", truth.base.value, of_base)?;
-                self.number("/adapter_loss", truth.adapter.value, of_adapter)?;
+        match (&self.0, truth.dataset) {
+            (Measured::Loss(loss), None) => {
+                number("/base_loss", Some(loss.base_loss), truth.base.value, of_base)?;
+                number("/adapter_loss", loss.adapter_loss, truth.adapter.value, of_adapter)?;
             }
-            Some([texts, predicted]) => {
-                self.number("/texts", texts as f64, 0.0)?;
-                self.number("/predicted", predicted as f64, 0.0)?;
-                self.estimate("/base/loss", truth.base, of_base)?;
-                self.estimate("/adapter/loss", truth.adapter, of_adapter)?;
-                self.estimate("/difference", truth.difference, of_base + of_adapter)?;
-                // A relative error of what is the exponential is an absolute one of the exponent.
-                for (pointer, loss, within) in [
-                    ("/base/perplexity", truth.base, of_base),
-                    ("/adapter/perplexity", truth.adapter, of_adapter),
-                ] {
-                    let perplexity = loss.exp();
-                    let spread = perplexity.interval[1] * within.exp_m1();
-                    self.estimate(pointer, perplexity, spread.max(perplexity.value * within.exp_m1()))?;
-                }
+            (Measured::Eval(eval), Some([texts, predicted])) => {
+                same("/texts", eval.texts, texts)?;
+                same("/predicted", eval.predicted, predicted)?;
+                mean("/base", Some(&eval.base), truth.base, of_base)?;
+                mean("/adapter", eval.adapter.as_ref(), truth.adapter, of_adapter)?;
+                estimate("/difference", eval.difference, truth.difference, of_base + of_adapter)?;
             }
+            (Measured::Loss(_), Some(_)) => differs("/format", "zklora-loss/1", "zklora-eval/1")?,
+            (Measured::Eval(_), None) => differs("/format", "zklora-eval/1", "zklora-loss/1")?,
         }
-        self.sessions(&truth.sessions)
-    }
-
-    fn sessions(&self, expected: &[Map<String, Value>]) -> Result<(), Disagreement> {
-        let ids = |sessions: &mut dyn Iterator<Item = &Value>| {
-            let mut ids: Vec<String> =
-                sessions.map(|session| brief(session.get("session").unwrap_or(&Value::Null))).collect();
-            ids.sort_unstable();
-            ids.join(", ")
-        };
-        let found: &[Value] = self.0["sessions"].as_array().map_or(&[], Vec::as_slice);
-        let objects: Vec<Value> = expected.iter().cloned().map(Value::Object).collect();
-        let (expected_ids, found_ids) = (ids(&mut objects.iter()), ids(&mut found.iter()));
-        if expected_ids != found_ids {
-            let field = "/sessions".into();
-            return Err(Disagreement { field, expected: expected_ids, found: shortened(found_ids) });
-        }
-        for session in expected {
-            // There is one of each id, as just seen.
-            let Some((index, said)) =
-                found.iter().enumerate().find(|(_, said)| said["session"] == session["session"])
-            else {
-                continue;
-            };
-            for (key, expected) in session {
-                if said.get(key) != Some(expected) {
-                    return Err(Disagreement {
-                        field: format!("/sessions/{index}/{key}"),
-                        expected: brief(expected),
-                        found: said.get(key).map_or_else(|| "nothing".into(), brief),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn estimate(&self, pointer: &str, expected: Estimate, within: f64) -> Result<(), Disagreement> {
-        self.number(&format!("{pointer}/value"), expected.value, within)?;
-        for (place, bound) in expected.interval.into_iter().enumerate() {
-            self.number(&format!("{pointer}/interval/{place}"), bound, within)?;
-        }
-        Ok(())
-    }
-
-    fn number(&self, pointer: &str, expected: f64, within: f64) -> Result<(), Disagreement> {
-        let found = self.0.pointer(pointer);
-        // What is infinite is null in JSON.
-        let agrees = match found {
-            Some(Value::Null) => !expected.is_finite(),
-            found => found.and_then(Value::as_f64).is_some_and(|found| (found - expected).abs() <= within),
-        };
-        if agrees {
-            return Ok(());
-        }
-        let expected = match within {
-            0.0 => expected.to_string(),
-            _ => format!("{expected} (within {within:.1e})"),
-        };
-        let found = found.map_or_else(|| "nothing".into(), brief);
-        Err(Disagreement { field: pointer.into(), expected, found })
+        sessions(self.0.sessions(), &truth.sessions)
     }
 }
 
-/// A value of a stranger's, short enough for a line.
-fn brief(value: &Value) -> String {
-    match value {
-        Value::String(text) => shortened(text.clone()),
-        value => shortened(value.to_string()),
+fn sessions(found: &[SessionReport], expected: &[SessionReport]) -> Result<(), Disagreement> {
+    let ids = |sessions: &[SessionReport]| {
+        let mut ids: Vec<String> = sessions.iter().map(|session| session.session.to_string()).collect();
+        ids.sort_unstable();
+        ids.join(", ")
+    };
+    same("/sessions", ids(found), ids(expected))?;
+    for expected in expected {
+        // There is one of each id, as just seen.
+        let Some(index) = found.iter().position(|said| said.session == expected.session) else { continue };
+        let said = &found[index];
+        let at = |field: &str| format!("/sessions/{index}/{field}");
+        same(&at("adapter"), said.adapter, expected.adapter)?;
+        same(&at("contributor"), said.contributor, expected.contributor)?;
+        same(&at("client"), said.client, expected.client)?;
+        same(&at("base_model"), said.base_model, expected.base_model)?;
+        same(&at("calls"), said.calls, expected.calls)?;
+        same(&at("rows"), format!("{:?}", said.rows), format!("{:?}", expected.rows))?;
+        same(&at("transcript"), said.transcript, expected.transcript)?;
+    }
+    Ok(())
+}
+
+fn mean(
+    field: &str,
+    found: Option<&MeanReport>,
+    expected: Estimate,
+    within: f64,
+) -> Result<(), Disagreement> {
+    estimate(&format!("{field}/loss"), found.map(|found| found.loss), expected, within)?;
+    // A relative error of what is the exponential is an absolute one of the exponent.
+    let perplexity = expected.exp();
+    let spread = perplexity.interval[1].max(perplexity.value) * within.exp_m1();
+    let field = format!("{field}/perplexity");
+    match found.and_then(|found| found.perplexity) {
+        // Nearly all of float64: on another machine it may be on the other side of its end.
+        None if !perplexity.is_finite() || !spread.is_finite() => Ok(()),
+        found => estimate(&field, found, perplexity, spread),
     }
 }
 
+fn estimate(
+    field: &str,
+    found: Option<Estimate>,
+    expected: Estimate,
+    within: f64,
+) -> Result<(), Disagreement> {
+    number(&format!("{field}/value"), found.map(|found| found.value), expected.value, within)?;
+    for (place, bound) in expected.interval.into_iter().enumerate() {
+        let found = found.map(|found| found.interval[place]);
+        number(&format!("{field}/interval/{place}"), found, bound, within)?;
+    }
+    Ok(())
+}
+
+fn number(field: &str, found: Option<f64>, expected: f64, within: f64) -> Result<(), Disagreement> {
+    match found {
+        Some(found) if (found - expected).abs() <= within => Ok(()),
+        found => {
+            let found = found.map_or_else(|| "nothing".to_owned(), |found| found.to_string());
+            differs(field, found, format!("{expected} (within {within:.1e})"))
+        }
+    }
+}
+
+fn same<T: PartialEq + ToString>(field: &str, found: T, expected: T) -> Result<(), Disagreement> {
+    if found == expected { Ok(()) } else { differs(field, found, expected) }
+}
+
+fn differs(field: &str, found: impl ToString, expected: impl ToString) -> Result<(), Disagreement> {
+    let [found, expected] = [found.to_string(), expected.to_string()].map(shortened);
+    Err(Disagreement { field: field.into(), expected, found })
+}
+
+/// What a stranger says, short enough for a line.
 fn shortened(text: String) -> String {
     const LONGEST: usize = 200;
     match text.char_indices().nth(LONGEST) {
@@ -203,84 +192,121 @@ fn shortened(text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use zklora_proto::{Document, SessionId};
+    use zklora_verdict::{EvalReport, LossReport};
 
     use super::*;
 
     #[test]
     fn every_number_of_a_report_is_held_against_the_replay() {
         let truth = truth(Some([3, 90]));
-        let honest = json!({
-            "texts": 3, "texts_skipped": 0, "tokens": 100, "predicted": 90, "tokenizer": "cc",
-            "base": { "loss": { "value": 9.0, "interval": [8.5, 9.5] }, "tokens_per_second": 7.0,
-                      "perplexity": { "value": 9f64.exp(), "interval": [8.5f64.exp(), 9.5f64.exp()] } },
-            "adapter": { "loss": { "value": 6.0, "interval": [5.5, 6.5] }, "tokens_per_second": 7.0,
-                         "perplexity": { "value": 6f64.exp(), "interval": [5.5f64.exp(), 6.5f64.exp()] } },
-            "difference": { "value": -3.0, "interval": [-3.5, -2.5] },
-            "sessions": [{ "session": "bb", "calls": 4, "bundle_bytes": 7 }, { "session": "aa", "calls": 5 }],
-        });
+        let honest = eval(&truth);
         assert_eq!(check(&honest, &truth), Ok(()));
+        let sessions = honest["sessions"].clone();
+        let other = json!("ee".repeat(32));
         for (pointer, value) in [
             ("/texts", json!(4)),
             ("/tokens", json!(99)),
-            ("/tokenizer", json!("cd")),
-            ("/tokenizer", json!(null)),
+            ("/tokenizer", other.clone()),
             ("/predicted", json!(91)),
             ("/base/loss/value", json!(9.01)),
             ("/adapter/loss/value", json!(5.99)),
-            ("/adapter/loss/value", json!("6.0")),
             ("/adapter/loss/interval/0", json!(5.4)),
-            ("/adapter/loss/interval/1", json!(null)),
             ("/adapter/perplexity/value", json!(400.0)),
             ("/difference/value", json!(-3.01)),
             ("/difference/interval/1", json!(-2.6)),
             ("/sessions/1/calls", json!(6)),
-            ("/sessions", json!([{ "session": "aa", "calls": 5 }])),
-            ("/sessions", json!([{ "session": "aa" }, { "session": "aa" }])),
-            ("/sessions", json!("aa")),
+            ("/sessions/1/rows", json!([1, 2, 4])),
+            ("/sessions/0/adapter", other.clone()),
+            ("/sessions/0/contributor", other.clone()),
+            ("/sessions/0/client", other.clone()),
+            ("/sessions/0/base_model", other.clone()),
+            ("/sessions/0/transcript", other.clone()),
+            ("/sessions", json!([sessions[0]])),
+            ("/sessions", json!([sessions[0], sessions[0]])),
+            ("/sessions", json!([])),
         ] {
             let mut changed = honest.clone();
             *changed.pointer_mut(pointer).unwrap() = value;
             assert_eq!(check(&changed, &truth).unwrap_err().field, pointer);
         }
+        for (pointer, field) in [
+            ("/adapter", "/adapter/loss/value"),
+            ("/adapter/perplexity", "/adapter/perplexity/value"),
+            ("/difference", "/difference/value"),
+        ] {
+            let mut changed = honest.clone();
+            *changed.pointer_mut(pointer).unwrap() = Value::Null;
+            let error = check(&changed, &truth).unwrap_err();
+            assert_eq!((error.field.as_str(), error.found.as_str()), (field, "nothing"));
+        }
         // Within the tolerance.
         let mut near = honest.clone();
         near["adapter"]["loss"]["value"] = json!(6.0003);
         assert_eq!(check(&near, &truth), Ok(()));
-        // The other kind of report.
-        let error = check(&json!({ "tokens": 100, "tokenizer": "cc", "base_loss": 9.0 }), &truth)
-            .unwrap_err()
-            .to_string();
-        assert_eq!(error, "the report says /texts nothing, expected 3");
-        let error = check(&json!({ "tokens": 100, "base_loss": 9.0 }), &truth).unwrap_err().to_string();
-        assert_eq!(error, "the report says /tokenizer nothing, expected cc");
+        // What nobody can check is not held against anything.
+        near["base"]["tokens_per_second"] = json!(1e9);
+        near["sessions"][0]["bundle_bytes"] = json!(77);
+        assert_eq!(check(&near, &truth), Ok(()));
+    }
+
+    #[test]
+    fn a_perplexity_beyond_float64_is_null_and_agrees() {
+        let mut truth = truth(Some([3, 90]));
+        truth.base = Estimate { value: 709.5, interval: [709.0, 720.0] };
+        let mut report = eval(&truth);
+        assert_eq!(report["base"]["perplexity"], Value::Null);
+        assert_eq!(check(&report, &truth), Ok(()));
+        report["base"]["loss"]["interval"][1] = json!(721.0);
+        assert_eq!(check(&report, &truth).unwrap_err().field, "/base/loss/interval/1");
     }
 
     #[test]
     fn a_report_of_one_text_is_another() {
-        let honest = json!({
-            "base_loss": 9.0, "adapter_loss": 6.0, "tokens": 100, "tokenizer": "cc",
-            "sessions": [{ "session": "aa", "calls": 5 }, { "session": "bb", "calls": 4 }],
-        });
-        assert_eq!(check(&honest, &truth(None)), Ok(()));
+        let truth = truth(None);
+        let honest = loss(&truth);
+        assert_eq!(check(&honest, &truth), Ok(()));
         let mut changed = honest.clone();
         changed["adapter_loss"] = json!(null);
-        let error = check(&changed, &truth(None)).unwrap_err().to_string();
-        assert_eq!(error, "the report says /adapter_loss null, expected 6 (within 6.0e-4)");
+        let error = check(&changed, &truth).unwrap_err().to_string();
+        assert_eq!(error, "the report says /adapter_loss nothing, expected 6 (within 6.0e-4)");
+        let of_dataset = Truth { dataset: Some([3, 90]), ..truth };
+        let error = check(&honest, &of_dataset).unwrap_err().to_string();
+        assert_eq!(error, "the report says /format zklora-loss/1, expected zklora-eval/1");
     }
 
     #[test]
     fn what_is_no_report_is_refused() {
-        for bytes in [&b"[1]"[..], b"", b"{", b"\xff", "[".repeat(1 << 16).as_bytes()] {
-            assert!(matches!(Report::parse(bytes), Err(ReportError::Json(_))));
+        for bytes in [&b"[1]"[..], b"", b"{", b"{}", b"\xff", "[".repeat(1 << 16).as_bytes()] {
+            assert!(matches!(Report::parse(bytes), Err(ReportError::Document(_))));
+        }
+        let honest = loss(&truth(None));
+        for (field, value) in [
+            ("tokenizer", json!(null)),
+            ("tokenizer", json!("ab")),
+            ("tokens", json!("9")),
+            ("base_loss", json!(null)),
+            ("sessions", json!("aa")),
+            ("format", json!("zklora-audit/2")),
+        ] {
+            let mut changed = honest.clone();
+            changed[field] = value;
+            assert!(Report::parse(changed.to_string().as_bytes()).is_err(), "{field}");
+            changed.as_object_mut().unwrap().remove(field);
+            assert!(Report::parse(changed.to_string().as_bytes()).is_err(), "no {field}");
         }
         // What strangers write is not repeated at length.
-        let long = json!({ "tokenizer": "cc", "tokens": "9".repeat(1 << 16) });
+        let mut long = honest.clone();
+        long["format"] = "9".repeat(1 << 16).into();
+        assert!(Report::parse(long.to_string().as_bytes()).unwrap_err().to_string().len() < 400);
+        let mut long = honest;
+        long["sessions"][0]["rows"] = json!(vec![1; 1 << 12]);
         assert!(check(&long, &truth(None)).unwrap_err().to_string().len() < 400);
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Report::read(folder.path()), Err(ReportError::Io(_))));
         let path = folder.path().join("large");
-        File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        File::create(&path).unwrap().set_len(MAX_EVALUATION_BYTES + 1).unwrap();
         assert!(matches!(Report::read(&path), Err(ReportError::TooLarge)));
     }
 
@@ -288,17 +314,57 @@ mod tests {
         Report::parse(report.to_string().as_bytes()).unwrap().check(truth)
     }
 
-    fn truth(dataset: Option<[usize; 2]>) -> Truth {
+    /// The honest report of a text.
+    fn loss(truth: &Truth) -> Value {
+        let report = LossReport {
+            base_loss: truth.base.value,
+            adapter_loss: Some(truth.adapter.value),
+            tokens: truth.tokens,
+            tokenizer: truth.tokenizer,
+            sessions: truth.sessions.clone(),
+        };
+        serde_json::from_str(&report.to_line().unwrap()).unwrap()
+    }
+
+    /// The honest report of a dataset, with its sessions in another order.
+    fn eval(truth: &Truth) -> Value {
+        let [texts, predicted] = truth.dataset.unwrap();
+        let report = EvalReport {
+            texts,
+            texts_skipped: 0,
+            notes: Vec::new(),
+            tokens: truth.tokens,
+            predicted,
+            tokenizer: truth.tokenizer,
+            base: MeanReport::new(truth.base, 7.0),
+            adapter: Some(MeanReport::new(truth.adapter, 7.0)),
+            difference: Some(truth.difference),
+            sessions: truth.sessions.iter().rev().cloned().collect(),
+        };
+        serde_json::from_str(&report.to_line().unwrap()).unwrap()
+    }
+
+    fn truth(dataset: Option<[u64; 2]>) -> Truth {
         let estimate = |value: f64| Estimate { value, interval: [value - 0.5, value + 0.5] };
-        let session = |id: &str, calls: u64| {
-            [("session".to_owned(), json!(id)), ("calls".to_owned(), json!(calls))].into_iter().collect()
+        let hex = |byte: &str| byte.repeat(32);
+        let session = |id: &str, calls: u64| SessionReport {
+            session: hex(id).parse::<SessionId>().unwrap(),
+            adapter: hex("01").parse().unwrap(),
+            contributor: hex("02").parse().unwrap(),
+            client: hex("03").parse().unwrap(),
+            base_model: hex("04").parse().unwrap(),
+            calls,
+            rows: vec![1, 2, 3],
+            transcript: hex("05").parse().unwrap(),
+            blinded: None,
+            bundle_bytes: Some(7),
         };
         Truth {
             base: estimate(9.0),
             adapter: estimate(6.0),
             difference: estimate(-3.0),
             tokens: 100,
-            tokenizer: "cc".into(),
+            tokenizer: hex("cc").parse().unwrap(),
             dataset,
             sessions: vec![session("aa", 5), session("bb", 4)],
         }

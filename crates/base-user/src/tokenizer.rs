@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use tokenizers::Tokenizer as HfTokenizer;
+use zklora_proto::TokenizerDigest;
 
 use crate::error::ModelError;
 use crate::generation_config::GenerationConfig;
@@ -34,7 +35,7 @@ impl Tokenizer {
     /// It is BLAKE3 in key-derivation mode, with the context string `zklora v1 tokenizer`, of a JSON object without white space and with
     /// its names in the order of their bytes: `added_tokens`, `model`, `normalizer`, `post_processor` and `pre_tokenizer`
     /// as the tokenizers library writes them to `tokenizer.json`, and `split_special_tokens`.
-    pub fn digest(&self) -> Result<blake3::Hash, ModelError> {
+    pub fn digest(&self) -> Result<TokenizerDigest, ModelError> {
         let unwritable = |error: &dyn ToString| ModelError::Encode(error.to_string());
         let json = self.tokenizer.to_string(false).map_err(|error| unwritable(&error))?;
         let mut json: BTreeMap<String, Value> =
@@ -42,7 +43,7 @@ impl Tokenizer {
         json.retain(|name, _| !["decoder", "padding", "truncation", "version"].contains(&name.as_str()));
         json.insert("split_special_tokens".to_owned(), self.tokenizer.get_encode_special_tokens().into());
         let text = serde_json::to_string(&json).map_err(|error| unwritable(&error))?;
-        Ok(blake3::Hash::from_bytes(blake3::derive_key("zklora v1 tokenizer", text.as_bytes())))
+        Ok(TokenizerDigest::from_bytes(blake3::derive_key("zklora v1 tokenizer", text.as_bytes())))
     }
 
     /// The text's token ids, with those that the tokenizer's template adds (none for GPT-2, one at the beginning for Llama):

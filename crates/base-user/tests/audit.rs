@@ -136,7 +136,10 @@ fn an_honest_loss_is_replayed() {
     close(&found["adapter_loss"]["value"], &loss.said["adapter_loss"]);
     let bundle = &found["bundles"][0];
     assert_eq!((&found["pinned"], &bundle["pinned"]), (&json!(true), &json!(true)));
-    assert_eq!(bundle["pins"], json!({ "adapter": true, "contributor": true, "client": false }));
+    assert_eq!(
+        bundle["pins"],
+        json!({ "adapter": true, "base_model": true, "contributor": true, "client": false })
+    );
     assert_eq!(bundle["session"], loss.said["sessions"][0]["session"]);
     assert_eq!(bundle["blinding_rows"], 0);
     assert!(bundle["activations"].as_u64().unwrap() > 10_000, "{bundle}");
@@ -248,7 +251,7 @@ fn a_report_that_was_made_better_does_not_agree() {
     assert!(found["report"]["error"].as_str().unwrap().contains("/sessions"), "{found}");
 
     let message = unusable(&mut report("broken.json", b"[1"));
-    assert!(message.contains("is not the JSON object"), "{message}");
+    assert!(message.contains("is not what `loss --json` or `eval --json` prints"), "{message}");
 }
 
 #[test]

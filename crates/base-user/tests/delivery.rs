@@ -12,6 +12,7 @@ use zklora_contributor::state::State;
 use zklora_delivery::seal;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::{Manifest, ModuleEntry, SecretKey, SignedManifest};
+use zklora_testing::schemas::read_document;
 
 const TEXT: &str = "El administrador debe comprobar la configuración de la red.";
 
@@ -118,7 +119,7 @@ fn what_is_accepted_is_what_was_proved_and_serves_in_its_place() {
         ("rows", sold.rows.into()),
         ("format", "zklora-accept/1".into()),
         ("pinned", true.into()),
-        ("pins", json!({ "adapter": true, "contributor": true, "base_model": true })),
+        ("pins", json!({ "adapter": true, "contributor": true, "base_model": true, "client": false })),
     ] {
         assert_eq!(accepted[field], expected, "{field}");
     }
@@ -221,7 +222,7 @@ fn what_was_not_proved_is_refused_by_name_and_nothing_is_written() {
     assert_eq!(output.status.code(), Some(3));
     let said = common::text(&output.stderr);
     assert!(said.contains("NOT PINNED: nothing says that"), "{said}");
-    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said: serde_json::Value = read_document(&output.stdout);
     assert_eq!((&said["pinned"], &said["pins"]["adapter"]), (&json!(false), &json!(false)));
     std::fs::remove_dir_all(sold.world.path("bought")).unwrap();
     // Not even with a bundle, which says which adapter it is of by itself.

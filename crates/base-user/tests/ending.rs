@@ -15,6 +15,7 @@ use common::{Server, World, fixtures, program, success, text};
 use serde_json::Value;
 use zklora_client::Records;
 use zklora_proto::Receipt;
+use zklora_testing::schemas::read_document;
 
 #[test]
 fn text_that_nobody_reads_any_more_ends_the_session() {
@@ -319,5 +320,5 @@ fn full() -> File {
 }
 
 fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }

@@ -16,6 +16,7 @@ use zklora_contributor::state::State;
 use zklora_net::{Listener, deliver, read_frame, write_frame};
 use zklora_proto::message::{Nonce, ProofState, Request, Response};
 use zklora_proto::{Address, SecretKey};
+use zklora_testing::schemas::read_document;
 
 const PART: usize = 64 << 10;
 
@@ -166,7 +167,7 @@ fn bundles_are_fetched_verified_and_named() {
     assert!(said.contains("no longer where it was; ask the contributor for it"), "{said}");
     let output = fetch(&world).args(["--all"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said: Value = read_document(&output.stdout);
     assert_eq!(said["bundles"][0]["session"], second.as_str());
     assert_eq!(said["failed"][0]["session"], first.as_str());
 
@@ -337,7 +338,7 @@ fn a_weaker_parameter_set_is_refused_at_hello_and_its_bundle_kept() {
             .args(["audit", "--json", "--unpinned", "--text", "Debian es libre.", "--base-model"])
             .arg(fixtures().join("gpt2-tiny"));
         let output = command.args(more).arg(file(".pf")).output().unwrap();
-        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap())
+        (output.status.code(), read_document(&output.stdout))
     };
     let (code, said) = audit(&[]);
     assert_eq!((code, &said["bundles"][0]["error"]["kind"]), (Some(1), &"security".into()), "{said}");
@@ -512,7 +513,7 @@ fn sessions_are_listed_and_forgotten() {
     fs::set_permissions(&damaged, fs::Permissions::from_mode(0o600)).unwrap();
     let output = sessions(&["list", "--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said: Value = read_document(&output.stdout);
     assert_eq!(said["sessions"].as_array().unwrap().len(), 1);
     assert_eq!(said["unreadable"][0]["session"], ids[0].as_str());
     assert_eq!(sessions(&["forget", &ids[0]]).output().unwrap().status.code(), Some(2));

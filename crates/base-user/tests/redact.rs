@@ -9,6 +9,7 @@ use std::process::Command;
 use common::{World, failure, program, success, text};
 use serde_json::Value;
 use zklora_proto::bundle::Bundle;
+use zklora_testing::schemas::read_document;
 
 const TEXT: &str = "Debian es libre, y lo será siempre para todas las personas del mundo.";
 
@@ -72,7 +73,7 @@ impl Proved {
             .args(more)
             .output()
             .unwrap();
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report: Value = read_document(&output.stdout);
         (report["bundles"][0].clone(), output.status.code().unwrap())
     }
 }
@@ -157,7 +158,7 @@ fn a_session_is_not_lost_because_blinding_is_refused() {
     let server = world.serve_more(&["--exposure-budget", "0.15"]);
     let output = world.loss(&server.address, "Debian es libre.").arg("--blind").output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said: Value = read_document(&output.stdout);
     assert_eq!(said["sessions"][0]["blinded"], false);
     assert!(said["adapter_loss"].is_f64());
     assert!(text(&output.stderr).contains("NOT BLINDED"), "{}", text(&output.stderr));

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
 use zklora_hf::{BaseModel, LoraAdapter};
+use zklora_testing::schemas::read_document;
 
 /// The largest difference between a loss with remote, quantised deltas and one in float32.
 const TOLERANCE: f64 = 1e-3;
@@ -333,7 +334,7 @@ fn a_text_comes_from_a_file_or_the_standard_input() {
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(TEXT.as_bytes()).unwrap();
-    let found: Value = serde_json::from_slice(&child.wait_with_output().unwrap().stdout).unwrap();
+    let found: Value = read_document(&child.wait_with_output().unwrap().stdout);
     assert_eq!(loss, found["base_loss"]);
 }
 

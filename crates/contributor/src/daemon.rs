@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use zklora_proto::{AdapterId, Address, counted};
+use zklora_proto::{AdapterId, Address, Document, counted};
 
 use crate::exposure::{Exposure, MostRefused};
 use crate::memory;
@@ -131,7 +132,7 @@ impl Daemon {
 }
 
 /// What a daemon answers to the `status` command. Holds no secrets, but the ids of sessions being proved.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Of the program.
     pub version: String,
@@ -151,13 +152,13 @@ pub struct Status {
     pub store_bytes: u64,
     /// Open connections of clients.
     pub connections: i64,
-    /// As in [`Overview`].
+    /// Sessions whose calls go on.
     pub open: usize,
-    /// As in [`Overview`].
+    /// Sessions whose receipt waits for the client's signature.
     pub signed: usize,
-    /// As in [`Overview`].
+    /// Sessions given up since the process began, because their client was silent or they could not be restored.
     pub abandoned: u64,
-    /// As in [`Overview`].
+    /// Sessions that both have signed.
     pub prover: Snapshot,
     /// The module whose budget is nearest to its end; `None` if none has a budget.
     pub most_exposed: Option<MostExposed>,
@@ -165,6 +166,11 @@ pub struct Status {
     pub exposure_refused: u64,
     /// The client that has the most of them.
     pub most_refused: Option<MostRefused>,
+}
+
+impl Document for Status {
+    const FORMAT: &'static str = "zklora-status/1";
+    const PRINTED_BY: &'static str = "zklora-contributor status --json";
 }
 
 impl Status {
@@ -191,7 +197,7 @@ impl Status {
 }
 
 /// A module and what is left of its budget.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MostExposed {
     /// The module.
     pub module: String,

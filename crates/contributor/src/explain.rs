@@ -2,11 +2,12 @@
 
 use std::fmt;
 
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_circuit::plan::{
     Arrangement, Circuit, Cost, PROOF_CELLS, PlanError, Planned, Planner, columns, degree_bits,
 };
-use zklora_proto::ModuleShape;
+use zklora_proto::{Document, ModuleShape};
 
 use crate::memory::readable;
 
@@ -30,46 +31,40 @@ impl Explanation {
         })
     }
 
-    /// The document that `plan --json` prints; sizes are in bytes.
-    pub fn json(&self) -> Value {
+    /// The plan for programs.
+    pub fn report(&self) -> PlanReport {
         let planned = &self.planned;
-        let circuits = planned.circuits.iter().enumerate().map(|(index, circuit)| {
-            json!({
-                "batches": self.batches_of(index),
-                "modules": circuit.shapes.len(),
-                "rows": circuit.rows,
-                "degree_bits": circuit.degree_bits,
-                "fill": fill(circuit),
-                "memory": {
-                    "kept": circuit.footprint.kept,
-                    "building": circuit.footprint.building,
-                    "proving": circuit.footprint.proving,
-                },
-                "proof_bytes": circuit.footprint.proof,
-            })
+        let circuits = planned.circuits.iter().enumerate().map(|(index, circuit)| CircuitReport {
+            batches: self.batches_of(index),
+            modules: circuit.shapes.len(),
+            rows: circuit.rows,
+            degree_bits: circuit.degree_bits,
+            fill: fill(circuit),
+            memory: MemoryReport {
+                kept: circuit.footprint.kept,
+                building: circuit.footprint.building,
+                proving: circuit.footprint.proving,
+            },
+            proof_bytes: circuit.footprint.proof,
         });
-        let batches = planned.batches.iter().map(|batch| {
-            json!({
-                "circuit": batch.circuit,
-                "modules": batch.modules.iter().map(|&module| &self.names[module]).collect::<Vec<_>>(),
-            })
+        let batches = planned.batches.iter().map(|batch| BatchReport {
+            circuit: batch.circuit,
+            modules: batch.modules.iter().map(|&module| self.names[module].clone()).collect(),
         });
-        let tried = planned.tried.iter().map(|(way, cost)| cost_json(*way, cost));
-        json!({
-            "format": "zklora-plan/1",
-            "security": self.planner.security.name(),
-            "memory": self.planner.memory,
-            "threads": self.planner.threads,
-            "max_degree_bits": self.planner.max_bits,
-            "modules": self.names.len(),
-            "batches": batches.collect::<Vec<_>>(),
-            "circuits": circuits.collect::<Vec<_>>(),
-            "side_by_side": self.side_by_side(),
-            "peak_memory": self.peak(),
-            "proof_bytes": self.proof_bytes(),
-            "chosen": cost_json(planned.way, &planned.cost),
-            "tried": tried.collect::<Vec<_>>(),
-        })
+        PlanReport {
+            security: self.planner.security.name(),
+            memory: self.planner.memory,
+            threads: self.planner.threads,
+            max_degree_bits: self.planner.max_bits,
+            modules: self.names.len(),
+            batches: batches.collect(),
+            circuits: circuits.collect(),
+            side_by_side: self.side_by_side(),
+            peak_memory: self.peak(),
+            proof_bytes: self.proof_bytes(),
+            chosen: CostReport::new(planned.way, &planned.cost),
+            tried: planned.tried.iter().map(|(way, cost)| CostReport::new(*way, cost)).collect(),
+        }
     }
 
     /// How many batches use a circuit.
@@ -169,20 +164,117 @@ impl fmt::Display for Explanation {
     }
 }
 
+/// A plan and why; sizes are in bytes.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct PlanReport {
+    /// Name of the parameter set.
+    pub security: &'static str,
+    /// Memory that proofs may take.
+    pub memory: usize,
+    /// Threads that prove.
+    pub threads: usize,
+    /// Logarithm of the most rows that a circuit may have.
+    pub max_degree_bits: usize,
+    /// Modules of the adapter.
+    pub modules: usize,
+    /// Every proof of a session.
+    pub batches: Vec<BatchReport>,
+    /// Every circuit that they need.
+    pub circuits: Vec<CircuitReport>,
+    /// Most proofs at a time.
+    pub side_by_side: usize,
+    /// Memory at the worst moment.
+    pub peak_memory: usize,
+    /// Size of all proofs together.
+    pub proof_bytes: usize,
+    /// What was chosen.
+    pub chosen: CostReport,
+    /// What else was possible.
+    pub tried: Vec<CostReport>,
+}
+
+impl Document for PlanReport {
+    const FORMAT: &'static str = "zklora-plan/1";
+    const PRINTED_BY: &'static str = "zklora-contributor plan --json";
+}
+
+/// One proof.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct BatchReport {
+    /// Its circuit, as a place in the list of them.
+    pub circuit: usize,
+    /// Names of its modules.
+    pub modules: Vec<String>,
+}
+
+/// One circuit.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct CircuitReport {
+    /// Proofs that use it.
+    pub batches: usize,
+    /// Modules in each.
+    pub modules: usize,
+    /// Rows that are used.
+    pub rows: usize,
+    /// Logarithm of the rows that there are.
+    pub degree_bits: usize,
+    /// The share of the rows that is used.
+    pub fill: f64,
+    /// Memory that it takes.
+    pub memory: MemoryReport,
+    /// Size of a proof.
+    pub proof_bytes: usize,
+}
+
+/// Memory of a circuit.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct MemoryReport {
+    /// As long as it is there.
+    pub kept: usize,
+    /// At the most while it is built.
+    pub building: usize,
+    /// At the most while a proof is made with it, beside what is kept.
+    pub proving: usize,
+}
+
+/// A way to spread modules over proofs, and what it costs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct CostReport {
+    /// The way, for people.
+    pub way: String,
+    /// Field elements of all traces: what time goes by.
+    pub cells: u64,
+    /// Proofs.
+    pub proofs: usize,
+    /// Circuits.
+    pub circuits: usize,
+    /// Rows of all proofs.
+    pub proved_rows: u64,
+    /// Rows of all circuits.
+    pub circuit_rows: u64,
+}
+
+impl CostReport {
+    fn new(way: Arrangement, cost: &Cost) -> Self {
+        Self {
+            way: way.to_string(),
+            cells: cost.cells,
+            proofs: cost.proofs,
+            circuits: cost.circuits,
+            proved_rows: cost.proved_rows,
+            circuit_rows: cost.circuit_rows,
+        }
+    }
+}
+
 /// The share of its rows that a circuit uses.
 fn fill(circuit: &Circuit) -> f64 {
     circuit.rows as f64 / (1usize << circuit.degree_bits) as f64
-}
-
-fn cost_json(way: Arrangement, cost: &Cost) -> Value {
-    json!({
-        "way": way.to_string(),
-        "cells": cost.cells,
-        "proofs": cost.proofs,
-        "circuits": cost.circuits,
-        "proved_rows": cost.proved_rows,
-        "circuit_rows": cost.circuit_rows,
-    })
 }
 
 fn cost_words(cost: &Cost) -> String {

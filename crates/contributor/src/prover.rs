@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use prometheus_client::metrics::histogram::Histogram;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::{Span, error, info, info_span, warn};
 use zklora_circuit::circuit::BatchCircuit;
@@ -79,7 +80,7 @@ pub struct Prover {
 }
 
 /// What the prover is doing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Snapshot {
     /// Sessions that wait for their turn.
     pub queued: usize,
@@ -90,7 +91,7 @@ pub struct Snapshot {
 }
 
 /// How far a session is that is being proved.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Progress {
     /// The session.
     pub session: SessionId,
@@ -101,7 +102,7 @@ pub struct Progress {
 }
 
 /// What a prover has done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
     /// Sessions proved, each with its bundle.
     pub proved: u64,

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use zklora_contributor::state::State;
 use zklora_net::Connection;
 use zklora_proto::{Address, SecretKey};
+use zklora_testing::schemas::read_document;
 
 /// A folder with a state and a configuration file in it.
 fn world(config: &str) -> tempfile::TempDir {
@@ -31,7 +32,7 @@ fn check(folder: &Path, variables: &[(&str, &str)], flags: &[&str]) -> Output {
 }
 
 fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }
 
 #[test]

@@ -19,6 +19,7 @@ use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::state::State;
 use zklora_proto::bundle::Bundle;
 use zklora_proto::message::Response;
+use zklora_testing::schemas::read_document;
 
 /// Random rows span no more than this, so that the budget does not end the test.
 const DIMENSIONS: usize = 60;
@@ -31,7 +32,7 @@ fn counted(folder: &Path) -> u64 {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let said: Value = read_document(&output.stdout);
     said["modules"][MODULE]["rows"].as_u64().unwrap()
 }
 

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use fake_hub::{FakeHub, Repository};
 use serde_json::Value;
 use zklora_contributor::state::State;
+use zklora_testing::schemas::read_document;
 
 const BASE: &str = "distilgpt2";
 const LORA: &str = "ng0-k1/distilgpt2-finetuned-es";
@@ -84,7 +85,7 @@ fn contributor(folder: &Path, args: &[&str], endpoint: &str, offline: &str) -> O
 
 fn summary(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }
 
 fn fixture(name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use common::fixtures;
 use serde_json::Value;
 use zklora_contributor::state::State;
+use zklora_testing::schemas::read_document;
 
 fn contributor(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_zklora-contributor")).args(args).output().unwrap()
@@ -21,7 +22,7 @@ fn of_fixture(args: &[&str]) -> Output {
 
 fn json(output: &Output) -> Value {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }
 
 fn state(folder: &Path) -> String {

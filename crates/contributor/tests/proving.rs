@@ -20,6 +20,7 @@ use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Stage, Store};
 use zklora_proto::bundle::Bundle;
 use zklora_proto::{SecretKey, SessionId};
+use zklora_testing::schemas::read_document;
 
 /// With this, the fixture adapter takes two proofs, one after the other.
 const MEMORY: [&str; 2] = ["--memory", "130MiB"];
@@ -91,7 +92,7 @@ impl World {
 fn said(process: Child) -> Value {
     let output = process.wait_with_output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }
 
 /// The proofs of a bundle that verifies.
@@ -163,7 +164,7 @@ fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
         line.unwrap();
     }
     let stopped = stopped.wait_with_output().unwrap();
-    let batches = serde_json::from_slice::<Value>(&stopped.stdout).unwrap();
+    let batches = read_document(&stopped.stdout);
     assert_eq!(stopped.status.code(), Some(3));
     assert_eq!(
         (&batches["proved"], &batches["left"], &batches["bundle"]),
@@ -378,7 +379,7 @@ fn watchers_take_sessions_as_they_come_until_they_are_told_to_stop() {
         let output = watcher.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(0));
         let lines = String::from_utf8(output.stdout).unwrap();
-        worked.extend(lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+        worked.extend(lines.lines().map(|line| read_document(line.as_bytes())));
     }
     // Every session once, by one of them.
     let mut done: Vec<&str> = worked.iter().map(|line| line["session"].as_str().unwrap()).collect();

@@ -14,6 +14,7 @@ use tokio::runtime::Runtime;
 use zklora_client::Session;
 use zklora_contributor::state::State;
 use zklora_proto::{Address, SecretKey};
+use zklora_testing::schemas::read_document;
 
 #[test]
 fn a_running_daemon_says_how_it_is_and_a_stopped_one_does_not() {
@@ -26,7 +27,7 @@ fn a_running_daemon_says_how_it_is_and_a_stopped_one_does_not() {
     let ask = || -> Value {
         let (code, output) = status(&asked);
         assert_eq!(code, Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        read_document(&output.stdout)
     };
     let said = ask();
     assert_eq!(said["pid"], daemon.child.id());
@@ -82,9 +83,8 @@ fn exposure_shows_the_budget_of_the_daemon_that_serves() {
         assert_eq!(output.status.code(), Some(0), "{said}");
         (out, said)
     };
-    let json = |args: &[&str]| -> Value {
-        serde_json::from_str(&exposure(&[args, &["--json"]].concat()).0).unwrap()
-    };
+    let json =
+        |args: &[&str]| -> Value { read_document(exposure(&[args, &["--json"]].concat()).0.as_bytes()) };
     let socket = folder.path().join("c.sock");
     let serve = |budget: &str| {
         let mut command = Command::new(PROGRAM);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use zklora_circuit::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
-use zklora_proto::counted;
+use zklora_proto::{Document, counted};
 use zklora_verdict::{
     BundleReport, DEFAULT_MIN_SECURITY, Kind, OpeningReport, Pins, Policy, Refusal, Report, Standing,
     TextStyle, Verifier, circuits_of,
@@ -219,15 +219,7 @@ pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
         verifier = verifier.with_circuits(move |security, shapes| Ok(keys.get(security, shapes)?.0));
     }
     let style = TextStyle { verbose: args.verbose, coloured: out.has_colours() };
-    let mut report = Report {
-        format: Report::FORMAT,
-        valid: false,
-        pinned: false,
-        problems: Vec::new(),
-        bundles: Vec::new(),
-        proofs: 0,
-        seconds: 0.0,
-    };
+    let mut report = Report::default();
     for place in args.proof_dirs.iter().chain(&args.paths) {
         let found = bundles(place).unwrap_or_else(|error| {
             let problem = Escaped(&error.to_string()).to_string();
@@ -246,22 +238,17 @@ pub fn verify(args: &VerifyArgs, out: &mut Output) -> io::Result<u8> {
         }
     }
 
-    let standing = |which| report.bundles.iter().filter(|bundle| bundle.verdict == which).count();
-    let (refused, unreadable) = (standing(Standing::Refused), standing(Standing::Unreadable));
-    let (invalid, loose) = (standing(Standing::Invalid), standing(Standing::NotPinned));
-    report.valid =
-        refused + unreadable + invalid == 0 && report.problems.is_empty() && !report.bundles.is_empty();
-    report.pinned = report.valid && report.bundles.iter().all(|bundle| bundle.pinned);
+    report.conclude(started.elapsed());
+    let (refused, unreadable) = (report.count(Standing::Refused), report.count(Standing::Unreadable));
+    let (invalid, loose) = (report.count(Standing::Invalid), report.count(Standing::NotPinned));
     let code = match refused + invalid {
         0 if !report.valid => UNUSABLE,
         0 if !report.pinned && !args.pins.unpinned => NOT_PINNED,
         0 => VALID,
         _ => INVALID,
     };
-    report.seconds = started.elapsed().as_secs_f64();
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        writeln!(out)?;
+        writeln!(out, "{}", report.to_pretty()?)?;
     } else if text {
         // Where there are many, they have scrolled away.
         if args.quiet || report.bundles.len() > 1 {
@@ -318,8 +305,7 @@ fn write_failures(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 pub fn opening(args: &OpeningArgs, out: &mut Output) -> io::Result<u8> {
     let report = OpeningReport::new(&args.file, &Pins::from(&args.pins));
     if args.json {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        writeln!(out)?;
+        writeln!(out, "{}", report.to_pretty()?)?;
     } else {
         let coloured = out.has_colours();
         report.write_text(out, coloured)?;

@@ -5,11 +5,13 @@ use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::Value;
 use zklora_circuit::session::VerifySessionError;
 use zklora_cli::Escaped;
-use zklora_proto::bundle::{Bundle, BundleError};
-use zklora_proto::{Bytes, counted, partial};
+use zklora_proto::bundle::{Bundle, BundleError, Plan};
+use zklora_proto::{AdapterId, BundleDigest, Bytes, Document, Receipt, counted, partial};
 use zklora_verdict::{Refusal, open};
 
 /// Arguments of `inspect`.
@@ -38,6 +40,45 @@ pub struct ExtractArgs {
     /// The file to make, which must not be there yet; - for the standard output
     #[arg(long, short, value_name = "FILE", default_value = "-")]
     pub out: PathBuf,
+}
+
+/// What is in a bundle. Of it, layout and signatures have been checked, and neither transcript nor proofs.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct InspectReport {
+    /// The file.
+    pub path: String,
+    /// Whether it has the client's folds in place of activations and deltas.
+    pub redacted: bool,
+    /// The adapter id.
+    pub adapter: AdapterId,
+    /// The manifest, as docs/format.md describes it.
+    pub manifest: Value,
+    /// The receipt that both parties signed.
+    pub receipt: Receipt,
+    /// Which proof is of which modules.
+    pub plan: Plan,
+    /// Every part of the file, in its order.
+    pub parts: Vec<Part>,
+}
+
+impl Document for InspectReport {
+    const FORMAT: &'static str = "zklora-inspect/1";
+    const PRINTED_BY: &'static str = "zklora-verifier inspect --json";
+}
+
+/// Where a part of a bundle is.
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Part {
+    /// Its name, such as `receipt` or `proof.0`.
+    pub name: String,
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// The digest that the file's header gives it.
+    pub digest: BundleDigest,
 }
 
 /// Why a part was not extracted.
@@ -81,21 +122,22 @@ pub fn inspect(args: &InspectArgs, out: &mut dyn Write) -> io::Result<Result<(),
     let (manifest, receipt, plan) = (bundle.manifest().manifest(), bundle.receipt().receipt(), bundle.plan());
     let name_of = |module: &usize| manifest.modules()[*module].name();
     if args.json {
-        let blobs = bundle.blobs().map(|blob| {
-            json!({ "name": blob.name, "offset": blob.offset, "length": blob.length, "digest": blob.digest })
+        let parts = bundle.blobs().map(|blob| Part {
+            name: blob.name.into(),
+            offset: blob.offset,
+            length: blob.length,
+            digest: blob.digest,
         });
-        let document = json!({
-            "format": "zklora-inspect/1",
-            "path": args.file.to_string_lossy(),
-            "redacted": bundle.is_redacted(),
-            "adapter": bundle.manifest().adapter_id(),
-            "manifest": serde_json::from_slice::<Value>(bundle.manifest().bytes())?,
-            "receipt": receipt,
-            "plan": plan,
-            "parts": blobs.collect::<Vec<_>>(),
-        });
-        serde_json::to_writer_pretty(&mut *out, &document)?;
-        return writeln!(out).map(Ok);
+        let report = InspectReport {
+            path: args.file.to_string_lossy().into_owned(),
+            redacted: bundle.is_redacted(),
+            adapter: bundle.manifest().adapter_id(),
+            manifest: serde_json::from_slice(bundle.manifest().bytes())?,
+            receipt: receipt.clone(),
+            plan: plan.clone(),
+            parts: parts.collect(),
+        };
+        return writeln!(out, "{}", report.to_pretty()?).map(Ok);
     }
     writeln!(out, "{}: read, NOT VERIFIED", Escaped(&args.file.to_string_lossy()))?;
     if bundle.is_redacted() {

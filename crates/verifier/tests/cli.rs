@@ -601,10 +601,10 @@ fn an_evaluation_is_on_the_page_only_if_it_is_of_a_bundle() {
     let (_, out, _) = verify(&folder, &["--json"]);
     let bundle = serde_json::from_str::<Value>(&out).unwrap()["bundles"][0].clone();
     let mut loss = serde_json::json!({
-        "base_loss": 4.125, "adapter_loss": 3.0625, "tokens": 9,
+        "format": "zklora-loss/1", "base_loss": 4.125, "adapter_loss": 3.0625, "tokens": 9, "tokenizer": "ab".repeat(32),
         "sessions": [{
             "session": bundle["session"], "adapter": bundle["adapter"], "contributor": bundle["contributor"],
-            "client": bundle["client"], "base_model": bundle["base_model"], "calls": bundle["calls"],
+            "client": bundle["client"], "base_model": bundle["base_model"], "calls": bundle["calls"], "rows": [1], "transcript": "cd".repeat(32),
         }],
     });
     fs::write(&evaluation, loss.to_string()).unwrap();
@@ -619,10 +619,10 @@ fn an_evaluation_is_on_the_page_only_if_it_is_of_a_bundle() {
 
     fs::remove_file(&page).unwrap();
     loss["sessions"][0]["session"] = "ab".repeat(32).into();
-    let huge = format!("{{\"base_loss\": 1.0, \"x\": \"{}\"}}", "x".repeat(17 << 20));
+    let huge = format!("{{\"format\": \"zklora-loss/1\", \"x\": \"{}\"}}", "x".repeat(17 << 20));
     for (content, words) in [
         (loss.to_string(), vec!["loss.json", "abab", bundle["session"].as_str().unwrap()]),
-        ("{\"base_loss\": NaN}".into(), vec!["loss.json", "this is not what"]),
+        ("{\"format\": \"zklora-loss/1\", \"base_loss\": NaN}".into(), vec!["loss.json", "this is not what"]),
         (huge, vec!["loss.json", "more than 16 MiB"]),
     ] {
         fs::write(&evaluation, content).unwrap();

@@ -3,50 +3,17 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use common::{SESSION, client_of_redacted};
 use serde_json::{Value, json};
-use zklora_proto::CallOpening;
 use zklora_proto::bundle::Bundle;
+use zklora_proto::{CallOpening, Document};
 use zklora_testing::World;
+use zklora_testing::schemas::{Schema, check_file, holds};
 use zklora_testing::vectors::load;
-use zklora_verdict::Kind;
-
-/// A schema, as strict as the version at hand: a field that it does not describe is an error.
-struct Schema(jsonschema::Validator);
-
-impl Schema {
-    fn read(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas").join(name);
-        let mut schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        close(&mut schema);
-        Self(jsonschema::draft202012::options().build(&schema).unwrap())
-    }
-
-    fn holds(&self, case: &str, document: &Value) {
-        let wrong: Vec<String> =
-            self.0.iter_errors(document).map(|e| format!("{}: {e}", e.instance_path())).collect();
-        assert!(wrong.is_empty(), "{case}: {wrong:#?} in {document:#}");
-    }
-}
-
-/// Lets objects that say which fields they have to have no others.
-fn close(schema: &mut Value) {
-    match schema {
-        Value::Object(fields) => {
-            if fields.contains_key("required") {
-                fields.insert("additionalProperties".into(), json!(false));
-                let described: Vec<&String> = fields["properties"].as_object().unwrap().keys().collect();
-                assert_eq!(described.len(), fields["required"].as_array().unwrap().len(), "{described:?}");
-            }
-            fields.values_mut().for_each(close);
-        }
-        Value::Array(items) => items.iter_mut().for_each(close),
-        _ => {}
-    }
-}
+use zklora_verdict::{OpeningReport, Report};
+use zklora_verifier::parts::InspectReport;
 
 fn json(arguments: &[&str]) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_zklora-verifier")).args(arguments).output().unwrap();
@@ -55,7 +22,7 @@ fn json(arguments: &[&str]) -> Value {
 
 #[test]
 fn verdicts_are_what_their_schema_says() {
-    let schema = Schema::read("zklora-verify-2.json");
+    let schema = Schema::of(Report::FORMAT);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.pf");
     let verify = |more: &[&str]| {
@@ -127,6 +94,7 @@ fn verdicts_are_what_their_schema_says() {
         ("/bundles/0/adapter", json!("AB")),
         ("/bundles/0/alpha/0", json!(1)),
         ("/bundles/0/error", json!({"kind": "proof", "what": ""})),
+        ("/bundles/0/error", json!({"kind": "unheard-of", "what": ""})),
         ("/bundles/0/modules/0/rows", json!(-1)),
         ("/bundles/0/modules/0", json!({})),
         (
@@ -136,13 +104,13 @@ fn verdicts_are_what_their_schema_says() {
     ] {
         let mut changed = honest.clone();
         *changed.pointer_mut(pointer).unwrap() = value;
-        assert!(!schema.0.is_valid(&changed), "{pointer}");
+        assert!(!schema.allows(&changed), "{pointer}");
     }
 }
 
 #[test]
 fn verdicts_on_openings_are_what_their_schema_says() {
-    let schema = Schema::read("zklora-opening-check-2.json");
+    let schema = Schema::of(OpeningReport::FORMAT);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("x.opening.json");
     let mut bundle = Bundle::from_reader(std::io::Cursor::new(SESSION.bundle.to_bytes())).unwrap();
@@ -172,31 +140,19 @@ fn verdicts_on_openings_are_what_their_schema_says() {
     assert_eq!(verdicts, ["unreadable", "valid", "not-pinned", "refused", "invalid", "invalid", "invalid"]);
 }
 
-/// A kind that is new is in the schema of one of the two, and a schema has none that nothing is of.
 #[test]
-fn schemas_have_all_kinds_and_no_other() {
-    let mut kinds: Vec<String> = Vec::new();
-    for name in ["zklora-verify-2.json", "zklora-opening-check-2.json"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schemas").join(name);
-        let schema: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        let words = find_kinds(&schema).unwrap();
-        kinds.extend(words.iter().map(|word| word.as_str().unwrap().to_owned()));
+fn what_is_in_a_bundle_is_what_its_schema_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("x.pf");
+    for vector in load().iter().filter(|vector| vector.reason.is_none()) {
+        fs::write(&file, &vector.bytes).unwrap();
+        holds(&json(&["inspect", "--json", file.to_str().unwrap()]));
     }
-    kinds.sort();
-    kinds.dedup();
-    let mut all = Kind::ALL.map(|kind| kind.name().to_owned());
-    all.sort();
-    assert_eq!(kinds, all);
 }
 
-/// The words of the first property `kind`, wherever it is.
-fn find_kinds(schema: &Value) -> Option<&Vec<Value>> {
-    match schema {
-        Value::Object(fields) => {
-            let here = fields.get("kind").and_then(|kind| kind["enum"].as_array());
-            here.or_else(|| fields.values().find_map(find_kinds))
-        }
-        Value::Array(items) => items.iter().find_map(find_kinds),
-        _ => None,
-    }
+#[test]
+fn the_files_are_the_schemas_of_the_types() {
+    check_file::<Report>();
+    check_file::<OpeningReport>();
+    check_file::<InspectReport>();
 }

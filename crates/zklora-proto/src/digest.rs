@@ -27,7 +27,7 @@ pub(crate) fn parse_hex<const N: usize>(text: &str) -> Result<[u8; N], HexError>
     Ok(bytes)
 }
 
-/// Implements text and JSON forms (hexadecimal) for a newtype over `[u8; N]` that has `from_bytes` and `as_bytes`.
+/// Implements text and JSON forms (hexadecimal), and the schema of the second, for a newtype over `[u8; N]` that has `from_bytes` and `as_bytes`.
 macro_rules! hex_text {
     ($name:ident, $len:expr) => {
         impl std::fmt::Display for $name {
@@ -52,6 +52,20 @@ macro_rules! hex_text {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                // Read in upper case, too, and always written in lower.
+                schemars::json_schema!({
+                    "type": "string",
+                    "pattern": format!("^[0-9a-f]{{{}}}$", 2 * $len),
+                })
             }
         }
     };
@@ -125,6 +139,10 @@ digest_type!(
     TranscriptSalt
 );
 
+digest_type!(
+    /// The digest of a tokenizer: equal for two that turn every text into the same tokens for the same reasons.
+    TokenizerDigest
+);
 digest_type!(
     /// The digest of a package in which an adapter is delivered, up to the signature over it.
     DeliveryDigest

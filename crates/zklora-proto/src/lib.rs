@@ -10,6 +10,8 @@
 //! 4. The contributor proves the transcript and writes a [`bundle`], the `.pf` file that a verifier reads.
 //! 5. The base-model user may show one module of one call, and nothing of the others, as a [`CallOpening`].
 //!
+//! What the programs print for other programs about any of it is a [`Document`].
+//!
 //! This crate knows bytes, hashes, signatures and bounds. It knows neither libtorch nor plonky2.
 
 mod bounded;
@@ -17,6 +19,7 @@ pub mod bundle;
 pub mod call_opening;
 pub mod commitments;
 pub mod digest;
+pub mod document;
 mod escape;
 pub mod identity;
 mod json;
@@ -40,8 +43,9 @@ pub use call_opening::CallOpening;
 pub use commitments::{BLINDING_ROWS, CommitmentSeed, SessionHasher};
 pub use digest::{
     AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, DeliveryDigest,
-    SessionId, TranscriptDigest, TranscriptSalt,
+    SessionId, TokenizerDigest, TranscriptDigest, TranscriptSalt,
 };
+pub use document::Document;
 pub use escape::Escaped;
 pub use identity::{Address, PublicKey, SecretKey, Signature};
 pub use manifest::{Commitment, Manifest, ModuleEntry, SignedManifest};

@@ -1,5 +1,6 @@
 //! The receipt: what both parties sign at the end of a session, so that neither can later deny what was sent.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{PublicKey, Purpose, Signature};
@@ -10,7 +11,7 @@ use crate::{AdapterId, BaseModelDigest, CommitmentsDigest, SessionId, Transcript
 const FORMAT: &str = "zklora-receipt/1";
 
 /// What happened in one session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Receipt {
     format: String,

@@ -12,6 +12,7 @@
 //! Everything here panics where something is not as expected: it is for tests, and only a dev-dependency.
 
 mod raw;
+pub mod schemas;
 pub mod vectors;
 mod world;
 

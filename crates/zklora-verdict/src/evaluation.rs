@@ -3,10 +3,10 @@
 //! They come from a file that anyone can write, and nothing here shows that they are true: [`Evaluation`] holds only that they are
 //! numbers, and that the sessions they name are those of the bundles, with the same parties and as many calls.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SessionId};
+use zklora_proto::SessionId;
+use zklora_proto::document::DocumentError;
 
+use crate::measured::{Estimate, EvalReport, LossReport, Measured, SessionReport};
 use crate::report::{BundleReport, Report};
 
 /// Longer than any evaluation: most of one are the rows of each module of each session.
@@ -29,7 +29,7 @@ pub struct Evaluation {
     pub tokens: u64,
     /// How many of them were predicted, if it says so.
     pub predicted: Option<u64>,
-    sessions: Vec<Session>,
+    sessions: Vec<SessionReport>,
 }
 
 /// A loss, finite, with the bounds of its interval of 95 % confidence if there is one.
@@ -45,14 +45,9 @@ pub struct Loss {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluationError {
-    /// It is not JSON, or a field is missing or of another type.
+    /// It is another document, or none.
     #[error("this is not what `zklora-base-user loss --json` or `eval --json` prints: {0}")]
-    Json(#[from] serde_json::Error),
-    /// It is something else.
-    #[error(
-        "there is neither base_loss nor base in this, expected what `zklora-base-user loss --json` or `eval --json` prints"
-    )]
-    Other,
+    Document(#[from] DocumentError),
     /// Nothing to compare, and no session.
     #[error("it was made without an adapter, so that it belongs to no session")]
     NoAdapter,
@@ -108,11 +103,9 @@ pub struct Contradiction {
 impl Evaluation {
     /// Reads a document, at most [`MAX_EVALUATION_BYTES`] of it. `name` says where it came from.
     pub fn parse(name: String, json: &[u8]) -> Result<Self, EvaluationError> {
-        let form: Form = serde_json::from_slice(json)?;
-        let evaluation = match (form.base_loss, form.base) {
-            (Some(_), _) => Self::of_loss(name, serde_json::from_slice(json)?)?,
-            (None, Some(_)) => Self::of_eval(name, serde_json::from_slice(json)?)?,
-            (None, None) => return Err(EvaluationError::Other),
+        let evaluation = match Measured::parse(json)? {
+            Measured::Loss(loss) => Self::of_loss(name, loss)?,
+            Measured::Eval(eval) => Self::of_eval(name, eval)?,
         };
         evaluation.base.check("the loss of the base model", 0.0)?;
         evaluation.adapter.check("the loss with the adapter", 0.0)?;
@@ -122,7 +115,7 @@ impl Evaluation {
         Ok(evaluation)
     }
 
-    fn of_loss(name: String, loss: LossJson) -> Result<Self, EvaluationError> {
+    fn of_loss(name: String, loss: LossReport) -> Result<Self, EvaluationError> {
         let of = |value| Loss { value, interval: None };
         Ok(Self {
             name,
@@ -136,7 +129,7 @@ impl Evaluation {
         })
     }
 
-    fn of_eval(name: String, eval: EvalJson) -> Result<Self, EvaluationError> {
+    fn of_eval(name: String, eval: EvalReport) -> Result<Self, EvaluationError> {
         Ok(Self {
             name,
             base: eval.base.loss.into(),
@@ -183,7 +176,7 @@ impl Evaluation {
         })
     }
 
-    fn sessions_of(&self, bundle: &BundleReport) -> impl Iterator<Item = &Session> {
+    fn sessions_of(&self, bundle: &BundleReport) -> impl Iterator<Item = &SessionReport> {
         let session = bundle.session;
         self.sessions.iter().filter(move |s| Some(s.session) == session)
     }
@@ -207,63 +200,13 @@ impl Loss {
 /// Far above any loss: a model that gives the right token no more than rounding leaves has some hundred.
 const MAX_LOSS: f64 = 1e6;
 
-/// What tells the two kinds apart.
-#[derive(Deserialize)]
-struct Form {
-    base_loss: Option<IgnoredAny>,
-    base: Option<IgnoredAny>,
-}
-
-// Fields that are not known are passed over: those who print these documents add to them.
-
-#[derive(Deserialize)]
-struct LossJson {
-    base_loss: f64,
-    adapter_loss: Option<f64>,
-    tokens: u64,
-    sessions: Vec<Session>,
-}
-
-#[derive(Deserialize)]
-struct EvalJson {
-    base: Evaluated,
-    adapter: Option<Evaluated>,
-    difference: Option<Estimate>,
-    texts: u64,
-    tokens: u64,
-    predicted: u64,
-    sessions: Vec<Session>,
-}
-
-#[derive(Deserialize)]
-struct Evaluated {
-    loss: Estimate,
-}
-
-#[derive(Deserialize)]
-struct Estimate {
-    value: f64,
-    interval: [f64; 2],
-}
-
 impl From<Estimate> for Loss {
     fn from(estimate: Estimate) -> Self {
         Self { value: estimate.value, interval: Some(estimate.interval) }
     }
 }
 
-/// What it says of a session that a bundle says, too.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-struct Session {
-    session: SessionId,
-    adapter: AdapterId,
-    contributor: PublicKey,
-    client: PublicKey,
-    base_model: BaseModelDigest,
-    calls: u64,
-}
-
-impl Session {
+impl SessionReport {
     /// What it says differently from the bundle of the same session: what, by the evaluation, by the bundle.
     fn contradiction(&self, bundle: &BundleReport) -> Option<(&'static str, String, String)> {
         let pairs = [

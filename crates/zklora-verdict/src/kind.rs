@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 /// What kind of thing is wrong with a bundle or with what is shown of one, for programs: a stable word for each.
@@ -42,13 +43,27 @@ pub enum Kind {
     Age,
     /// It is redacted, and nobody said that the client's word is good.
     Redacted,
+    /// A bundle was changed while it was replayed.
+    Bundle,
+    /// A replay has a call that the session does not have.
+    FewerCalls,
+    /// A session has a call that the replay does not have.
+    MoreCalls,
+    /// A call is to other modules than in the replay.
+    Modules,
+    /// A call has another number of rows than in the replay.
+    Rows,
+    /// An activation is not the one of the replay.
+    Activation,
+    /// The replay stopped at another bundle.
+    NotFinished,
     /// The verifier failed.
     Internal,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 25] = [
         Self::File,
         Self::Format,
         Self::Manifest,
@@ -66,8 +81,21 @@ impl Kind {
         Self::ClientPin,
         Self::Age,
         Self::Redacted,
+        Self::Bundle,
+        Self::FewerCalls,
+        Self::MoreCalls,
+        Self::Modules,
+        Self::Rows,
+        Self::Activation,
+        Self::NotFinished,
         Self::Internal,
     ];
+
+    /// Whether it says nothing of a bundle itself, but that it is not what the caller asked for.
+    pub const fn is_of_what_was_asked(self) -> bool {
+        use Kind::{AdapterPin, Age, BaseModelPin, ClientPin, ContributorPin, Redacted, Security};
+        matches!(self, AdapterPin | ContributorPin | BaseModelPin | ClientPin | Age | Redacted | Security)
+    }
 
     /// Its word, as JSON has it.
     pub const fn name(self) -> &'static str {
@@ -89,6 +117,13 @@ impl Kind {
             Self::ClientPin => "client-pin",
             Self::Age => "age",
             Self::Redacted => "redacted",
+            Self::Bundle => "bundle",
+            Self::FewerCalls => "fewer-calls",
+            Self::MoreCalls => "more-calls",
+            Self::Modules => "modules",
+            Self::Rows => "rows",
+            Self::Activation => "activation",
+            Self::NotFinished => "not-finished",
             Self::Internal => "internal",
         }
     }
@@ -103,5 +138,18 @@ impl fmt::Display for Kind {
 impl Serialize for Kind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+impl JsonSchema for Kind {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Kind".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What kind of thing is wrong. There may be more in later versions.",
+            "enum": Self::ALL.map(Self::name),
+        })
     }
 }

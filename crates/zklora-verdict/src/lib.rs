@@ -10,20 +10,29 @@
 //! 2. [`Policy`]: all that is asked of a bundle.
 //! 3. [`BundleReport`]: the verdict in words and as JSON.
 //! 4. [`Page`]: the same as a page for people, with the losses that an [`Evaluation`] claims.
+//! 5. [`OpeningReport`], [`AuditReport`], [`AcceptReport`]: the verdicts on a call that is shown, on a run that is replayed, and on an
+//!    adapter that was delivered.
+//!
+//! Every report is a [`Document`](zklora_proto::Document), whose schema is in `docs/schemas`.
 //!
 //! What is here starts no threads of its own, and needs neither a file system nor a command line, so that it runs in a browser,
 //! too. `zklora-verifier` is the program around it.
 
+mod acceptance;
+mod audit;
 mod check;
 mod evaluation;
 mod html;
 mod kind;
+mod measured;
 mod opening;
 mod pins;
 mod policy;
 mod report;
 mod words;
 
+pub use acceptance::{AcceptReport, AcceptedBundle};
+pub use audit::{Agreement, AuditError, AuditReport, AuditedBundle, Place};
 pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
     open,
@@ -31,6 +40,7 @@ pub use check::{
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use kind::Kind;
+pub use measured::{Estimate, EvalReport, LossReport, MeanReport, Measured, NoteReport, SessionReport};
 pub use opening::{Opened, OpeningRefusal, OpeningReport, check_opening};
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;

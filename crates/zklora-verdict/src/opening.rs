@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use zklora_proto::Escaped;
 use zklora_proto::call_opening::OpeningError;
 use zklora_proto::limits::MAX_OPENING_BYTES;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, CallOpening, PublicKey, SessionId, TranscriptDigest, counted, read_bounded,
+    AdapterId, BaseModelDigest, CallOpening, Document, PublicKey, SessionId, TranscriptDigest, counted,
+    read_bounded,
 };
 
 use crate::kind::Kind;
@@ -65,11 +67,26 @@ fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
     Ok(CallOpening::from_bytes(&bytes.ok_or(OpeningError::TooLarge)?)?)
 }
 
-/// The verdict on an opening. All that `opening --json` prints; fields are only ever added under the same `format`.
-#[derive(Debug, Serialize)]
+/// The verdict on an opening.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(extend(
+    "if" = { "properties": { "valid": { "const": true } } },
+    "then" = {
+        "properties": {
+            "verdict": { "enum": ["valid", "not-pinned"] },
+            "error": { "type": "null" },
+            "opening": { "type": "object" },
+        },
+    },
+    "else" = {
+        "properties": {
+            "verdict": { "enum": ["refused", "unreadable", "invalid"] },
+            "error": { "type": "object" },
+        },
+    },
+))]
+#[non_exhaustive]
 pub struct OpeningReport {
-    /// `zklora-opening-check/2`.
-    pub format: &'static str,
     /// The file.
     pub path: String,
     /// The verdict.
@@ -89,8 +106,14 @@ pub struct OpeningReport {
     pub opening: Option<Opened>,
 }
 
+impl Document for OpeningReport {
+    const FORMAT: &'static str = "zklora-opening-check/2";
+    const PRINTED_BY: &'static str = "zklora-verifier opening --json";
+}
+
 /// What an opening shows.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Opened {
     /// The adapter id.
     pub adapter: AdapterId,
@@ -130,7 +153,6 @@ impl OpeningReport {
             opening.as_ref().map(|o| o.client),
         );
         Self {
-            format: "zklora-opening-check/2",
             path: path.to_string_lossy().into_owned(),
             valid: outcome.is_ok(),
             verdict: match &outcome {

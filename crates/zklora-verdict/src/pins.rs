@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedSession};
 
@@ -97,7 +98,7 @@ fn missed<T: PartialEq + ToString>(pinned: &[T], found: &T) -> Option<String> {
 }
 
 /// What the caller had pinned, and a file agrees with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PinsFound {
     /// Adapter ids were given, and the file's is one of them.
     pub adapter: bool,

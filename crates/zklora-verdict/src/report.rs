@@ -4,22 +4,22 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use zklora_circuit::E;
 use zklora_circuit::fold::canonical;
 use zklora_circuit::security::Soundness;
 use zklora_circuit::session::VerifiedSession;
-use zklora_proto::{AdapterId, BaseModelDigest, Escaped, PublicKey, SessionId};
+use zklora_proto::{AdapterId, BaseModelDigest, Document, Escaped, PublicKey, SessionId};
 
 use crate::check::{Declared, Verdict, conjectured_bits, provable_bits, weakest};
 use crate::kind::Kind;
 use crate::pins::{Pins, PinsFound};
 
-/// All that `verify --json` prints. Fields are only ever added under the same `format`.
-#[derive(Debug, Serialize)]
+/// The verdict on some bundles together.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Report {
-    /// `zklora-verify/2`.
-    pub format: &'static str,
     /// Whether there was at least one bundle and every bundle is valid.
     pub valid: bool,
     /// Whether that is so, and of every bundle the caller had pinned the adapter.
@@ -34,11 +34,13 @@ pub struct Report {
     pub seconds: f64,
 }
 
-impl Report {
-    /// The name of this layout.
-    pub const FORMAT: &'static str = "zklora-verify/2";
+impl Document for Report {
+    const FORMAT: &'static str = "zklora-verify/2";
+    const PRINTED_BY: &'static str = "zklora-verifier verify --json";
+}
 
-    /// Adds a bundle, after noting whether one before it is of the same session.
+impl Report {
+    /// Adds a bundle, after noting whether one before it is of the same session. Before [`Report::conclude`] nothing is said of all.
     pub fn add(&mut self, mut bundle: BundleReport) -> &BundleReport {
         bundle.same_session_as = bundle.session.and_then(|session| {
             let same = |other: &&BundleReport| {
@@ -50,10 +52,50 @@ impl Report {
         self.bundles.push(bundle);
         &self.bundles[self.bundles.len() - 1]
     }
+
+    /// The verdict on all of them, after so much time.
+    pub fn conclude(&mut self, took: Duration) {
+        let all_hold = self.bundles.iter().all(|bundle| bundle.valid);
+        self.valid = all_hold && self.problems.is_empty() && !self.bundles.is_empty();
+        self.pinned = self.valid && self.bundles.iter().all(|bundle| bundle.pinned);
+        self.seconds = seconds(took);
+    }
+
+    /// How many bundles stand so.
+    pub fn count(&self, standing: Standing) -> usize {
+        self.bundles.iter().filter(|bundle| bundle.verdict == standing).count()
+    }
 }
 
 /// One bundle: its verdict, what was shown, and by whose word the rest holds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(extend(
+    "if" = { "properties": { "valid": { "const": true } } },
+    "then" = {
+        "properties": {
+            "verdict": { "enum": ["valid", "not-pinned"] },
+            "error": { "type": "null" },
+            "adapter": { "type": "string" },
+            "security": { "type": "string" },
+            "alpha": { "type": "array" },
+            "batches": { "minItems": 1 },
+        },
+        "if": { "properties": { "pinned": { "const": true } } },
+        "then": { "properties": { "verdict": { "const": "valid" } } },
+        "else": { "properties": { "verdict": { "const": "not-pinned" } } },
+    },
+    "else" = {
+        "properties": {
+            "verdict": { "enum": ["refused", "unreadable", "invalid"] },
+            "error": { "type": "object" },
+            "security": { "type": "null" },
+            "alpha": { "type": "null" },
+            "batches": { "maxItems": 0 },
+            "modules": { "items": { "properties": { "ok": { "const": false } } } },
+        },
+    },
+))]
+#[non_exhaustive]
 pub struct BundleReport {
     /// The file.
     pub path: String,
@@ -61,7 +103,7 @@ pub struct BundleReport {
     pub valid: bool,
     /// The same, where what does not hold is told from what was not asked for.
     pub verdict: Standing,
-    /// Why not, if it is not.
+    /// Why not, if it is not: null if and only if it is valid.
     pub error: Option<ErrorReport>,
     /// The valid bundle before it that is of the same session, so that it says nothing new.
     pub same_session_as: Option<String>,
@@ -115,7 +157,7 @@ pub struct BundleReport {
 }
 
 /// How a bundle stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It holds, and is of the adapter that was asked for.
@@ -174,7 +216,8 @@ impl fmt::Display for Standing {
 }
 
 /// Why a bundle is not valid.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ErrorReport {
     /// What kind of thing is wrong.
     pub kind: Kind,
@@ -183,7 +226,8 @@ pub struct ErrorReport {
 }
 
 /// One module.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ModuleReport {
     /// Its name.
     pub name: String,
@@ -200,6 +244,7 @@ pub struct ModuleReport {
     /// Whether all its rows are proved.
     pub ok: bool,
     /// The digest of its folded activations a_m in hexadecimal; null unless the proofs hold and it has rows.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub a_digest: Option<String>,
     /// Its folded deltas s_m.
     pub s: Option<Pair>,
@@ -217,10 +262,12 @@ pub struct Fact {
 }
 
 /// An element x0 + x1·φ of the extension field as its two parts in decimal, each below p.
-pub type Pair = [String; 2];
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Pair(#[schemars(inner(regex(pattern = "^(0|[1-9][0-9]{0,19})$")))] pub [String; 2]);
 
 /// One valid proof.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[non_exhaustive]
 pub struct BatchReport {
     /// The modules it covers.
     pub modules: Vec<String>,
@@ -321,7 +368,7 @@ fn modules(declared: &Declared, shown: Option<&VerifiedSession>) -> Vec<ModuleRe
 }
 
 fn pair(x: E) -> Pair {
-    canonical(x).map(|part| part.to_string())
+    Pair(canonical(x).map(|part| part.to_string()))
 }
 
 fn seconds(time: Duration) -> f64 {

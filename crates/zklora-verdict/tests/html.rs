@@ -9,9 +9,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use zklora_proto::Document;
 use zklora_testing::vectors::{Vector, load};
 use zklora_verdict::{
-    BatchReport, BundleReport, Evaluation, Made, ModuleReport, Page, Pins, Refusal, Report, TextStyle,
+    BundleReport, EvalReport, Evaluation, LossReport, Made, Page, Pair, Pins, Refusal, Report, TextStyle,
     Verdict, Verifier,
 };
 
@@ -28,15 +29,12 @@ fn bundle(name: &str) -> BundleReport {
 }
 
 fn report(bundles: Vec<BundleReport>) -> Report {
-    Report {
-        format: Report::FORMAT,
-        valid: !bundles.is_empty() && bundles.iter().all(|bundle| bundle.valid),
-        pinned: !bundles.is_empty() && bundles.iter().all(|bundle| bundle.valid && bundle.pinned),
-        problems: Vec::new(),
-        proofs: bundles.iter().map(|bundle| bundle.batches.len()).sum(),
-        bundles,
-        seconds: 1.25,
+    let mut report = Report::default();
+    for bundle in bundles {
+        report.add(bundle);
     }
+    report.conclude(Duration::from_millis(1250));
+    report
 }
 
 /// The page, which is well-formed and loads nothing.
@@ -211,15 +209,17 @@ fn contains(page: &str, parts: &[&str]) {
 fn of_session(bundle: &BundleReport) -> Value {
     json!({
         "session": bundle.session, "adapter": bundle.adapter, "contributor": bundle.contributor, "client": bundle.client,
-        "base_model": bundle.base_model, "calls": bundle.calls, "rows": [1, 2], "transcript": "x", "bundle_bytes": null,
+        "base_model": bundle.base_model, "calls": bundle.calls, "rows": [1, 2],
+        "transcript": "cd".repeat(32), "blinded": null, "bundle_bytes": null,
     })
 }
 
 fn eval(bundle: &BundleReport) -> Value {
     json!({
-        "texts": 40, "texts_skipped": 2, "tokens": 12345, "predicted": 12305,
-        "base": { "loss": { "value": 3.9214, "interval": [3.8012, 4.0473] }, "perplexity": { "value": 50.0, "interval": [1.0, 2.0] } },
-        "adapter": { "loss": { "value": 3.4127, "interval": [3.3011, 3.5302] }, "perplexity": { "value": 30.0, "interval": [1.0, 2.0] } },
+        "format": EvalReport::FORMAT, "texts": 40, "texts_skipped": 2, "notes": [], "tokens": 12345, "predicted": 12305,
+        "tokenizer": "ab".repeat(32),
+        "base": { "loss": { "value": 3.9214, "interval": [3.8012, 4.0473] }, "perplexity": null, "tokens_per_second": 9.5 },
+        "adapter": { "loss": { "value": 3.4127, "interval": [3.3011, 3.5302] }, "perplexity": null, "tokens_per_second": 9.5 },
         "difference": { "value": -0.5087, "interval": [-0.5601, -0.4599] },
         "sessions": [of_session(bundle)],
     })
@@ -236,27 +236,27 @@ fn many(modules: usize, batches: usize) -> BundleReport {
         ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.down_proj"];
     bundle.modules = (0..modules)
         .map(|m| {
-            let rows = (m * 7919 % 1500) as u64;
-            ModuleReport {
-                name: format!("base_model.model.model.layers.{}.{}", m / kinds.len(), kinds[m % kinds.len()]),
-                d_in: if m % kinds.len() == 4 { 14336 } else { 4096 },
-                rank: 16,
-                d_out: 4096,
-                rows,
-                batch: (rows > 0).then_some(m * batches / modules),
-                ok: rows > 0,
-                a_digest: (rows > 0).then(|| "ab".repeat(32)),
-                s: (rows > 0).then(|| ["12345678901234567890".into(), "987654321".into()]),
-            }
+            let mut module = bundle.modules[0].clone();
+            module.name =
+                format!("base_model.model.model.layers.{}.{}", m / kinds.len(), kinds[m % kinds.len()]);
+            (module.d_in, module.rank, module.d_out) =
+                (if m % kinds.len() == 4 { 14336 } else { 4096 }, 16, 4096);
+            module.rows = (m * 7919 % 1500) as u64;
+            module.ok = module.rows > 0;
+            module.batch = module.ok.then_some(m * batches / modules);
+            module.a_digest = module.ok.then(|| "ab".repeat(32));
+            module.s = module.ok.then(|| Pair(["12345678901234567890".into(), "987654321".into()]));
+            module
         })
         .collect();
     bundle.batches = (0..batches)
-        .map(|b| BatchReport {
-            modules: Vec::new(),
-            degree_bits: 17,
-            proof_bytes: 310_000 + 97 * b,
-            build_seconds: if b == 0 { 12.5 } else { 0.0 },
-            verify_seconds: 0.012 + 0.0001 * b as f64,
+        .map(|b| {
+            let mut batch = bundle.batches[0].clone();
+            batch.modules.clear();
+            (batch.degree_bits, batch.proof_bytes) = (17, 310_000 + 97 * b);
+            batch.build_seconds = if b == 0 { 12.5 } else { 0.0 };
+            batch.verify_seconds = 0.012 + 0.0001 * b as f64;
+            batch
         })
         .collect();
     bundle
@@ -330,8 +330,8 @@ fn a_valid_bundle_has_all_that_the_text_says() {
             "fold (Freivalds, all modules)",
             "all together",
             "Schwartz-Zippel",
-            &bundle.alpha.as_ref().unwrap()[0],
-            &bundle.beta.as_ref().unwrap()[1],
+            &bundle.alpha.as_ref().unwrap().0[0],
+            &bundle.beta.as_ref().unwrap().0[1],
             bundle.modules[0].a_digest.as_ref().unwrap(),
             "user-select: all",
             "@media print",
@@ -482,7 +482,10 @@ fn an_evaluation_is_shown_as_a_claim() {
     // The vectors share a session's id and nothing else.
     let mut all = all;
     all.bundles[1].session = Some("ef".repeat(32).parse().unwrap());
-    let mut loss = json!({ "base_loss": 4.25, "adapter_loss": 3.5, "tokens": 21, "sessions": [of_session(&all.bundles[0])] });
+    let mut loss = json!({
+        "format": LossReport::FORMAT, "base_loss": 4.25, "adapter_loss": 3.5, "tokens": 21, "tokenizer": "ab".repeat(32),
+        "sessions": [of_session(&all.bundles[0])],
+    });
     loss["sessions"].as_array_mut().unwrap().push(of_session(&all.bundles[1]));
     let page_of = page("loss.html", &all, vec![parse(&loss).unwrap()]);
     contains(
@@ -549,7 +552,9 @@ fn hostile_evaluations_are_refused() {
         ("/tokens", json!(-1), "u64"),
         ("/sessions", json!("all"), "expected a sequence"),
         ("/sessions/0/session", json!("<script>"), "hexadecimal"),
-        ("/base", Value::Null, "neither base_loss nor base"),
+        ("/base", Value::Null, "MeanReport"),
+        ("/format", json!("zklora-audit/2"), "zklora-loss/1 or zklora-eval/1"),
+        ("/format", json!("zklora-loss/1"), "missing field `base_loss`"),
     ] {
         let mut value_of = good.clone();
         *value_of.pointer_mut(pointer).unwrap() = value;

@@ -8,15 +8,14 @@ use std::process::ExitCode;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 use tracing::{info, warn};
 use zklora_cli::NOT_PINNED;
 use zklora_delivery::{Compared, Delivery, Package, PeftFolder, difference};
 use zklora_hf::BaseModel;
 use zklora_hub::{Options, Source};
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{AdapterId, Manifest, PublicKey, SessionId, SignedManifest, counted};
-use zklora_verdict::{Pins, Verifier};
+use zklora_proto::{AdapterId, Document, Manifest, PublicKey, SessionId, SignedManifest, counted};
+use zklora_verdict::{AcceptReport, AcceptedBundle, Pins, Standing, Verifier};
 
 use super::{SecurityArgs, identity};
 
@@ -178,37 +177,42 @@ impl Accept {
         Ok(checked)
     }
 
+    /// What was given from elsewhere. Whoever names the base model gets its digest computed, which was found to be the manifest's.
+    fn pins(&self, manifest: &Manifest) -> Pins {
+        Pins {
+            adapters: self.adapter.into_iter().collect(),
+            contributors: self.contributor.into_iter().collect(),
+            base_models: self.base_model.iter().map(|_| *manifest.base_model()).collect(),
+            ..Pins::default()
+        }
+    }
+
     fn print(&self, delivery: &Delivery, checked: &[Checked], out: &mut dyn Write) -> io::Result<()> {
         let (adapter, manifest) = (delivery.manifest().adapter_id(), delivery.manifest().manifest());
         let modules = delivery.openings().len();
         if self.json {
-            let bundles = checked.iter().map(|Checked { path, session, compared }| {
-                json!({
-                    "bundle": path.display().to_string(),
-                    "session": session,
-                    "calls": compared.calls,
-                    "rows": compared.rows,
-                    "deltas": compared.deltas,
-                })
+            let bundles = checked.iter().map(|Checked { path, session, compared }| AcceptedBundle {
+                bundle: path.display().to_string(),
+                session: *session,
+                calls: compared.calls,
+                rows: compared.rows,
+                deltas: compared.deltas,
             });
-            let summary = json!({
-                "format": "zklora-accept/1",
-                "folder": self.out.display().to_string(),
-                "adapter": adapter,
-                "pinned": self.adapter.is_some(),
-                "pins": {
-                    "adapter": self.adapter.is_some(),
-                    "contributor": self.contributor.is_some(),
-                    "base_model": self.base_model.is_some(),
-                },
-                "contributor": manifest.contributor(),
-                "base_model": manifest.base_model(),
-                "digest": delivery.digest(),
-                "modules": modules,
-                "bundles": bundles.collect::<Value>(),
-                "rows": checked.iter().map(|bundle| bundle.compared.rows).sum::<u64>(),
-            });
-            return writeln!(out, "{summary}");
+            let pins = self.pins(manifest).given();
+            let report = AcceptReport {
+                folder: self.out.display().to_string(),
+                verdict: Standing::of_valid(pins),
+                pinned: pins.adapter,
+                pins,
+                adapter,
+                contributor: *manifest.contributor(),
+                base_model: *manifest.base_model(),
+                digest: delivery.digest(),
+                modules: modules as u64,
+                bundles: bundles.collect(),
+                rows: checked.iter().map(|bundle| bundle.compared.rows).sum(),
+            };
+            return writeln!(out, "{}", report.to_line()?);
         }
         let pinned = |pinned: bool| if pinned { "the one you gave" } else { "NOT PINNED" };
         writeln!(out, "folder       {}", self.out.display())?;

@@ -5,23 +5,25 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
-use serde_json::{Value, json};
 use tracing::info;
 use zklora_base_user::error::ModelError;
-use zklora_base_user::evaluation::{Estimate, difference, mean};
+use zklora_base_user::evaluation::{difference, mean};
 use zklora_base_user::remote::CombineMode;
 use zklora_base_user::replay::{NotReplayed, Recording, ReplayError, ReplayHook, Replayed, TOLERANCE};
 use zklora_base_user::reported::{Report, Truth};
 use zklora_cli::{Escaped, NOT_PINNED, WRONG_USAGE, fail};
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedReceipt};
-use zklora_verdict::{Kind, Pins, Verifier, write_not_shown};
+use zklora_proto::{AdapterId, Document, PublicKey, SignedReceipt};
+use zklora_verdict::{
+    Agreement, AuditError, AuditReport, AuditedBundle, Kind, Pins, Place, SessionReport, Standing, Verifier,
+    write_not_shown,
+};
 
 use super::eval::shown;
-use super::inputs::{DatasetArgs, Task, read_text};
-use super::{Loaded, ModelArgs, SecurityArgs, combine_modes, session_json};
+use super::inputs::{DatasetArgs, Evaluated, Task, read_text};
+use super::{Loaded, ModelArgs, SecurityArgs, combine_modes};
 
 /// Shows that sessions were of this base model on this text: verifies their bundles, and runs the base model once more with the
 /// deltas in them.
@@ -91,63 +93,18 @@ Exit codes:
 
 Without --adapter it is the bundles' own word which adapters they are about.";
 
-/// What came of it.
-struct Audited {
-    base_model: BaseModelDigest,
-    /// Which one cut the text into tokens.
-    tokenizer: String,
-    bundles: Vec<AuditedBundle>,
-    tokens: usize,
-    /// If everything was replayed.
-    losses: Option<Losses>,
-    /// If there is a report: what is wrong with it.
-    report: Option<Option<String>>,
-}
-
-struct Losses {
-    base: Estimate,
-    adapter: Estimate,
-    difference: Estimate,
-    texts: usize,
-    predicted: usize,
-}
-
-/// What came of one bundle.
-struct AuditedBundle {
-    path: PathBuf,
-    mode: CombineMode,
-    /// If it could be read so far.
-    receipt: Option<SignedReceipt>,
-    outcome: Outcome,
-}
-
-enum Outcome {
-    /// The bundle is valid.
-    Valid,
-    /// And all its calls are those of this run.
-    Replayed(Replayed),
-    Failed(Failure),
-}
-
-struct Failure {
-    /// In one stable word.
-    kind: &'static str,
-    what: String,
-    /// Where activations differ.
-    place: Option<Value>,
-}
-
 pub fn run(args: &Audit, out: &mut dyn Write) -> ExitCode {
-    let tell = |audited: Audited| -> anyhow::Result<ExitCode> {
+    let tell = |report: AuditReport| -> anyhow::Result<ExitCode> {
         match args.json {
-            true => writeln!(out, "{}", audited.json(args))?,
-            false => audited.print(args, out)?,
+            true => writeln!(out, "{}", report.to_line()?)?,
+            false => print(&report, args, out)?,
         }
         out.flush()?;
-        Ok(match (audited.holds(), audited.pinned(args) || args.unpinned) {
-            (true, true) => ExitCode::SUCCESS,
-            (true, false) => NOT_PINNED.into(),
-            (false, _) => ExitCode::FAILURE,
+        Ok(match report.verdict {
+            Standing::Valid => ExitCode::SUCCESS,
+            Standing::NotPinned if args.unpinned => ExitCode::SUCCESS,
+            Standing::NotPinned => NOT_PINNED.into(),
+            Standing::Refused | Standing::Unreadable | Standing::Invalid => ExitCode::FAILURE,
         })
     };
     // As for wrong usage: an audit that was not made has not failed.
@@ -155,7 +112,7 @@ pub fn run(args: &Audit, out: &mut dyn Write) -> ExitCode {
 }
 
 /// Fails only if something that it takes cannot be had.
-fn audit(args: &Audit) -> anyhow::Result<Audited> {
+fn audit(args: &Audit) -> anyhow::Result<AuditReport> {
     ensure!(
         args.input.dataset.is_some() || !args.reading.for_dataset_only(),
         "--text-field, --completion-field and --max-tokens are for a --dataset"
@@ -175,65 +132,73 @@ fn audit(args: &Audit) -> anyhow::Result<Audited> {
         _ => Task::of_text(base.tokenizer.encode(&text)?),
     };
 
-    let (bundles, recordings) = verify(args, &modes, &base)?;
-    let mut audited = Audited {
-        base_model: base.digest,
-        tokenizer: base.tokenizer.digest()?.to_string(),
-        bundles,
-        tokens: task.windows.rows(),
-        losses: None,
-        report: None,
-    };
-    if audited.bundles.iter().any(|bundle| matches!(bundle.outcome, Outcome::Failed(_))) {
-        return Ok(audited);
-    }
-    info!(bundles = audited.bundles.len(), tokens = audited.tokens, "verified; replaying");
-    let without = task.evaluate("base model", &base.model)?;
-    let hook = Arc::new(ReplayHook::new(recordings.into_iter().zip(modes)));
-    let with = match base.adapt(Some(hook.clone())) {
-        Ok(_) => task.evaluate("replay", &base.model),
-        Err(error) => Err(error.downcast::<ModelError>()?),
-    };
-    match with {
-        Err(error) => return audited.failed(error, &task, args).map(|()| audited),
-        Ok(with) => match hook.finish() {
-            Err(error) => audited.not_replayed(&error, &task, args),
-            Ok(replayed) => {
-                for (bundle, replayed) in audited.bundles.iter_mut().zip(replayed) {
-                    bundle.outcome = Outcome::Replayed(replayed);
-                }
-                audited.losses = Some(Losses {
-                    base: mean(&without.totals),
-                    adapter: mean(&with.totals),
-                    difference: difference(&without.totals, &with.totals),
-                    texts: without.texts(),
-                    predicted: without.predicted(),
-                });
-            }
-        },
-    }
-    if let (Some(report), Some(losses)) = (report, &audited.losses) {
-        let receipts = audited.bundles.iter().filter_map(|bundle| bundle.receipt.as_ref());
-        let truth = Truth {
-            base: losses.base,
-            adapter: losses.adapter,
-            difference: losses.difference,
-            tokens: audited.tokens,
-            tokenizer: audited.tokenizer.clone(),
-            dataset: args.input.dataset.is_some().then_some([losses.texts, losses.predicted]),
-            sessions: receipts.map(|receipt| session_json(receipt.receipt())).collect(),
+    let (bundles, receipts, recordings) = verify(args, &modes, &base)?;
+    let report_of =
+        AuditReport::new(base.digest, base.tokenizer.digest()?, TOLERANCE.into(), task.windows.rows() as u64);
+    let mut audited = AuditReport { bundles, ..report_of };
+    if audited.bundles.iter().all(|bundle| bundle.error.is_none()) {
+        info!(bundles = audited.bundles.len(), tokens = audited.tokens, "verified; replaying");
+        let without = task.evaluate("base model", &base.model)?;
+        let hook = Arc::new(ReplayHook::new(recordings.into_iter().zip(modes)));
+        let with = match base.adapt(Some(hook.clone())) {
+            Ok(_) => task.evaluate("replay", &base.model),
+            Err(error) => Err(error.downcast::<ModelError>()?),
         };
-        audited.report = Some(report.check(&truth).err().map(|disagreement| disagreement.to_string()));
+        match with {
+            Err(error) => failed(&mut audited, error, &task, args)?,
+            Ok(with) => match hook.finish() {
+                Err(error) => not_replayed(&mut audited, &error, &task, args),
+                Ok(replayed) => note_losses(&mut audited, &replayed, &without, &with),
+            },
+        }
     }
+    if let (Some(report), Some(truth)) = (report, truth(&audited, &receipts, args)) {
+        let error =
+            report.check(&truth).err().map(|disagreement| Escaped(&disagreement.to_string()).to_string());
+        audited.report = Some(Agreement { agrees: error.is_none(), error });
+    }
+    audited.conclude();
     Ok(audited)
 }
 
-/// Verifies all bundles, and opens those that hold to be replayed.
+/// Notes what a replay gave that came to its end.
+fn note_losses(audited: &mut AuditReport, replayed: &[Replayed], without: &Evaluated, with: &Evaluated) {
+    for (bundle, replayed) in audited.bundles.iter_mut().zip(replayed) {
+        bundle.replayed = true;
+        bundle.activations = Some(replayed.entries);
+        bundle.differing_by_one = Some(replayed.differing);
+        bundle.largest_difference = Some(replayed.largest.into());
+        bundle.blinding_rows = Some(replayed.blinding_rows as u64);
+    }
+    audited.texts = Some(without.texts() as u64);
+    audited.predicted = Some(without.predicted() as u64);
+    audited.base_loss = Some(mean(&without.totals));
+    audited.adapter_loss = Some(mean(&with.totals));
+    audited.difference = Some(difference(&without.totals, &with.totals));
+}
+
+/// What a report has to say, if everything was replayed.
+fn truth(audited: &AuditReport, receipts: &[SignedReceipt], args: &Audit) -> Option<Truth> {
+    Some(Truth {
+        base: audited.base_loss?,
+        adapter: audited.adapter_loss?,
+        difference: audited.difference?,
+        tokens: audited.tokens,
+        tokenizer: audited.tokenizer,
+        dataset: match args.input.dataset {
+            Some(_) => Some([audited.texts?, audited.predicted?]),
+            None => None,
+        },
+        sessions: receipts.iter().map(|receipt| SessionReport::new(receipt.receipt())).collect(),
+    })
+}
+
+/// Verifies all bundles, and opens those that hold to be replayed. Gives the receipts of these, too.
 fn verify(
     args: &Audit,
     modes: &[CombineMode],
     base: &Loaded,
-) -> anyhow::Result<(Vec<AuditedBundle>, Vec<Recording>)> {
+) -> anyhow::Result<(Vec<AuditedBundle>, Vec<SignedReceipt>, Vec<Recording>)> {
     let verifier = Verifier::new(Pins {
         adapters: args.adapter.clone(),
         contributors: args.contributor.clone(),
@@ -242,12 +207,17 @@ fn verify(
         ..Pins::default()
     })
     .with_min_security(args.security.min_security);
-    let (mut bundles, mut recordings): (Vec<AuditedBundle>, Vec<Recording>) = Default::default();
+    let (mut bundles, mut receipts) = (Vec::new(), Vec::new());
+    let mut recordings: Vec<Recording> = Vec::new();
     for (path, &mode) in args.bundles.iter().zip(modes) {
         let verdict = verifier.check_file(path);
         let receipt = verdict.declared.map(|declared| declared.session.receipt().clone());
-        let outcome = match verdict.outcome {
-            Err(refusal) => {
+        let mut audited = AuditedBundle::new(path, mode_name(mode));
+        if let Some(receipt) = &receipt {
+            audited.name_session(receipt.receipt(), verifier.pins());
+        }
+        match (verdict.outcome, receipt) {
+            (Err(refusal), receipt) => {
                 ensure!(!refusal.is_of_reading(), "{}: {refusal}", path.display());
                 let found = receipt.as_ref().map(|receipt| receipt.receipt().base_model);
                 let what = match found.filter(|_| refusal.kind() == Kind::BaseModelPin) {
@@ -260,171 +230,113 @@ fn verify(
                     }
                     None => refusal.to_string(),
                 };
-                Outcome::Failed(Failure { kind: refusal.kind().name(), what, place: None })
+                audited.error = Some(AuditError::new(refusal.kind(), &what));
             }
-            Ok(_) => {
-                let again = bundles.iter().any(|other| other.receipt == receipt);
-                ensure!(!again, "{}: its session is given twice", path.display());
+            // What holds has a receipt.
+            (Ok(_), None) => bail!("{}: it holds, and has no receipt", path.display()),
+            (Ok(_), Some(receipt)) => {
+                ensure!(!receipts.contains(&receipt), "{}: its session is given twice", path.display());
                 // Every call is held against this receipt once more as it is replayed.
                 let bundle = Bundle::open(path).with_context(|| path.display().to_string())?;
-                let same = receipt.as_ref() == Some(bundle.receipt());
+                let same = receipt == *bundle.receipt();
                 ensure!(same, "{}: it was changed while it was verified", path.display());
                 recordings.push(Recording::new(bundle).with_context(|| path.display().to_string())?);
-                Outcome::Valid
+                receipts.push(receipt);
             }
-        };
-        bundles.push(AuditedBundle { path: path.clone(), mode, receipt, outcome });
+        }
+        bundles.push(audited);
     }
-    Ok((bundles, recordings))
+    Ok((bundles, receipts, recordings))
 }
 
-impl Audited {
-    fn holds(&self) -> bool {
-        self.losses.is_some() && !matches!(self.report, Some(Some(_)))
+/// Notes why the replay stopped, unless it is this machine's fault.
+fn failed(audited: &mut AuditReport, error: ModelError, task: &Task, args: &Audit) -> anyhow::Result<()> {
+    let ModelError::Hook { error: cause, .. } = &error else {
+        // A manifest may name what this model does not have.
+        if matches!(error, ModelError::UnknownProjection { .. }) {
+            all_failed(audited, Kind::Manifest, &error.to_string());
+            return Ok(());
+        }
+        return Err(error.into());
+    };
+    match cause.downcast_ref::<NotReplayed>() {
+        Some(found) => not_replayed(audited, found, task, args),
+        // Shapes that do not fit the model's.
+        None => all_failed(audited, Kind::Manifest, &error.to_string()),
     }
+    Ok(())
+}
 
-    /// Whether every bundle is of an adapter that the caller had pinned.
-    fn pinned(&self, args: &Audit) -> bool {
-        self.bundles.iter().all(|bundle| bundle.pinned(args))
+fn all_failed(audited: &mut AuditReport, kind: Kind, what: &str) {
+    for bundle in &mut audited.bundles {
+        bundle.error = Some(AuditError::new(kind, what));
     }
+}
 
-    /// Notes why the replay stopped, unless it is this machine's fault.
-    fn failed(&mut self, error: ModelError, task: &Task, args: &Audit) -> anyhow::Result<()> {
-        let ModelError::Hook { error: cause, .. } = &error else {
-            // A manifest may name what this model does not have.
-            if matches!(error, ModelError::UnknownProjection { .. }) {
-                self.all_failed(Kind::Manifest.name(), &error.to_string());
-                return Ok(());
+fn not_replayed(
+    audited: &mut AuditReport,
+    NotReplayed { session, error }: &NotReplayed,
+    task: &Task,
+    args: &Audit,
+) {
+    let (mut what, mut place) = (error.to_string(), None);
+    if let ReplayError::Activation(differs) = error {
+        let (example, token) = task.windows.find(differs.token).unwrap_or_default();
+        let line = args.input.dataset.as_ref().map(|_| task.examples[example].line as u64);
+        what += &match line {
+            Some(line) => {
+                format!("; the row is that of token {token} of the text in line {line} of the dataset")
             }
-            return Err(error.into());
+            None => format!("; the row is that of token {token} of the text"),
         };
-        match cause.downcast_ref::<NotReplayed>() {
-            Some(found) => self.not_replayed(found, task, args),
-            // Shapes that do not fit the model's.
-            None => self.all_failed(Kind::Manifest.name(), &error.to_string()),
-        }
-        Ok(())
+        place = Some(Place {
+            call: differs.call,
+            modules: Escaped(&differs.modules).to_string(),
+            row: differs.row as u64,
+            column: differs.column as u64,
+            expected: differs.expected,
+            found: differs.found,
+            line,
+            token: token as u64,
+        });
     }
+    audited.bundles[*session].error = Some(AuditError { place, ..AuditError::new(error.kind(), &what) });
+}
 
-    fn all_failed(&mut self, kind: &'static str, what: &str) {
-        for bundle in &mut self.bundles {
-            bundle.outcome = Outcome::Failed(Failure { kind, what: what.into(), place: None });
+/// Says it to people.
+fn print(audited: &AuditReport, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
+    audited.bundles.iter().try_for_each(|bundle| print_bundle(bundle, out))?;
+    let (Some(base), Some(adapter), Some(difference)) =
+        (audited.base_loss, audited.adapter_loss, audited.difference)
+    else {
+        return writeln!(out, "means: Nothing about a loss can be relied on.");
+    };
+    writeln!(out, "tokenizer                {}", audited.tokenizer)?;
+    let predicted = audited.predicted.unwrap_or_default();
+    writeln!(out, "tokens                   {}, of which {predicted} predicted", audited.tokens)?;
+    let several = audited.texts.is_some_and(|texts| texts > 1);
+    let [base, adapter, difference] = [base, adapter, difference]
+        .map(|loss| if several { shown(loss, 4) } else { format!("{:.4}", loss.value) });
+    writeln!(out, "loss of the base model   {base}")?;
+    writeln!(out, "loss with the adapter    {adapter}")?;
+    writeln!(out, "difference               {difference}")?;
+    match &audited.report {
+        None => {}
+        Some(Agreement { error: None, .. }) => writeln!(out, "report                   AGREES")?,
+        Some(Agreement { error: Some(wrong), .. }) => {
+            writeln!(out, "report                   DOES NOT AGREE: {wrong}")?
         }
     }
-
-    fn not_replayed(&mut self, NotReplayed { session, error }: &NotReplayed, task: &Task, args: &Audit) {
-        let mut failure = Failure { kind: error.kind(), what: error.to_string(), place: None };
-        if let ReplayError::Activation(differs) = error {
-            let (example, token) = task.windows.find(differs.token).unwrap_or_default();
-            let line = args.input.dataset.as_ref().map(|_| task.examples[example].line);
-            failure.what += &match line {
-                Some(line) => {
-                    format!("; the row is that of token {token} of the text in line {line} of the dataset")
-                }
-                None => format!("; the row is that of token {token} of the text"),
-            };
-            failure.place = Some(json!({
-                "call": differs.call, "modules": differs.modules, "row": differs.row, "column": differs.column,
-                "expected": differs.expected, "found": differs.found, "line": line, "token": token,
-            }));
-        }
-        self.bundles[*session].outcome = Outcome::Failed(failure);
-    }
-
-    fn json(&self, args: &Audit) -> Value {
-        let bundle = |bundle: &AuditedBundle| {
-            let mut said = json!({
-                "path": bundle.path.display().to_string(),
-                "replayed": false,
-                "pinned": bundle.pinned(args),
-                "combine_mode": mode_name(bundle.mode),
-                "session": null,
-                "activations": null,
-                "differing_by_one": null,
-                "largest_difference": null,
-                "blinding_rows": null,
-                "error": null,
-            });
-            if let Some(receipt) = &bundle.receipt {
-                let session = session_json(receipt.receipt());
-                said["pins"] = json!({
-                    "adapter": args.adapter.contains(&receipt.receipt().adapter),
-                    "contributor": args.contributor.contains(&receipt.receipt().contributor),
-                    "client": args.client.contains(&receipt.receipt().client),
-                });
-                for (key, value) in session {
-                    said[key] = value;
-                }
-            }
-            match &bundle.outcome {
-                Outcome::Replayed(replayed) => {
-                    said["replayed"] = true.into();
-                    said["activations"] = replayed.entries.into();
-                    said["differing_by_one"] = replayed.differing.into();
-                    said["largest_difference"] = replayed.largest.into();
-                    said["blinding_rows"] = replayed.blinding_rows.into();
-                }
-                Outcome::Failed(Failure { kind, what, place }) => {
-                    let what = Escaped(what).to_string();
-                    said["error"] = json!({ "kind": kind, "what": what, "place": place });
-                }
-                Outcome::Valid => {
-                    said["error"] = json!({ "kind": "not-finished", "what": STOPPED, "place": null });
-                }
-            }
-            said
-        };
-        let losses = self.losses.as_ref();
-        json!({
-            "format": "zklora-audit/2",
-            "holds": self.holds(),
-            "pinned": self.pinned(args),
-            "base_model": self.base_model,
-            "tokenizer": self.tokenizer,
-            "tolerance": TOLERANCE,
-            "bundles": self.bundles.iter().map(bundle).collect::<Value>(),
-            "tokens": self.tokens,
-            "texts": losses.map(|losses| losses.texts),
-            "predicted": losses.map(|losses| losses.predicted),
-            "base_loss": losses.map(|losses| losses.base),
-            "adapter_loss": losses.map(|losses| losses.adapter),
-            "difference": losses.map(|losses| losses.difference),
-            "report": self.report.as_ref().map(|wrong| {
-                json!({ "agrees": wrong.is_none(), "error": wrong.as_ref().map(|wrong| Escaped(wrong).to_string()) })
-            }),
-        })
-    }
-
-    fn print(&self, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
-        self.bundles.iter().try_for_each(|bundle| bundle.print(args, out))?;
-        let Some(losses) = &self.losses else {
-            return writeln!(out, "means: Nothing about a loss can be relied on.");
-        };
-        writeln!(out, "tokenizer                {}", self.tokenizer)?;
-        writeln!(out, "tokens                   {}, of which {} predicted", self.tokens, losses.predicted)?;
-        let [base, adapter, difference] = [losses.base, losses.adapter, losses.difference]
-            .map(|loss| if losses.texts > 1 { shown(loss, 4) } else { format!("{:.4}", loss.value) });
-        writeln!(out, "loss of the base model   {base}")?;
-        writeln!(out, "loss with the adapter    {adapter}")?;
-        writeln!(out, "difference               {difference}")?;
-        match &self.report {
-            None => {}
-            Some(None) => writeln!(out, "report                   AGREES")?,
-            Some(Some(wrong)) => {
-                writeln!(out, "report                   DOES NOT AGREE: {}", Escaped(wrong))?
-            }
-        }
-        let local =
-            if args.model.lora.is_some() { ", with the adapter of --lora added to its weights," } else { "" };
-        writeln!(
-            out,
-            "means: These are the losses of the base model {}{local} on this text, without and with the adapters above. What was sent \
-             is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.{}",
-            self.base_model,
-            if self.pinned(args) { String::new() } else { format!(" {}", zklora_verdict::NOT_PINNED) }
-        )?;
-        write_not_shown(out, "", &NOT_SHOWN)
-    }
+    let local =
+        if args.model.lora.is_some() { ", with the adapter of --lora added to its weights," } else { "" };
+    writeln!(
+        out,
+        "means: These are the losses of the base model {}{local} on this text, without and with the adapters above. What was sent \
+         is what that model computes, within {TOLERANCE} unit of int16, and every answer was computed with those adapters.{}",
+        audited.base_model,
+        if audited.pinned { String::new() } else { format!(" {}", zklora_verdict::NOT_PINNED) }
+    )?;
+    write_not_shown(out, "", &NOT_SHOWN)
 }
 
 /// What no audit shows.
@@ -434,62 +346,43 @@ const NOT_SHOWN: [&str; 3] = [
     "that an adapter that is delivered is this one (zklora-base-user accept shows that)",
 ];
 
-impl AuditedBundle {
-    fn pinned(&self, args: &Audit) -> bool {
-        self.receipt.as_ref().is_some_and(|receipt| args.adapter.contains(&receipt.receipt().adapter))
+fn print_bundle(bundle: &AuditedBundle, out: &mut dyn Write) -> io::Result<()> {
+    let path = Escaped(&bundle.path);
+    match &bundle.error {
+        None if bundle.pinned => writeln!(out, "{path}: REPLAYED")?,
+        None => writeln!(out, "{path}: REPLAYED, NOT PINNED")?,
+        Some(error) => writeln!(out, "{path}: NOT REPLAYED\n  reason: {}", error.what)?,
     }
-
-    fn print(&self, args: &Audit, out: &mut dyn Write) -> io::Result<()> {
-        let path = self.path.to_string_lossy();
-        let path = Escaped(&path);
-        match &self.outcome {
-            Outcome::Replayed(_) if !self.pinned(args) => writeln!(out, "{path}: REPLAYED, NOT PINNED")?,
-            Outcome::Replayed(_) => writeln!(out, "{path}: REPLAYED")?,
-            Outcome::Valid => writeln!(out, "{path}: NOT REPLAYED\n  reason: {STOPPED}")?,
-            Outcome::Failed(Failure { what, .. }) => {
-                writeln!(out, "{path}: NOT REPLAYED\n  reason: {}", Escaped(what))?
+    if let (Some(session), Some(adapter), Some(contributor)) =
+        (bundle.session, bundle.adapter, bundle.contributor)
+    {
+        writeln!(out, "  session: {session}")?;
+        let word = |pinned: bool, option: &str| match pinned {
+            true => "pinned: it is one that you gave".to_owned(),
+            false => {
+                format!("NOT PINNED: only this bundle says so; give the one that you know with --{option}")
             }
-        }
-        if let Some(receipt) = &self.receipt {
-            let receipt = receipt.receipt();
-            writeln!(out, "  session: {}", receipt.session)?;
-            let word = |pinned: bool, option: &str| match pinned {
-                true => "pinned: it is one that you gave".to_owned(),
-                false => format!(
-                    "NOT PINNED: only this bundle says so; give the one that you know with --{option}"
-                ),
-            };
-            writeln!(
-                out,
-                "  adapter: {}\n    {}",
-                receipt.adapter,
-                word(args.adapter.contains(&receipt.adapter), "adapter")
-            )?;
-            let contributor = receipt.contributor;
-            writeln!(
-                out,
-                "  contributor: {contributor}\n    {}",
-                word(args.contributor.contains(&contributor), "contributor")
-            )?;
-        }
-        if let Outcome::Replayed(Replayed { entries, differing, largest, blinding_rows }) = self.outcome {
-            writeln!(
-                out,
-                "  activations: {entries} compared, {differing} differ by one unit, none by more; the largest difference is {largest}"
-            )?;
-            if blinding_rows > 0 {
-                writeln!(
-                    out,
-                    "  {blinding_rows} random rows of each module, sent to blind a redacted bundle, are not part of the text"
-                )?;
-            }
-        }
-        Ok(())
+        };
+        writeln!(out, "  adapter: {adapter}\n    {}", word(bundle.pins.adapter, "adapter"))?;
+        writeln!(out, "  contributor: {contributor}\n    {}", word(bundle.pins.contributor, "contributor"))?;
     }
+    let (Some(compared), Some(differing), Some(largest)) =
+        (bundle.activations, bundle.differing_by_one, bundle.largest_difference)
+    else {
+        return Ok(());
+    };
+    writeln!(
+        out,
+        "  activations: {compared} compared, {differing} differ by one unit, none by more; the largest difference is {largest}"
+    )?;
+    if let Some(rows @ 1..) = bundle.blinding_rows {
+        writeln!(
+            out,
+            "  {rows} random rows of each module, sent to blind a redacted bundle, are not part of the text"
+        )?;
+    }
+    Ok(())
 }
-
-/// Of a valid bundle, if the replay stopped at another.
-const STOPPED: &str = "the replay did not come to its end";
 
 fn mode_name(mode: CombineMode) -> &'static str {
     match mode {

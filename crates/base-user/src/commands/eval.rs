@@ -5,12 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
-use serde_json::{Value, json};
 use tracing::info;
-use zklora_base_user::evaluation::{Estimate, difference, mean};
+use zklora_base_user::evaluation::{NotedLines, difference, mean};
+use zklora_proto::Document;
+use zklora_verdict::{Estimate, EvalReport, MeanReport};
 
 use super::inputs::{DatasetArgs, Evaluated, MOST_NOTED, Task};
-use super::{ContributorArgs, Contributors, Finished, ModelArgs};
+use super::{ContributorArgs, Contributors, ModelArgs};
 
 /// Computes mean loss and perplexity over a dataset with the base model alone and with the adapter, with intervals of 95 %
 /// confidence, and ends each session with a receipt that both sign.
@@ -64,19 +65,21 @@ pub fn run(args: &Eval, out: &mut dyn Write) -> anyhow::Result<()> {
     let change = with.as_ref().map(|with| difference(&without.totals, &with.totals));
     if args.json {
         let of = |evaluated: &Evaluated| {
-            let loss = mean(&evaluated.totals);
-            json!({
-                "loss": loss, "perplexity": loss.exp(),
-                "tokens_per_second": tokens as f64 / evaluated.took.as_secs_f64(),
-            })
+            MeanReport::new(mean(&evaluated.totals), tokens as f64 / evaluated.took.as_secs_f64())
         };
-        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
-        let summary = json!({
-            "texts": counted, "texts_skipped": task.examples.len() - counted, "notes": task.windows.noted_lines(), "tokens": tokens, "predicted": predicted,
-            "tokenizer": base.tokenizer.digest()?.to_string(),
-            "base": of(&without), "adapter": with.as_ref().map(of), "difference": change, "sessions": sessions,
-        });
-        writeln!(out, "{summary}")?;
+        let report = EvalReport {
+            texts: counted as u64,
+            texts_skipped: (task.examples.len() - counted) as u64,
+            notes: task.windows.noted_lines().iter().map(NotedLines::report).collect(),
+            tokens: tokens as u64,
+            predicted: predicted as u64,
+            tokenizer: base.tokenizer.digest()?,
+            base: of(&without),
+            adapter: with.as_ref().map(of),
+            difference: change,
+            sessions: ended.reports(),
+        };
+        writeln!(out, "{}", report.to_line()?)?;
         return ended.proved();
     }
     writeln!(out, "texts                    {counted}, {} left out", task.examples.len() - counted)?;

@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use zklora_cli::{Escaped, causes, say_error};
@@ -18,10 +19,10 @@ use zklora_client::SessionError;
 use zklora_client::{FetchError, Fetched, Fetcher};
 use zklora_client::{Record, Records};
 use zklora_proto::message::ProofState;
-use zklora_proto::{Address, Bytes, PublicKey, SessionId, counted};
+use zklora_proto::{Address, Bytes, Document, PublicKey, SessionId, counted};
 use zklora_verdict::Verifier;
 
-use super::{SecurityArgs, SessionsArgs, identity};
+use super::{Failed, SecurityArgs, SessionsArgs, identity};
 
 /// Fetches the bundles of your sessions from their contributors, and verifies them.
 ///
@@ -137,6 +138,32 @@ fn wanted(args: &Fetch, records: &Records, done: &mut Done) -> anyhow::Result<Ve
     Ok(wanted)
 }
 
+/// What was fetched.
+#[derive(Serialize, JsonSchema)]
+pub struct FetchReport {
+    /// Bundles that are verified, and of receipts that you signed.
+    bundles: Vec<FetchedReport>,
+    /// Sessions whose bundles are not.
+    failed: Vec<Failed>,
+}
+
+impl Document for FetchReport {
+    const FORMAT: &'static str = "zklora-fetch/1";
+    const PRINTED_BY: &'static str = "zklora-base-user fetch --json";
+}
+
+#[derive(Serialize, JsonSchema)]
+struct FetchedReport {
+    /// The session.
+    session: SessionId,
+    /// The file.
+    bundle: String,
+    /// Its size.
+    bytes: u64,
+    /// Bytes of it that came now; the others were there.
+    received: u64,
+}
+
 /// What became of the sessions.
 #[derive(Default)]
 struct Done {
@@ -151,17 +178,17 @@ impl Done {
     fn tell(self, args: &Fetch, out: &mut dyn Write) -> anyhow::Result<()> {
         let Self { fetched, failed, down } = self;
         if args.json {
-            let bundles = fetched.iter().map(|(session, Fetched { path, bytes, received })| {
-                let bundle = path.display().to_string();
-                json!({ "session": session, "bundle": bundle, "bytes": bytes, "received": received })
+            let bundles = fetched.iter().map(|(session, Fetched { path, bytes, received })| FetchedReport {
+                session: *session,
+                bundle: path.display().to_string(),
+                bytes: *bytes,
+                received: *received,
             });
-            let failures = failed.iter().map(|(session, error)| {
-                let why = Escaped(error).to_string();
-                json!({ "session": session, "error": why })
-            });
-            let summary =
-                json!({ "bundles": bundles.collect::<Value>(), "failed": failures.collect::<Value>() });
-            writeln!(out, "{summary}")?;
+            let failures = failed
+                .iter()
+                .map(|(session, error)| Failed { session: *session, error: Escaped(error).to_string() });
+            let report = FetchReport { bundles: bundles.collect(), failed: failures.collect() };
+            writeln!(out, "{}", report.to_line()?)?;
         } else {
             for Fetched { path, bytes, received } in fetched.values() {
                 let how = if *received == 0 { "was there already" } else { "fetched" };

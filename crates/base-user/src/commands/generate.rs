@@ -6,15 +6,18 @@ use std::time::Instant;
 use anyhow::ensure;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing::warn;
 use zklora_base_user::models::Past;
 use zklora_base_user::sampling::Sampler;
 use zklora_base_user::stop::Stopped;
 use zklora_base_user::text_stream::TextStream;
 use zklora_cli::OutputError;
+use zklora_proto::Document;
+use zklora_verdict::SessionReport;
 
-use super::{ContributorArgs, Finished, Loaded, ModelArgs};
+use super::{ContributorArgs, Loaded, ModelArgs};
 
 /// Continues a text with the adapter, token by token, and ends each session with a receipt that both sign.
 ///
@@ -52,6 +55,30 @@ pub struct Generate {
     /// Print the result as JSON, when it is there.
     #[arg(long)]
     json: bool,
+}
+
+/// A prompt and what continues it.
+#[derive(Serialize, JsonSchema)]
+pub struct GenerateReport {
+    /// The prompt.
+    prompt: String,
+    /// Its tokens.
+    prompt_tokens: usize,
+    /// What continues it, without the prompt.
+    text: String,
+    /// Its tokens.
+    tokens: usize,
+    /// Why it ended, for people.
+    stopped: &'static str,
+    /// How fast it was.
+    tokens_per_second: f64,
+    /// Every session, in the order of the contributors.
+    sessions: Vec<SessionReport>,
+}
+
+impl Document for GenerateReport {
+    const FORMAT: &'static str = "zklora-generate/1";
+    const PRINTED_BY: &'static str = "zklora-base-user generate --json";
 }
 
 /// A continuation.
@@ -104,12 +131,16 @@ pub fn run(args: &Generate, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     let speed = generated.tokens as f64 / took.as_secs_f64();
     if args.json {
-        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
-        let summary = json!({
-            "prompt": args.prompt, "prompt_tokens": prompt.len(), "text": generated.text, "tokens": generated.tokens,
-            "stopped": generated.stopped, "tokens_per_second": speed, "sessions": sessions,
-        });
-        writeln!(out, "{summary}")?;
+        let report = GenerateReport {
+            prompt: args.prompt.clone(),
+            prompt_tokens: prompt.len(),
+            text: generated.text,
+            tokens: generated.tokens,
+            stopped: generated.stopped,
+            tokens_per_second: speed,
+            sessions: ended.reports(),
+        };
+        writeln!(out, "{}", report.to_line()?)?;
     } else {
         writeln!(out)?;
         writeln!(out)?;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::json;
-use zklora_proto::{SecretKey, secret_file};
+use schemars::JsonSchema;
+use serde::Serialize;
+use zklora_proto::{Document, PublicKey, SecretKey, secret_file};
 
 /// Prints your public key, by which a contributor knows you; makes the identity if there is none.
 #[derive(Args)]
@@ -20,10 +21,22 @@ pub struct Identity {
     json: bool,
 }
 
+/// Who you are.
+#[derive(Serialize, JsonSchema)]
+pub struct IdentityReport {
+    /// Your public key.
+    client: PublicKey,
+}
+
+impl Document for IdentityReport {
+    const FORMAT: &'static str = "zklora-identity/1";
+    const PRINTED_BY: &'static str = "zklora-base-user identity --json";
+}
+
 pub fn run(args: Identity, out: &mut dyn Write) -> anyhow::Result<()> {
     let key = load(args.identity)?.public();
     match args.json {
-        true => writeln!(out, "{}", json!({ "client": key }))?,
+        true => writeln!(out, "{}", IdentityReport { client: key }.to_line()?)?,
         false => writeln!(out, "{key}")?,
     }
     Ok(())

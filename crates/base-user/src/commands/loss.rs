@@ -4,10 +4,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::{Value, json};
+use zklora_proto::Document;
+use zklora_verdict::LossReport;
 
 use super::inputs::read_text;
-use super::{ContributorArgs, Finished, ModelArgs};
+use super::{ContributorArgs, ModelArgs};
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends each session with a receipt that
 /// both sign.
@@ -51,13 +52,14 @@ pub fn run(args: &Loss, out: &mut dyn Write) -> anyhow::Result<()> {
     let adapter_loss = ended.complete(adapter_loss)?;
 
     if args.json {
-        let tokenizer = base.tokenizer.digest()?.to_string();
-        let sessions: Vec<Value> = ended.finished().map(Finished::json).collect();
-        let summary = json!({
-            "base_loss": base_loss, "adapter_loss": adapter_loss, "tokens": ids.len(),
-            "tokenizer": tokenizer, "sessions": sessions,
-        });
-        writeln!(out, "{summary}")?;
+        let report = LossReport {
+            base_loss,
+            adapter_loss,
+            tokens: ids.len() as u64,
+            tokenizer: base.tokenizer.digest()?,
+            sessions: ended.reports(),
+        };
+        writeln!(out, "{}", report.to_line()?)?;
     } else {
         writeln!(out, "loss of the base model   {base_loss:.4}")?;
         if let Some(adapter_loss) = adapter_loss {

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 use zklora_base_user::hooks::Hook;
@@ -36,9 +37,9 @@ use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_hub::{Options, Source};
 use zklora_proto::message::ProofState;
 use zklora_proto::{
-    AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Bytes, Receipt, SessionId, SignedReceipt, counted,
+    AdapterId, Address, BLINDING_ROWS, BaseModelDigest, Bytes, SessionId, SignedReceipt, counted,
 };
-use zklora_verdict::DEFAULT_MIN_SECURITY;
+use zklora_verdict::{DEFAULT_MIN_SECURITY, SessionReport};
 
 /// The model that runs here.
 #[derive(Args)]
@@ -349,6 +350,11 @@ struct EndedSession {
 }
 
 impl Ended {
+    /// The sessions that have receipts, for programs.
+    pub fn reports(&self) -> Vec<SessionReport> {
+        self.finished().map(Finished::report).collect()
+    }
+
     /// The sessions that have receipts.
     pub fn finished(&self) -> impl Iterator<Item = &Finished> {
         self.sessions.iter().filter_map(|session| session.receipt.as_ref()?.as_ref().ok())
@@ -410,19 +416,13 @@ fn per_second(speed: f64) -> String {
     }
 }
 
-/// What is said of a session in JSON: what its receipt has.
-pub fn session_json(receipt: &Receipt) -> Map<String, Value> {
-    let said = [
-        ("session", json!(receipt.session)),
-        ("adapter", json!(receipt.adapter)),
-        ("contributor", json!(receipt.contributor)),
-        ("client", json!(receipt.client)),
-        ("base_model", json!(receipt.base_model)),
-        ("calls", json!(receipt.calls)),
-        ("rows", json!(receipt.rows)),
-        ("transcript", json!(receipt.transcript)),
-    ];
-    said.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+/// A session of which something could not be done.
+#[derive(Serialize, JsonSchema)]
+pub struct Failed {
+    /// The session.
+    session: SessionId,
+    /// Why, for people.
+    error: String,
 }
 
 /// A session that has ended.
@@ -435,11 +435,12 @@ pub struct Finished {
 }
 
 impl Finished {
-    pub fn json(&self) -> Value {
-        let mut said = session_json(self.receipt.receipt());
-        said.insert("blinded".into(), json!(self.blinded));
-        said.insert("bundle_bytes".into(), json!(self.bundle_bytes));
-        Value::Object(said)
+    pub fn report(&self) -> SessionReport {
+        SessionReport {
+            blinded: self.blinded,
+            bundle_bytes: self.bundle_bytes,
+            ..SessionReport::new(self.receipt.receipt())
+        }
     }
 
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -480,7 +481,20 @@ impl Finished {
 
 #[cfg(test)]
 mod tests {
+    use zklora_testing::schemas::check_file;
+
     use super::per_second;
+
+    #[test]
+    fn the_files_are_the_schemas_of_the_documents() {
+        check_file::<super::generate::GenerateReport>();
+        check_file::<super::fetch::FetchReport>();
+        check_file::<super::sessions::SessionsReport>();
+        check_file::<super::sessions::ForgetReport>();
+        check_file::<super::open::OpenReport>();
+        check_file::<super::redact::RedactReport>();
+        check_file::<super::identity::IdentityReport>();
+    }
 
     #[test]
     fn a_speed_has_no_digits_that_nobody_knows() {

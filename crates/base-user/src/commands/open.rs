@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{CallOpening, Manifest, counted, secret_file};
+use zklora_proto::{CallOpening, Document, Manifest, SessionId, counted, secret_file};
 
 use super::SessionsArgs;
 
@@ -39,6 +40,26 @@ pub struct Open {
     json: bool,
 }
 
+/// The opening that was made.
+#[derive(Serialize, JsonSchema)]
+pub struct OpenReport {
+    /// The file.
+    opening: String,
+    /// The session.
+    session: SessionId,
+    /// The call, from 0.
+    call: u64,
+    /// The module's name.
+    module: String,
+    /// Rows of the call.
+    rows: usize,
+}
+
+impl Document for OpenReport {
+    const FORMAT: &'static str = "zklora-open/1";
+    const PRINTED_BY: &'static str = "zklora-base-user open --json";
+}
+
 pub fn run(args: &Open, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let mut bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
@@ -52,14 +73,14 @@ pub fn run(args: &Open, stdout: &mut dyn Write) -> anyhow::Result<()> {
 
     let name = opening.entry().name();
     if args.json {
-        let summary = json!({
-            "opening": out.display().to_string(),
-            "session": session,
-            "call": args.call,
-            "module": name,
-            "rows": opening.rows(),
-        });
-        writeln!(stdout, "{summary}")?;
+        let report = OpenReport {
+            opening: out.display().to_string(),
+            session,
+            call: args.call,
+            module: name.into(),
+            rows: opening.rows(),
+        };
+        writeln!(stdout, "{}", report.to_line()?)?;
     } else {
         writeln!(stdout, "opening      {}", out.display())?;
         writeln!(stdout, "session      {session}")?;

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_client::redact;
-use zklora_proto::Bytes;
 use zklora_proto::bundle::Bundle;
+use zklora_proto::{Bytes, Document, PublicKey, SessionId};
 
 use super::{SessionsArgs, identity};
 
@@ -39,6 +40,28 @@ pub struct Redact {
     json: bool,
 }
 
+/// The redacted bundle that was made.
+#[derive(Serialize, JsonSchema)]
+pub struct RedactReport {
+    /// The file.
+    bundle: String,
+    /// Its size.
+    bytes: u64,
+    /// The session.
+    session: SessionId,
+    /// Your key, on whose word the folds rest.
+    client: PublicKey,
+    /// Whether random rows hide the activations behind the folds of every module.
+    blinded: bool,
+    /// The modules of which that is not so.
+    not_blinded: Vec<String>,
+}
+
+impl Document for RedactReport {
+    const FORMAT: &'static str = "zklora-redact/1";
+    const PRINTED_BY: &'static str = "zklora-base-user redact --json";
+}
+
 pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
@@ -49,15 +72,15 @@ pub fn run(args: &Redact, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let redacted = redact(&args.bundle, &records, &record, &key, &out)?;
     let blinded = redacted.not_blinded.is_empty();
     if args.json {
-        let summary = json!({
-            "bundle": out.display().to_string(),
-            "bytes": redacted.bytes,
-            "session": session,
-            "client": key.public(),
-            "blinded": blinded,
-            "not_blinded": redacted.not_blinded,
-        });
-        writeln!(stdout, "{summary}")?;
+        let report = RedactReport {
+            bundle: out.display().to_string(),
+            bytes: redacted.bytes,
+            session,
+            client: key.public(),
+            blinded,
+            not_blinded: redacted.not_blinded,
+        };
+        writeln!(stdout, "{}", report.to_line()?)?;
         return Ok(());
     }
     writeln!(stdout, "redacted     {}, {}", out.display(), Bytes(redacted.bytes))?;

@@ -6,13 +6,14 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_cli::{Escaped, UsageError, causes, say_error};
 use zklora_client::{Record, RecordError, Records};
-use zklora_proto::{SessionId, counted};
+use zklora_proto::{AdapterId, Document, SessionId, counted};
 use zklora_verdict::date;
 
-use super::SessionsArgs;
+use super::{Failed, SessionsArgs};
 
 /// Shows the sessions that you have records of, or forgets some.
 #[derive(Args)]
@@ -65,6 +66,65 @@ pub fn run(args: &Sessions, out: &mut dyn Write) -> anyhow::Result<()> {
     }
 }
 
+/// Your sessions.
+#[derive(Serialize, JsonSchema)]
+pub struct SessionsReport {
+    /// Those whose records can be read, the last ones last.
+    sessions: Vec<KnownReport>,
+    /// The others.
+    unreadable: Vec<Failed>,
+}
+
+impl Document for SessionsReport {
+    const FORMAT: &'static str = "zklora-sessions/1";
+    const PRINTED_BY: &'static str = "zklora-base-user sessions list --json";
+}
+
+#[derive(Serialize, JsonSchema)]
+struct KnownReport {
+    /// The session.
+    session: SessionId,
+    /// The contributor's address, as it was dialled.
+    contributor: String,
+    /// The adapter id.
+    adapter: AdapterId,
+    /// Whether there is a receipt that both signed.
+    state: State,
+    /// When it began, in seconds since 1970, by the contributor's clock; null as all that the receipt says, if there is none.
+    started: Option<u64>,
+    /// When it ended.
+    finished: Option<u64>,
+    /// When its record was written last, by the clock of this machine.
+    written: Option<u64>,
+    /// Forward calls.
+    calls: Option<u64>,
+    /// Rows of all modules together.
+    rows: Option<u64>,
+    /// Where its bundle was fetched to, if it was.
+    bundle: Option<String>,
+    /// Whether it is there.
+    fetched: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Signed,
+    Unfinished,
+}
+
+/// What was forgotten.
+#[derive(Serialize, JsonSchema)]
+pub struct ForgetReport {
+    /// The sessions.
+    forgotten: Vec<SessionId>,
+}
+
+impl Document for ForgetReport {
+    const FORMAT: &'static str = "zklora-forget/1";
+    const PRINTED_BY: &'static str = "zklora-base-user sessions forget --json";
+}
+
 /// What is known of a session here.
 struct Known {
     record: Record,
@@ -100,12 +160,12 @@ fn list(args: &List, out: &mut dyn Write) -> anyhow::Result<()> {
     if args.json {
         let unreadable = unreadable
             .iter()
-            .map(|(session, error)| json!({ "session": session, "error": Escaped(error).to_string() }));
-        let document = json!({
-            "sessions": known.iter().map(Known::json).collect::<Value>(),
-            "unreadable": unreadable.collect::<Value>(),
-        });
-        writeln!(out, "{document}")?;
+            .map(|(session, error)| Failed { session: *session, error: Escaped(error).to_string() });
+        let report = SessionsReport {
+            sessions: known.iter().map(Known::report).collect(),
+            unreadable: unreadable.collect(),
+        };
+        writeln!(out, "{}", report.to_line()?)?;
     } else {
         known.iter().try_for_each(|known| known.print(out))?;
         let folder = records.folder().to_string_lossy();
@@ -145,26 +205,26 @@ impl Known {
         self.record.receipt.as_ref().map(|receipt| receipt.receipt().started).or(self.written)
     }
 
-    fn json(&self) -> Value {
+    fn report(&self) -> KnownReport {
         let receipt = self.record.receipt.as_ref().map(|receipt| receipt.receipt());
         let (bundle, here) = match Place::of(&self.record) {
             Place::Nowhere | Place::NotFetched => (None, false),
             Place::Here(path) => (Some(path), true),
             Place::Lost(path) => (Some(path), false),
         };
-        json!({
-            "session": self.record.session,
-            "contributor": self.record.contributor.to_string(),
-            "adapter": self.record.adapter,
-            "state": if receipt.is_some() { "signed" } else { "unfinished" },
-            "started": receipt.map(|receipt| receipt.started),
-            "finished": receipt.map(|receipt| receipt.finished),
-            "written": self.written,
-            "calls": receipt.map(|receipt| receipt.calls),
-            "rows": receipt.map(|receipt| receipt.rows.iter().sum::<u64>()),
-            "bundle": bundle.map(|path| path.display().to_string()),
-            "fetched": here,
-        })
+        KnownReport {
+            session: self.record.session,
+            contributor: self.record.contributor.to_string(),
+            adapter: self.record.adapter,
+            state: if receipt.is_some() { State::Signed } else { State::Unfinished },
+            started: receipt.map(|receipt| receipt.started),
+            finished: receipt.map(|receipt| receipt.finished),
+            written: self.written,
+            calls: receipt.map(|receipt| receipt.calls),
+            rows: receipt.map(|receipt| receipt.rows.iter().sum::<u64>()),
+            bundle: bundle.map(|path| path.display().to_string()),
+            fetched: here,
+        }
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -224,7 +284,7 @@ fn forget(args: &Forget, out: &mut dyn Write) -> anyhow::Result<()> {
     }
     which.iter().try_for_each(|&session| records.remove(session))?;
     if args.json {
-        writeln!(out, "{}", json!({ "forgotten": which }))?;
+        writeln!(out, "{}", ForgetReport { forgotten: which.clone() }.to_line()?)?;
     } else {
         which.iter().try_for_each(|session| writeln!(out, "forgotten    {session}"))?;
     }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 
 use tempfile::TempDir;
+use zklora_testing::schemas::read_document;
 
 /// `fixtures/`, at the top of the workspace.
 pub fn fixtures() -> PathBuf {
@@ -68,7 +69,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let output = init(base_model, lora, &folder.path().join("state"));
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let summary: serde_json::Value = read_document(&output.stdout);
         let field = |name: &str| summary[name].as_str().unwrap().to_owned();
         Self { adapter: field("adapter"), contributor: field("contributor"), folder }
     }
@@ -149,7 +150,7 @@ impl World {
             .output()
             .unwrap();
         let code = output.status.code().unwrap();
-        (serde_json::from_slice(&output.stdout).unwrap_or_default(), code)
+        (read_document(&output.stdout), code)
     }
 }
 
@@ -209,7 +210,7 @@ pub fn failure(command: &mut Command) -> String {
 pub fn success(command: &mut Command) -> serde_json::Value {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    read_document(&output.stdout)
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -5,12 +5,28 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_cli::{Escaped, causes, say_error};
 use zklora_contributor::control;
 use zklora_contributor::store::{STORE, Store};
+use zklora_proto::Document;
 
-use super::settings::{Settings, Source};
+use super::settings::{Effective, Settings, Source};
+
+/// A configuration, or what is wrong with it.
+#[derive(Serialize, JsonSchema)]
+pub struct ConfigReport {
+    /// Every setting; none if they cannot be read.
+    settings: Vec<Effective>,
+    /// What stands in the way of serving, for people.
+    errors: Vec<String>,
+}
+
+impl Document for ConfigReport {
+    const FORMAT: &'static str = "zklora-check-config/1";
+    const PRINTED_BY: &'static str = "zklora-contributor serve --check-config --json";
+}
 
 /// Prints the settings or what is wrong with them. Fails only if `out` does.
 pub fn run(settings: Result<Settings, Vec<String>>, json: bool, out: &mut dyn Write) -> io::Result<ExitCode> {
@@ -22,7 +38,7 @@ pub fn run(settings: Result<Settings, Vec<String>>, json: bool, out: &mut dyn Wr
         Err(errors) => (Vec::new(), errors),
     };
     if json {
-        writeln!(out, "{}", json!({ "settings": effective, "errors": errors }))?;
+        writeln!(out, "{}", ConfigReport { settings: effective, errors: errors.clone() }.to_line()?)?;
     } else {
         for setting in &effective {
             let source = match setting.source {

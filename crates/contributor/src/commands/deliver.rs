@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 use rand::rngs::StdRng;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing::info;
 use zklora_delivery::seal;
-use zklora_proto::{AdapterId, Bytes, PublicKey, counted, partial};
+use zklora_proto::{AdapterId, Bytes, DeliveryDigest, Document, PublicKey, counted, partial};
 
 use super::open_state;
 
@@ -38,6 +39,28 @@ pub struct Deliver {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The package that was made.
+#[derive(Serialize, JsonSchema)]
+pub struct DeliverReport {
+    /// The file.
+    package: String,
+    /// Its size.
+    bytes: u64,
+    /// Its digest, which is signed.
+    digest: DeliveryDigest,
+    /// The adapter id.
+    adapter: AdapterId,
+    /// The key of the one who can read it.
+    recipient: PublicKey,
+    /// Modules whose weights are in it.
+    modules: usize,
+}
+
+impl Document for DeliverReport {
+    const FORMAT: &'static str = "zklora-deliver/1";
+    const PRINTED_BY: &'static str = "zklora-contributor deliver --json";
 }
 
 pub fn run(args: &Deliver, stdout: &mut dyn Write) -> anyhow::Result<()> {
@@ -82,15 +105,15 @@ pub fn run(args: &Deliver, stdout: &mut dyn Write) -> anyhow::Result<()> {
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).context("writing the package")?;
 
     if args.json {
-        let summary = json!({
-            "package": out.display().to_string(),
-            "bytes": bytes,
-            "digest": digest,
-            "adapter": adapter,
-            "recipient": args.to,
-            "modules": state.openings.len(),
-        });
-        writeln!(stdout, "{summary}")?;
+        let report = DeliverReport {
+            package: out.display().to_string(),
+            bytes,
+            digest,
+            adapter,
+            recipient: args.to,
+            modules: state.openings.len(),
+        };
+        writeln!(stdout, "{}", report.to_line()?)?;
     } else {
         writeln!(stdout, "package      {}, {}", out.display(), Bytes(bytes))?;
         writeln!(stdout, "digest       {digest}")?;

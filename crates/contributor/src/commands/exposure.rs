@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing::warn;
 use zklora_cli::Escaped;
 use zklora_contributor::control::ask_exposure;
 use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger, boot_id};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store, is_served};
-use zklora_proto::SignedManifest;
+use zklora_proto::{AdapterId, Document, SignedManifest};
 
 use super::Share;
 use super::settings::Places;
@@ -37,6 +38,22 @@ pub struct ExposureReport {
     /// Print it as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How much of an adapter is known.
+#[derive(Serialize, JsonSchema)]
+pub struct Exposures {
+    /// The adapter id.
+    adapter: AdapterId,
+    /// Whether a daemon serves it now, whose budget this is.
+    serving: bool,
+    /// Every module, in the manifest's order.
+    modules: Vec<Exposure>,
+}
+
+impl Document for Exposures {
+    const FORMAT: &'static str = "zklora-exposure/1";
+    const PRINTED_BY: &'static str = "zklora-contributor exposure --json";
 }
 
 /// Shows it. `matches` are those that the arguments were made of.
@@ -74,8 +91,8 @@ pub fn run(args: &ExposureReport, matches: &ArgMatches, out: &mut dyn Write) -> 
         warn!("{}", Escaped(&warning));
     }
     if args.json {
-        let said = json!({ "adapter": manifest.adapter_id(), "serving": is_serving, "modules": exposures });
-        writeln!(out, "{said}")?;
+        let report = Exposures { adapter: manifest.adapter_id(), serving: is_serving, modules: exposures };
+        writeln!(out, "{}", report.to_line()?)?;
         return Ok(());
     }
     writeln!(out, "{:>7} {:>7} {:>7}  module", "rows", "budget", "d_in")?;

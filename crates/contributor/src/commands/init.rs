@@ -2,9 +2,11 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use zklora_contributor::state::State;
 use zklora_hub::{Options, Source};
+use zklora_proto::{AdapterId, BaseModelDigest, Document, PublicKey};
 
 /// Makes the state of an adapter: identity key, salts, commitments and the signed manifest.
 #[derive(Args)]
@@ -26,18 +28,36 @@ pub struct Init {
     json: bool,
 }
 
+/// The adapter whose state was made.
+#[derive(Serialize, JsonSchema)]
+pub struct InitReport {
+    /// The adapter id.
+    adapter: AdapterId,
+    /// Your key.
+    contributor: PublicKey,
+    /// The base model that it is for.
+    base_model: BaseModelDigest,
+    /// Names of its modules.
+    modules: Vec<String>,
+}
+
+impl Document for InitReport {
+    const FORMAT: &'static str = "zklora-init/1";
+    const PRINTED_BY: &'static str = "zklora-contributor init --json";
+}
+
 pub fn run(args: &Init, out: &mut dyn Write) -> anyhow::Result<()> {
     let hub = Options::from_env();
     let state = State::create(&args.state, &args.base_model.base_model(&hub)?, &args.lora.adapter(&hub)?)?;
     let manifest = state.manifest.manifest();
     if args.json {
-        let summary = json!({
-            "adapter": state.manifest.adapter_id(),
-            "contributor": manifest.contributor(),
-            "base_model": manifest.base_model(),
-            "modules": manifest.modules().iter().map(|m| m.name()).collect::<Vec<_>>(),
-        });
-        writeln!(out, "{summary}")?;
+        let report = InitReport {
+            adapter: state.manifest.adapter_id(),
+            contributor: *manifest.contributor(),
+            base_model: *manifest.base_model(),
+            modules: manifest.modules().iter().map(|m| m.name().to_owned()).collect(),
+        };
+        writeln!(out, "{}", report.to_line()?)?;
     } else {
         writeln!(out, "adapter      {}", state.manifest.adapter_id())?;
         writeln!(out, "contributor  {}", manifest.contributor())?;

@@ -127,3 +127,22 @@ impl StopSignals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zklora_contributor::daemon::Status;
+    use zklora_contributor::explain::PlanReport;
+    use zklora_testing::schemas::check_file;
+
+    #[test]
+    fn the_files_are_the_schemas_of_the_documents() {
+        check_file::<super::init::InitReport>();
+        check_file::<PlanReport>();
+        check_file::<super::serve::ServeReport>();
+        check_file::<super::check_config::ConfigReport>();
+        check_file::<super::prove::ProveReport>();
+        check_file::<super::deliver::DeliverReport>();
+        check_file::<super::exposure::Exposures>();
+        check_file::<Status>();
+    }
+}

@@ -7,7 +7,7 @@ use zklora_contributor::explain::Explanation;
 use zklora_contributor::state::State;
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
 use zklora_hub::{Options, Source};
-use zklora_proto::ModuleShape;
+use zklora_proto::{Document, ModuleShape};
 
 use super::Proving;
 
@@ -56,7 +56,7 @@ pub fn run(args: &Plan, out: &mut dyn Write) -> anyhow::Result<()> {
     let modules: Vec<_> = modules.iter().map(|(name, shape)| (&name[..], *shape)).collect();
     let explanation = Explanation::new(planner, &modules).context("this adapter cannot be proved")?;
     if args.json {
-        writeln!(out, "{}", explanation.json())?;
+        writeln!(out, "{}", explanation.report().to_line()?)?;
     } else {
         write!(out, "{explanation}")?;
     }

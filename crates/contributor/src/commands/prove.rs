@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
 use tracing::{error, info};
 use zklora_circuit::circuit::BatchCircuit;
 use zklora_circuit::commitment::Opening;
@@ -23,7 +24,7 @@ use zklora_contributor::prover::{
 };
 use zklora_contributor::state::State;
 use zklora_contributor::store::{self, STORE, Stage, Store};
-use zklora_proto::{Bytes, SessionId, SignedManifest, counted, secret_file};
+use zklora_proto::{Bytes, Document, SessionId, SignedManifest, counted, secret_file};
 
 use super::{Proving, StopSignals};
 
@@ -271,18 +272,18 @@ impl Worker<'_> {
     fn tell(&self, done: &Done, out: &mut dyn Write) -> io::Result<()> {
         let Done { session, proved, mine, left, total, bundle, .. } = done;
         if self.args.json {
-            let summary = json!({
-                "session": session,
-                "shard": self.args.shard.to_string(),
-                "already_proved": false,
-                "proved": proved,
-                "shard_batches": mine,
-                "left": left,
-                "batches": total,
-                "bundle": bundle.as_ref().map(|(path, _)| path),
-                "bundle_bytes": bundle.as_ref().map(|(_, bytes)| bytes),
-            });
-            return writeln!(out, "{summary}");
+            let report = ProveReport {
+                session: *session,
+                shard: self.args.shard.to_string(),
+                already_proved: false,
+                proved: *proved,
+                shard_batches: Some(*mine),
+                left: *left,
+                batches: Some(*total),
+                bundle: bundle.as_ref().map(|(path, _)| path.display().to_string()),
+                bundle_bytes: bundle.as_ref().map(|(_, bytes)| *bytes),
+            };
+            return writeln!(out, "{}", report.to_line()?);
         }
         writeln!(out, "session  {session}")?;
         writeln!(out, "proved   {proved} of {} of shard {}", counted(*mine, "batch"), self.args.shard)?;
@@ -296,18 +297,18 @@ impl Worker<'_> {
     /// Says that there was nothing to do.
     fn tell_proved(&self, session: SessionId, out: &mut dyn Write) -> io::Result<()> {
         if self.args.json {
-            let summary = json!({
-                "session": session,
-                "shard": self.args.shard.to_string(),
-                "already_proved": true,
-                "proved": 0,
-                "shard_batches": Value::Null,
-                "left": 0,
-                "batches": Value::Null,
-                "bundle": Value::Null,
-                "bundle_bytes": Job::proved(&self.args.state, session),
-            });
-            return writeln!(out, "{summary}");
+            let report = ProveReport {
+                session,
+                shard: self.args.shard.to_string(),
+                already_proved: true,
+                proved: 0,
+                shard_batches: None,
+                left: 0,
+                batches: None,
+                bundle: None,
+                bundle_bytes: Job::proved(&self.args.state, session),
+            };
+            return writeln!(out, "{}", report.to_line()?);
         }
         writeln!(out, "session  {session}")?;
         writeln!(
@@ -315,6 +316,34 @@ impl Worker<'_> {
             "proved   before: nothing is left to do, and `serve` has the bundle in its folder for bundles"
         )
     }
+}
+
+/// What was done for a session, for programs.
+#[derive(Serialize, JsonSchema)]
+pub struct ProveReport {
+    /// The session.
+    session: SessionId,
+    /// The part of it that is proved here.
+    shard: String,
+    /// Whether it was proved before, and nothing was to be done.
+    already_proved: bool,
+    /// Batches that were proved now.
+    proved: usize,
+    /// Batches of the shard; null if it was proved before.
+    shard_batches: Option<usize>,
+    /// Batches of the session that have no proof.
+    left: usize,
+    /// Batches of the session; null if it was proved before.
+    batches: Option<usize>,
+    /// The bundle, if it was made now.
+    bundle: Option<String>,
+    /// Its size, if it is known.
+    bundle_bytes: Option<u64>,
+}
+
+impl Document for ProveReport {
+    const FORMAT: &'static str = "zklora-prove/1";
+    const PRINTED_BY: &'static str = "zklora-contributor prove --json";
 }
 
 /// What was done for a session.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{ArgMatches, Args};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
@@ -31,7 +32,7 @@ use zklora_contributor::service::Service;
 use zklora_contributor::store::{self, STORE, Store};
 use zklora_contributor::systemd;
 use zklora_net::Listener;
-use zklora_proto::{Address, counted};
+use zklora_proto::{AdapterId, Address, Document, counted};
 
 pub use super::settings::log_format;
 use super::settings::{Period, Settings};
@@ -232,18 +233,19 @@ async fn serve_until_stopped(settings: &Settings, args: &Serve, out: &mut dyn Wr
     tasks.spawn(control.serve(daemon.clone()));
     let adapter = state.manifest.adapter_id();
     let shown: Vec<String> = addresses.iter().map(Address::to_string).collect();
-    let mut said = json!({ "address": shown[0], "addresses": shown, "adapter": adapter });
+    let mut report =
+        ServeReport { address: shown[0].clone(), addresses: shown.clone(), adapter, metrics: None };
     if let Some(http) = http {
         let local = http.local_address().context("asking for the metrics' address")?;
         info!("metrics at http://{local}/metrics");
-        said["metrics"] = local.to_string().into();
+        report.metrics = Some(local.to_string());
         tasks.spawn(http.serve(metrics.registry(daemon.clone()), daemon.clone()));
     }
     tasks.spawn(reload_at(hangups, access.clone(), metrics.clone()));
     // From here on a signal has the daemon stop in order. Before, it ends the process, which loses nothing either.
     let mut stop = StopSignals::listen()?;
     if args.json {
-        writeln!(out, "{said}")?;
+        writeln!(out, "{}", report.to_line()?)?;
     } else {
         shown.iter().try_for_each(|address| writeln!(out, "{address}"))?;
     }
@@ -274,6 +276,24 @@ async fn serve_until_stopped(settings: &Settings, args: &Serve, out: &mut dyn Wr
     // The socket's file goes before the lock does.
     tasks.shutdown().await;
     stopped
+}
+
+/// Where clients find the daemon, as soon as they do.
+#[derive(Serialize, JsonSchema)]
+pub struct ServeReport {
+    /// The first address that clients dial.
+    address: String,
+    /// All of them.
+    addresses: Vec<String>,
+    /// The adapter id.
+    adapter: AdapterId,
+    /// Where metrics are served; null if they are not.
+    metrics: Option<String>,
+}
+
+impl Document for ServeReport {
+    const FORMAT: &'static str = "zklora-serve/1";
+    const PRINTED_BY: &'static str = "zklora-contributor serve --json";
 }
 
 /// Looks for bundles that are to be deleted, now and then.

@@ -10,7 +10,7 @@ use zklora_contributor::daemon::{MostExposed, Status};
 use zklora_contributor::exposure::MostRefused;
 use zklora_contributor::memory::readable;
 use zklora_contributor::store::{STORE, is_served};
-use zklora_proto::counted;
+use zklora_proto::{Document, counted};
 
 use super::settings::control_path;
 
@@ -55,7 +55,7 @@ pub fn run(args: &StatusReport, matches: &ArgMatches, out: &mut dyn Write) -> an
         return Ok(ExitCode::from(NOT_RUNNING));
     };
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        writeln!(out, "{}", status.to_line()?)?;
     } else {
         print(&status, out)?;
     }

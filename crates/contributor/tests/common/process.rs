@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use zklora_contributor::state::State;
 use zklora_proto::Address;
+use zklora_testing::schemas::read_document;
 
 use super::fixtures;
 
@@ -41,7 +42,7 @@ impl Process {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let said = read_document(line.as_bytes());
         Self { child, said }
     }
 

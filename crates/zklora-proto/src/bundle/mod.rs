@@ -106,7 +106,7 @@ impl Layout {
 }
 
 /// How the modules are spread over proofs, and under which parameters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// Name of the parameter set; the verifier knows what it means.

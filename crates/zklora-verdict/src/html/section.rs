@@ -453,7 +453,7 @@ fn terms(report: &security::Report) -> Markup {
 }
 
 fn parts(pair: &Pair) -> Markup {
-    html! { code.digest { (pair[0]) } " " code.digest { (pair[1]) } }
+    html! { code.digest { (pair.0[0]) } " " code.digest { (pair.0[1]) } }
 }
 
 /// The most of A·B that the rows of a module can have shown.
