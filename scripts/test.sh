@@ -8,5 +8,5 @@ ZKLORA_PYTHON=$(scripts/setup-python.sh)
 LIBTORCH=$(scripts/setup-libtorch.sh)
 export ZKLORA_PYTHON LIBTORCH
 # The whole workspace at once: a part of it has other features of the same dependencies, and would build plonky2 again. That the
-# verifier needs no libtorch is read from Cargo.lock (crates/verifier/tests/dependencies.rs).
+# verifier needs no libtorch is read from Cargo.lock (crates/verifier/tests/program/dependencies.rs).
 cargo test --release --workspace --no-fail-fast

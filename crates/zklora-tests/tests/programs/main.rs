@@ -1,0 +1,14 @@
+//! What takes two of the programs, or all three.
+
+mod audit;
+mod bad_input;
+mod command_line;
+mod delivery;
+mod documentation;
+mod end_to_end;
+mod ending;
+mod fetch;
+mod modes;
+mod redact;
+mod secrets;
+mod using;
