@@ -92,7 +92,7 @@ impl Clients {
     fn with_patience(limits: &Limits, patience: Duration) -> Arc<Self> {
         Arc::new(Self {
             patience,
-            memory: Memory::new(limits.memory),
+            memory: Memory::new(limits.request_memory),
             limits: limits.clone(),
             table: Mutex::default(),
         })
@@ -180,7 +180,7 @@ impl Quota {
 
     /// Waits for the client's share of the memory that a request takes in all.
     pub async fn memory(&self, bytes: usize) -> Result<MemoryPermits, Refusal> {
-        let most = self.clients.limits.request_memory();
+        let most = self.clients.limits.most_memory();
         if bytes > most {
             return refuse(
                 ErrorCode::Limit,
@@ -339,7 +339,7 @@ mod tests {
 
     #[tokio::test]
     async fn memory_is_the_clients_and_everybodys() {
-        let limits = Limits { client_memory: 400 * PIECE, memory: 512 * PIECE, ..Limits::default() };
+        let limits = Limits { client_memory: 400 * PIECE, request_memory: 512 * PIECE, ..Limits::default() };
         let clients = Clients::with_patience(&limits, Duration::from_millis(20));
         let quota = |byte| clients.quota(PublicKey::from_bytes([byte; 32])).unwrap();
         let (a, b) = (quota(1), quota(2));
@@ -360,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_many_that_have_arrived_in_part_one_goes_on() {
-        let limits = Limits { memory: 512 * PIECE, ..Limits::default() };
+        let limits = Limits { request_memory: 512 * PIECE, ..Limits::default() };
         let clients = Clients::with_patience(&limits, Duration::from_millis(20));
         let quota = clients.quota(PublicKey::from_bytes([1; 32])).unwrap();
         let mut held = Vec::new();

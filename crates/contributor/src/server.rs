@@ -127,7 +127,7 @@ impl Server {
                     return Closing::refused(reason);
                 }
                 _ = stopping.wait_for(|stopping| *stopping) => break "the contributor is stopping".into(),
-                () = sleep(self.service.limits().idle), if requests.is_empty() => {
+                () = sleep(self.service.limits().session_idle), if requests.is_empty() => {
                     break "there was no request for too long".into();
                 }
                 _ = requests.join_next(), if !requests.is_empty() => continue,

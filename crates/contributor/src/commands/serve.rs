@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{ArgMatches, Args};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,8 +22,8 @@ use zklora_contributor::daemon::Daemon;
 use zklora_contributor::delta::Engines;
 use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, renew};
 use zklora_contributor::http::Http;
-use zklora_contributor::limits::Limits;
-use zklora_contributor::memory::{MemoryLimit, Size};
+use zklora_contributor::limits::{Limit, Limits};
+use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::metrics::Metrics;
 use zklora_contributor::prover::{Place, Prover, ProverConfig};
 use zklora_contributor::reach;
@@ -35,10 +36,9 @@ use zklora_net::Listener;
 use zklora_proto::{AdapterId, Address, Document, counted};
 
 pub use super::settings::log_format;
-use super::settings::{Period, Settings};
+use super::settings::{Settings, spellings};
 use super::{StopSignals, check_config, open_state, planner};
 
-const DEFAULT: Limits = Limits::DEFAULT;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// How often bundles are looked through for those to be deleted.
 const RETENTION_INTERVAL: Duration = Duration::from_secs(3600);
@@ -119,52 +119,48 @@ pub struct Serve {
     pub json: bool,
 }
 
-/// Limits of the service.
-#[derive(Args)]
-#[command(next_help_heading = "Limits")]
-pub struct LimitArgs {
-    /// Open sessions of one client.
-    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_SESSIONS", default_value_t = DEFAULT.client_sessions.to_string())]
-    pub client_sessions: String,
-    /// Connections of one client.
-    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_CONNECTIONS", default_value_t = DEFAULT.client_connections.to_string())]
-    pub client_connections: String,
-    /// Requests of one client that are worked on at once; others wait.
-    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_REQUESTS", default_value_t = DEFAULT.client_requests.to_string())]
-    pub client_requests: String,
-    /// Rows that one client may ask for in a minute, each module's counted by itself; who asks faster waits.
-    #[arg(long, value_name = "N", env = "ZKLORA_CLIENT_ROWS_PER_MINUTE", default_value_t = DEFAULT.client_rows_per_minute.to_string())]
-    pub client_rows_per_minute: String,
-    /// Transcripts of one client, of activations and deltas, until they are proved.
-    #[arg(long, value_name = "SIZE", env = "ZKLORA_CLIENT_BYTES", default_value_t = Size(DEFAULT.client_bytes).to_string())]
-    pub client_bytes: String,
-    /// Memory of one client's requests under way.
-    #[arg(long, value_name = "SIZE", env = "ZKLORA_CLIENT_MEMORY", default_value_t = Size(DEFAULT.client_memory).to_string())]
-    pub client_memory: String,
-    /// Open sessions of all clients.
-    #[arg(long, value_name = "N", env = "ZKLORA_SESSIONS", default_value_t = DEFAULT.sessions.to_string())]
-    pub sessions: String,
-    /// Connections of all clients.
-    #[arg(long, value_name = "N", env = "ZKLORA_CONNECTIONS", default_value_t = DEFAULT.connections.to_string())]
-    pub connections: String,
-    /// Transcript of one session, which is in memory once when it is proved.
-    #[arg(long, value_name = "SIZE", env = "ZKLORA_SESSION_BYTES", default_value_t = Size(DEFAULT.session_bytes).to_string())]
-    pub session_bytes: String,
-    /// All transcripts until they are proved, on the disk.
-    #[arg(long, value_name = "SIZE", env = "ZKLORA_TOTAL_BYTES", default_value_t = Size(DEFAULT.total_bytes).to_string())]
-    pub total_bytes: String,
-    /// Memory of all requests under way.
-    #[arg(long, value_name = "SIZE", env = "ZKLORA_REQUEST_MEMORY", default_value_t = Size(DEFAULT.memory).to_string())]
-    pub request_memory: String,
-    /// Finished sessions that may wait for their proofs before no other session is opened.
-    #[arg(long, value_name = "N", env = "ZKLORA_QUEUE", default_value_t = DEFAULT.queue.to_string())]
-    pub queue: String,
-    /// A session or a connection without a request for this long is given up.
-    #[arg(long, value_name = "TIME", env = "ZKLORA_SESSION_IDLE", default_value_t = Period(DEFAULT.idle).to_string())]
-    pub session_idle: String,
-    /// A session this long after it was opened, or taken up after a restart, is given up.
-    #[arg(long, value_name = "TIME", env = "ZKLORA_SESSION_AGE", default_value_t = Period(DEFAULT.age).to_string())]
-    pub session_age: String,
+/// The values of all limits, as text; the arguments are made from [`Limits::ALL`].
+pub struct LimitArgs(BTreeMap<&'static str, String>);
+
+impl LimitArgs {
+    /// The value of a limit.
+    pub fn get(&self, limit: &Limit) -> Option<&String> {
+        self.0.get(limit.name)
+    }
+}
+
+impl Args for LimitArgs {
+    fn augment_args(command: Command) -> Command {
+        Limits::ALL.iter().fold(command, |command, limit| {
+            let (flag, variable) = spellings(limit.name);
+            command.arg(
+                Arg::new(limit.name)
+                    .long(flag)
+                    .env(variable)
+                    .value_name(limit.value_name)
+                    .default_value(limit.show(&Limits::DEFAULT))
+                    // Without a full stop, as all help.
+                    .help(limit.help().trim_end_matches('.'))
+                    .help_heading("Limits"),
+            )
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for LimitArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |limit: &Limit| Some((limit.name, matches.get_one::<String>(limit.name)?.clone()));
+        Ok(Self(Limits::ALL.iter().filter_map(given).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// Serves until the program is told to stop. `matches` are those that the arguments were made of.

@@ -2,7 +2,7 @@
 //!
 //! Every setting is read from text by one parser, wherever it was given. A new one needs an argument of [`Serve`], which has its
 //! documentation, its variable and its default, a field of [`Settings`] with the line that reads it, and an entry in
-//! `dist/config/contributor.toml`.
+//! `dist/config/contributor.toml`. A new limit needs a line in the table of `limits.rs`, and an entry in that file.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,6 @@ use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, ValueEnum};
@@ -26,7 +25,7 @@ use zklora_contributor::access::Access;
 use zklora_contributor::control::CONTROL;
 use zklora_contributor::http::LoopbackAddress;
 use zklora_contributor::limits::Limits;
-use zklora_contributor::memory::{MemoryLimit, Size};
+use zklora_contributor::memory::MemoryLimit;
 use zklora_contributor::reach::Advertised;
 use zklora_proto::PublicKey;
 
@@ -286,27 +285,6 @@ impl fmt::Display for Keys {
     }
 }
 
-/// A length of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Period(pub Duration);
-
-impl FromStr for Period {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match humantime::parse_duration(text) {
-            Ok(period) if !period.is_zero() => Ok(Self(period)),
-            _ => Err("expected a length of time such as 90s, 10m or 1day".into()),
-        }
-    }
-}
-
-impl fmt::Display for Period {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
-    }
-}
-
 /// What is parsed and shown by `FromStr` and `Display`; the text is for those whose errors do not say what was expected.
 macro_rules! plain_values {
     ($($value:ty: $expected:expr;)*) => {
@@ -329,11 +307,8 @@ macro_rules! plain_values {
 plain_values! {
     SocketAddr: Some("an address and a port such as 127.0.0.1:30000 or [::1]:30000");
     usize: Some("a whole number");
-    u64: Some("a whole number");
     bool: Some("true or false");
     Keys: None;
-    Size: None;
-    Period: None;
     MemoryLimit: None;
     Share: None;
     LoopbackAddress: None;
@@ -405,7 +380,7 @@ impl<'a> Sources<'a> {
         if value.is_none() && self.errors.len() == errors {
             let (flag, variable) = spellings(name);
             self.errors.push(format!(
-                "no {name} is given: expected {flag}, the variable {variable}, or {name} = \"...\" in the file of --config"
+                "no {name} is given: expected --{flag}, the variable {variable}, or {name} = \"...\" in the file of --config"
             ));
         }
         value
@@ -413,15 +388,33 @@ impl<'a> Sources<'a> {
 
     /// A setting that need not be given. `None` if it is not, or if it is wrong, which is noted.
     fn optional<T: Value>(&mut self, name: &'static str, argument: Option<&impl AsRef<OsStr>>) -> Option<T> {
-        let argument = argument.map(AsRef::as_ref);
+        let parse = |text: &OsStr, folder: &Path| Ok(T::parse(text)?.within(folder));
+        self.find(name, argument.map(AsRef::as_ref), &parse, &T::show)
+    }
+
+    /// The same with what reads a value, in a file of some folder, and what shows it.
+    fn find<T>(
+        &mut self,
+        name: &'static str,
+        argument: Option<&OsStr>,
+        parse: &dyn Fn(&OsStr, &Path) -> Result<T, String>,
+        show: &dyn Fn(&T) -> String,
+    ) -> Option<T> {
         let from_file = self.left.remove(name);
         let (flag, variable) = spellings(name);
+        let given = |how: &str| {
+            let text = argument?;
+            // A path starts where the program does.
+            Some(parse(text, Path::new("")).map_err(|expected| format!("{how} {text:?}: {expected}")))
+        };
         let (source, value) = match self.matches.value_source(name) {
-            Some(ValueSource::CommandLine) => (Source::Flag, parse(&flag, argument)),
-            Some(ValueSource::EnvVariable) => (Source::Environment, parse(&variable, argument)),
+            Some(ValueSource::CommandLine) => (Source::Flag, given(&format!("--{flag}"))),
+            Some(ValueSource::EnvVariable) => (Source::Environment, given(&variable)),
             _ => match from_file {
-                Some((key, value)) => (Source::File, Some(self.read_entry(name, key, value.get_ref()))),
-                None => (Source::Default, parse(&flag, argument)),
+                Some((key, value)) => {
+                    (Source::File, Some(self.read_entry(name, key, value.get_ref(), parse)))
+                }
+                None => (Source::Default, given(&format!("--{flag}"))),
             },
         };
         let value = match value.transpose() {
@@ -431,46 +424,35 @@ impl<'a> Sources<'a> {
                 return None;
             }
         };
-        self.effective.push(Effective { name, value: value.as_ref().map(T::show), source });
+        self.effective.push(Effective { name, value: value.as_ref().map(show), source });
         value
     }
 
     /// The limits. `None` if one of them is wrong, which is noted.
     fn limits(&mut self, args: &LimitArgs) -> Option<Limits> {
-        let client_sessions = self.required::<usize>("client_sessions", Some(&args.client_sessions));
-        let client_connections = self.required::<usize>("client_connections", Some(&args.client_connections));
-        let client_requests = self.required::<usize>("client_requests", Some(&args.client_requests));
-        let client_rows_per_minute =
-            self.required::<u64>("client_rows_per_minute", Some(&args.client_rows_per_minute));
-        let client_bytes = self.required::<Size>("client_bytes", Some(&args.client_bytes));
-        let client_memory = self.required::<Size>("client_memory", Some(&args.client_memory));
-        let sessions = self.required::<usize>("sessions", Some(&args.sessions));
-        let connections = self.required::<usize>("connections", Some(&args.connections));
-        let session_bytes = self.required::<Size>("session_bytes", Some(&args.session_bytes));
-        let total_bytes = self.required::<Size>("total_bytes", Some(&args.total_bytes));
-        let request_memory = self.required::<Size>("request_memory", Some(&args.request_memory));
-        let queue = self.required::<usize>("queue", Some(&args.queue));
-        let session_idle = self.required::<Period>("session_idle", Some(&args.session_idle));
-        let session_age = self.required::<Period>("session_age", Some(&args.session_age));
-        Some(Limits {
-            client_sessions: client_sessions?,
-            client_connections: client_connections?,
-            client_requests: client_requests?,
-            client_rows_per_minute: client_rows_per_minute?,
-            client_bytes: client_bytes?.0,
-            client_memory: client_memory?.0,
-            sessions: sessions?,
-            connections: connections?,
-            session_bytes: session_bytes?.0,
-            total_bytes: total_bytes?.0,
-            memory: request_memory?.0,
-            queue: queue?,
-            idle: session_idle?.0,
-            age: session_age?.0,
-        })
+        let (mut limits, errors) = (Limits::DEFAULT, self.errors.len());
+        for limit in Limits::ALL {
+            let set = |text: &OsStr, _: &Path| {
+                let mut one = Limits::DEFAULT;
+                limit.set(&mut one, text.to_str().ok_or("expected text in UTF-8")?).map(|()| limit.show(&one))
+            };
+            if let Some(text) =
+                self.find(limit.name, args.get(limit).map(AsRef::as_ref), &set, &String::clone)
+            {
+                // What was just shown is read again.
+                self.errors.extend(limit.set(&mut limits, &text).err());
+            }
+        }
+        (self.errors.len() == errors).then_some(limits)
     }
 
-    fn read_entry<T: Value>(&self, name: &str, key: usize, value: &DeValue<'_>) -> Result<T, String> {
+    fn read_entry<T>(
+        &self,
+        name: &str,
+        key: usize,
+        value: &DeValue<'_>,
+        parse: &dyn Fn(&OsStr, &Path) -> Result<T, String>,
+    ) -> Result<T, String> {
         let at = self.at(key);
         let text = match value {
             DeValue::String(text) => text.to_string(),
@@ -489,10 +471,7 @@ impl<'a> Sources<'a> {
             }
         };
         let folder = self.path.parent().unwrap_or(Path::new(""));
-        match T::parse(text.as_ref()) {
-            Ok(value) => Ok(value.within(folder)),
-            Err(expected) => Err(format!("{at}: {name} = {text:?}: {expected}")),
-        }
+        parse(text.as_ref(), folder).map_err(|expected| format!("{at}: {name} = {text:?}: {expected}"))
     }
 
     /// The file and the line of a position in it.
@@ -514,13 +493,9 @@ impl<'a> Sources<'a> {
     }
 }
 
-fn parse<T: Value>(given: &str, argument: Option<&OsStr>) -> Option<Result<T, String>> {
-    argument.map(|text| T::parse(text).map_err(|expected| format!("{given} {text:?}: {expected}")))
-}
-
 /// The flag and the variable of a setting.
-fn spellings(name: &str) -> (String, String) {
-    (format!("--{}", name.replace('_', "-")), format!("ZKLORA_{}", name.to_uppercase()))
+pub fn spellings(name: &str) -> (String, String) {
+    (name.replace('_', "-"), format!("ZKLORA_{}", name.to_uppercase()))
 }
 
 #[cfg(test)]

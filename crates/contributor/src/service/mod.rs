@@ -221,9 +221,9 @@ impl Service {
             if matches!(session.stage, Stage::Done) {
                 return false;
             }
-            let why = if session.last_used.elapsed() >= self.limits.idle {
+            let why = if session.last_used.elapsed() >= self.limits.session_idle {
                 "its client has been silent for too long"
-            } else if session.opened.elapsed() >= self.limits.age {
+            } else if session.opened.elapsed() >= self.limits.session_age {
                 "it has been open for too long"
             } else {
                 return true;
@@ -281,12 +281,12 @@ impl Service {
     /// Most bytes of a bundle in one answer.
     fn part_bytes(&self) -> usize {
         // As many as the protocol allows, or as the client may have in memory here.
-        self.limits.request_memory().min(MAX_BUNDLE_PART_BYTES as usize)
+        self.limits.most_memory().min(MAX_BUNDLE_PART_BYTES as usize)
     }
 
     /// Most bytes of a call of more than one row: while it is answered it fits the memory that a client may take.
     fn max_call_bytes(&self) -> usize {
-        self.limits.request_memory() / MEMORY_OF_BYTE
+        self.limits.most_memory() / MEMORY_OF_BYTE
     }
 }
 

@@ -167,7 +167,7 @@ fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
 
 #[test]
 fn clients_that_stop_in_the_middle_of_large_calls_hold_up_no_small_one() {
-    let world = World::new(Limits { memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
+    let world = World::new(Limits { request_memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
     // Each of nearly all that one may take: two of them are more than there is for all.
     let rows = 300;
     let _held: Vec<_> = (0..5)
@@ -210,8 +210,8 @@ fn a_call_that_does_not_fit_the_memory_is_refused_before_it_is_read() {
 #[test]
 fn sessions_are_given_up_after_silence_and_after_their_time() {
     for limits in [
-        Limits { idle: Duration::from_millis(50), ..Limits::default() },
-        Limits { age: Duration::from_millis(50), ..Limits::default() },
+        Limits { session_idle: Duration::from_millis(50), ..Limits::default() },
+        Limits { session_age: Duration::from_millis(50), ..Limits::default() },
     ] {
         let world = World::new(limits);
         let key = SecretKey::generate();
@@ -231,7 +231,7 @@ fn sessions_are_given_up_after_silence_and_after_their_time() {
 
 #[test]
 fn a_connection_without_requests_is_closed() {
-    let world = World::new(Limits { idle: Duration::from_millis(50), ..Limits::default() });
+    let world = World::new(Limits { session_idle: Duration::from_millis(50), ..Limits::default() });
     let connection = world.connect(&SecretKey::generate());
     let reason = world.runtime.block_on(connection.accept()).err().unwrap();
     assert!(reason.to_string().contains("no request for too long"), "{reason}");

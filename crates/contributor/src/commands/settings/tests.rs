@@ -63,6 +63,36 @@ fn the_example_has_every_setting_at_its_default_and_nothing_else() {
 }
 
 #[test]
+fn every_limit_is_in_the_table_of_the_page() {
+    let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md"));
+    for limit in Limits::ALL {
+        let row =
+            page.lines().any(|line| line.starts_with("| ") && line.contains(&format!("`{}`", limit.name)));
+        assert!(row, "docs/operations.md has no {} in its table of limits", limit.name);
+    }
+}
+
+#[test]
+fn a_limit_is_read_from_file_variable_and_flag_by_one_name() {
+    let settings =
+        read("state = \"s\"\nout_dir = \"o\"\nsession_idle = \"90s\"\nrequest_memory = \"2GiB\"", &[])
+            .unwrap();
+    assert_eq!((settings.limits.session_idle.as_secs(), settings.limits.request_memory), (90, 2 << 30));
+    let flags = ["--session-idle", "1h", "--client-bytes", "3MiB"];
+    let settings = read("state = \"s\"\nout_dir = \"o\"\nsession_idle = \"90s\"", &flags).unwrap();
+    assert_eq!((settings.limits.session_idle.as_secs(), settings.limits.client_bytes), (3600, 3 << 20));
+    let errors =
+        read("state = \"s\"\nout_dir = \"o\"\nqueue = \"many\"", &["--session-age", "0s"]).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "contributor.toml:3: queue = \"many\": expected a whole number",
+            "--session-age \"0s\": expected a length of time such as 90s, 10m or 1day",
+        ]
+    );
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_with_its_line() {
     let errors = read(
         "state = \"s\"\nsecurity = \"weak\"\n\nlisten = 7\nexposure_budgets = 0.5\nmemory = [1]\n",
