@@ -5,7 +5,7 @@
 #
 # Nothing is linked at run time: no C library, no loader. PROCESSOR is the least that it runs on, x86-64-v2 unless given: every
 # processor since about 2009. x86-64-v3 (2013, but for the cheapest) builds circuits a little faster; see "The portable verifier" in
-# docs/design-decisions.md. Then checks that the file asks for no loader, that it accepts a valid bundle in an empty environment, and
+# docs/verifying.md. Then checks that the file asks for no loader, that it accepts a valid bundle in an empty environment, and
 # that it refuses that bundle with one byte more.
 # Needs rustup, or a Rust toolchain that has the target x86_64-unknown-linux-musl; gcc, as compiler of BLAKE3's assembly and as linker.
 set -euo pipefail
