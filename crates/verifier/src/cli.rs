@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use zklora_circuit::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::{Document, counted};
@@ -96,9 +96,10 @@ pub struct OpeningArgs {
 
 /// Arguments of `verify`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("bundles").required(true).multiple(true).args(["paths", "proof_dirs"])))]
 pub struct VerifyArgs {
     /// Folder whose *.pf files are verified, in the order of their names; may be repeated
-    #[arg(long = "proof-dir", value_name = "DIR", required_unless_present = "paths")]
+    #[arg(long = "proof-dir", value_name = "DIR")]
     pub proof_dirs: Vec<PathBuf>,
 
     /// Bundles, or folders of bundles

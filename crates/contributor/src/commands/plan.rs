@@ -2,7 +2,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use zklora_contributor::explain::Explanation;
 use zklora_contributor::state::State;
 use zklora_hf::{BaseModel, LoraAdapter, LoraModule};
@@ -13,12 +13,16 @@ use super::Proving;
 
 /// Says which proofs a session with every module of an adapter is proved with, what they take, and why these.
 #[derive(Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Examples:
   zklora-contributor plan --state a-state
-  zklora-contributor plan --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --memory 1GiB")]
+  zklora-contributor plan --base-model fixtures/gpt2-tiny --lora fixtures/lora-es --memory 1GiB",
+    // For what is said if there is neither.
+    group(ArgGroup::new("adapter").required(true).args(["state", "lora"]))
+)]
 pub struct Plan {
     /// Folder that `init` made.
-    #[arg(long, value_name = "DIR", required_unless_present = "lora", conflicts_with_all = ["lora", "base_model"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["lora", "base_model"])]
     state: Option<PathBuf>,
     /// An adapter in place of a state: a folder as PEFT writes it, or a name on the Hugging Face hub.
     #[arg(long, value_name = "DIR|NAME", requires = "base_model")]
