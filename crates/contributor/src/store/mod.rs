@@ -268,37 +268,37 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Fails if the file has lost its end. A service may be writing at the same time: what it has put into the log since the checkpoint is not
-/// in the file yet. So a file is cut only if it is too short and nothing moves for a while.
+/// in the file yet. So a file is cut only if all that was in the log when its pages were counted has come into it, and it is still too
+/// short.
 ///
 /// The file must not be opened here but by SQLite: to close it would give up all locks that this process has on it (fcntl(2)), and another
 /// process would take the log for nobody's and delete it.
 fn check_length(db: &Connection, path: &Path) -> anyhow::Result<()> {
-    let (mut last, mut still) = (None, 0);
     for _ in 0..LENGTH_LOOKS {
-        // What is in the log may complete the file.
-        db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
         let expected: i64 = db.query_row(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
             [],
             |row| row.get(0),
         )?;
+        // Whether somebody else was at it, frames of the log, and how many of them are in the file now.
+        let (busy, log, written): (i64, i64, i64) =
+            db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
         let found = path.metadata()?.len();
         if found >= expected as u64 {
             break;
         }
-        still = if last == Some((found, expected)) { still + 1 } else { 0 };
-        last = Some((found, expected));
         let why = format!("it has {found} bytes, expected {expected}");
-        anyhow::ensure!(still < STILL_LOOKS, Unusable::Damaged { path: path.into(), why });
+        anyhow::ensure!(busy != 0 || log != written, Unusable::Damaged { path: path.into(), why });
         thread::sleep(Duration::from_millis(20));
     }
     // It is being written to all the time, by a service that has held it against this when it began.
     Ok(())
 }
 
-/// How often a file is looked at that seems to be too short, and how often it has to look the same.
+/// How often a file is looked at that seems to be too short.
 const LENGTH_LOOKS: u32 = 100;
-const STILL_LOOKS: u32 = 5;
 
 /// Whether it is the file that is wrong, and not the disk or the rights.
 fn is_damage(error: &rusqlite::Error) -> bool {
