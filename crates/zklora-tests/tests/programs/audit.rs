@@ -587,7 +587,7 @@ fn activations(base: &Path, threads: i32, alone: bool) -> Vec<Vec<i16>> {
 fn older_processor(base: &Path, folder: &Path) -> Vec<i16> {
     fs::write(folder.join("base"), base.to_str().unwrap()).unwrap();
     let status = with_older_instructions(&mut Command::new(std::env::current_exe().unwrap()))
-        .args(["--exact", "rounding_moves_an_activation_by_one_unit_at_most"])
+        .args(["--exact", "audit::rounding_moves_an_activation_by_one_unit_at_most"])
         .env(OLDER, folder)
         .status()
         .unwrap();
