@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{accept, audit, eval, fetch, generate, identity, loss, open, redact, sessions};
+use commands::{accept, audit, eval, exact, fetch, generate, identity, loss, open, redact, sessions};
 use zklora_base_user::stop::Stopped;
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hub::VARIABLES;
@@ -35,6 +35,7 @@ enum Command {
     Accept(accept::Accept),
     Audit(audit::Audit),
     Identity(identity::Identity),
+    Exact(exact::Exact),
     #[command(flatten)]
     Documents(Documents),
 }
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
             Command::Open(args) => open::run(&args, out),
             Command::Redact(args) => redact::run(&args, out),
             Command::Identity(args) => identity::run(args, out),
+            Command::Exact(args) => exact::run(&args, out),
             Command::Documents(args) => Ok(args.write::<Cli>(&MANUAL, out)?),
         }
         .map(|()| ExitCode::SUCCESS)

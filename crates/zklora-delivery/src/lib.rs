@@ -16,4 +16,4 @@ mod peft;
 
 pub use check::{Compared, DeliveryMismatch, difference};
 pub use package::{CHUNK, Delivery, MAX_CONTENT_BYTES, Package, PackageError, SealError, seal};
-pub use peft::{PeftError, PeftFolder};
+pub use peft::{PeftError, PeftFolder, committed_integers, delivered_manifest};

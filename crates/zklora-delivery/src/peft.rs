@@ -11,8 +11,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use safetensors::tensor::{Dtype, View};
 use serde_json::json;
+use zeroize::Zeroizing;
 use zklora_circuit::commitment::Opening;
-use zklora_proto::{ModuleEntry, partial, secret_file};
+use zklora_proto::limits::MAX_MANIFEST_BYTES;
+use zklora_proto::{ModuleEntry, SignedManifest, partial, read_bounded, secret_file};
 
 use crate::Delivery;
 
@@ -43,6 +45,14 @@ pub enum PeftError {
         path: PathBuf,
         /// Its reason.
         error: io::Error,
+    },
+    /// The folder is not what was delivered.
+    #[error("{path}: {why}", path = .path.display())]
+    NotAsDelivered {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// The tensors could not be written.
     #[error("{path}: {error}", path = .path.display())]
@@ -197,6 +207,59 @@ impl<'a> PeftFolder<'a> {
             manifest.manifest().base_model(),
             self.delivery.digest(),
         )
+    }
+}
+
+/// The signed manifest in a folder that [`PeftFolder::write`] made; none in another folder of PEFT's.
+pub fn delivered_manifest(folder: &Path) -> Result<Option<SignedManifest>, PeftError> {
+    let path = folder.join("manifest.json");
+    let invalid = |why: String| PeftError::NotAsDelivered { path: path.clone(), why };
+    let read = |name: &str, most: u64| -> Result<Option<Vec<u8>>, PeftError> {
+        let path = folder.join(name);
+        match File::open(&path) {
+            Ok(file) => {
+                let bytes =
+                    read_bounded(file, most).map_err(|error| PeftError::Io { path: path.clone(), error })?;
+                bytes.map(Some).ok_or_else(|| invalid(format!("{name} is longer than any")))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(PeftError::Io { path, error }),
+        }
+    };
+    let Some(bytes) = read("manifest.json", MAX_MANIFEST_BYTES as u64)? else { return Ok(None) };
+    let signature =
+        read("manifest.sig", 1 << 10)?.ok_or_else(|| invalid("manifest.sig is missing".into()))?;
+    let signature = String::from_utf8_lossy(&signature);
+    let signature = signature.trim().parse().map_err(|error| invalid(format!("manifest.sig: {error}")))?;
+    SignedManifest::parse(bytes, signature).map(Some).map_err(|error| invalid(error.to_string()))
+}
+
+/// The committed integers of a module, from its weights as [`PeftFolder`] has them: A, row-major `d_in x rank`, and B, row-major
+/// `rank x d_out`.
+///
+/// Fails with [`PeftError::NotAsDelivered`] if a weight is no integer of that module: somebody changed it.
+pub fn committed_integers(
+    entry: &ModuleEntry,
+    a: &[f32],
+    b: &[f32],
+) -> Result<(Zeroizing<Vec<i16>>, Zeroizing<Vec<i16>>), PeftError> {
+    let units = Units::of(entry)?;
+    let integers = |weights: &[f32], unit: f64| -> Option<Zeroizing<Vec<i16>>> {
+        let mut integers = Zeroizing::new(Vec::with_capacity(weights.len()));
+        for &weight in weights {
+            let integer = (f64::from(weight) / unit).round();
+            // As it was written, to the bit.
+            let same = (integer * unit) as f32 == weight && integer.abs() < 2048.0;
+            integers.push(same.then_some(integer as i16)?);
+        }
+        Some(integers)
+    };
+    match (integers(a, units.a), integers(b, units.b)) {
+        (Some(a), Some(b)) => Ok((a, b)),
+        _ => Err(PeftError::NotAsDelivered {
+            path: "adapter_model.safetensors".into(),
+            why: format!("module {} has other weights than were delivered", entry.name()),
+        }),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use zklora_hf::{LoraAdapter, Quantised, quantise};
+
 use crate::bounds::bounded;
 use crate::error::BuildError;
 use crate::matrix::Matrix;
@@ -63,6 +65,18 @@ struct Target<'a> {
 }
 
 impl ExactAdapter {
+    /// An adapter as PEFT has it, rounded to the integers that a contributor would commit to.
+    pub fn quantised(model: &ExactModel, lora: &LoraAdapter) -> Result<Self, BuildError> {
+        let quantised: Vec<Quantised> = lora.modules.iter().map(quantise).collect();
+        let modules: Vec<Module<'_>> = lora
+            .modules
+            .iter()
+            .zip(&quantised)
+            .map(|(m, q)| Module { name: &m.name, a: &q.a, b: &q.b, rank: m.rank, scale: q.scale })
+            .collect();
+        Self::new(model, &modules)
+    }
+
     /// The adapter with these modules. A module may be missing; none may come twice or be unknown.
     ///
     /// Fails with [`BuildError::Bound`] if some sum could leave its range.

@@ -17,6 +17,16 @@ impl Plan {
     /// The fraction bits of the residual stream are the fewest with which the median spread of rows at every norm but the first is
     /// at least 2^6.5 units; a channel of what a layer adds is hot if four times its largest magnitude does not fit 16 bits.
     pub fn calibrate(base: &BaseModel, profile: Profile, texts: &[Vec<u32>]) -> Result<Self, BuildError> {
+        Self::calibrate_telling(base, profile, texts, |_| ())
+    }
+
+    /// The same, which says after each text how many tokens it had.
+    pub fn calibrate_telling(
+        base: &BaseModel,
+        profile: Profile,
+        texts: &[Vec<u32>],
+        mut done: impl FnMut(usize),
+    ) -> Result<Self, BuildError> {
         if texts.is_empty() {
             return Err(BuildError::Calibration("there is no text".into()));
         }
@@ -50,6 +60,7 @@ impl Plan {
                 }
             }
             see(2 * layers, &trace.head.norm);
+            done(tokens.len());
         }
         for norm in &mut spreads {
             norm.sort_unstable();

@@ -7,6 +7,7 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
+use zeroize::Zeroizing;
 
 /// Up to here float64 has every integer.
 const EXACT: u128 = 1 << 53;
@@ -18,7 +19,8 @@ const BLOCK: usize = 256;
 pub(crate) struct Matrix {
     rows: usize,
     columns: usize,
-    entries: Vec<i32>,
+    /// An adapter's are secret.
+    entries: Zeroizing<Vec<i32>>,
     /// The largest sum of magnitudes in a column.
     norm1: u64,
     /// The largest sum of squares in a column.
@@ -38,7 +40,7 @@ impl Matrix {
         }
         let norm1 = sums.into_iter().max().unwrap_or(0);
         let squares = squares.into_iter().max().unwrap_or(0);
-        Self { rows, columns, entries, norm1, squares }
+        Self { rows, columns, entries: entries.into(), norm1, squares }
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The public constants of an exact model that its base model does not decide alone.
 
 use serde::{Deserialize, Serialize};
-use zklora_proto::BaseModelDigest;
+use zklora_proto::{BaseModelDigest, ExactModelDigest};
 
 use crate::error::BuildError;
 use crate::profile::{Profile, RESIDUAL};
@@ -66,8 +66,8 @@ impl Plan {
 
     /// The exact model's digest: of the version of its arithmetic, which this crate has, and of the plan, which names the base model.
     /// Nothing else decides a result.
-    pub fn digest(&self) -> [u8; 32] {
-        blake3::derive_key("zklora v1 exact model", &self.to_bytes())
+    pub fn digest(&self) -> ExactModelDigest {
+        ExactModelDigest::from_bytes(blake3::derive_key("zklora v1 exact model", &self.to_bytes()))
     }
 
     /// Checks a plan against a model's shape.

@@ -140,6 +140,10 @@ digest_type!(
 );
 
 digest_type!(
+    /// The digest of an exact model: of its arithmetic's version and of all its public constants.
+    ExactModelDigest
+);
+digest_type!(
     /// The digest of a tokenizer: equal for two that turn every text into the same tokens for the same reasons.
     TokenizerDigest
 );

@@ -43,7 +43,7 @@ pub use call_opening::CallOpening;
 pub use commitments::{BLINDING_ROWS, CommitmentSeed, SessionHasher};
 pub use digest::{
     AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, DeliveryDigest,
-    SessionId, TokenizerDigest, TranscriptDigest, TranscriptSalt,
+    ExactModelDigest, SessionId, TokenizerDigest, TranscriptDigest, TranscriptSalt,
 };
 pub use document::Document;
 pub use escape::Escaped;

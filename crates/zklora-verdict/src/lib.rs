@@ -40,7 +40,10 @@ pub use check::{
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use kind::Kind;
-pub use measured::{Estimate, EvalReport, LossReport, MeanReport, Measured, NoteReport, SessionReport};
+pub use measured::{
+    Estimate, EvalReport, ExactLoss, ExactLossReport, LossReport, MeanReport, Measured, NoteReport,
+    SessionReport,
+};
 pub use opening::{Opened, OpeningRefusal, OpeningReport, check_opening};
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;

@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zklora_proto::document::{DocumentError, format_of};
 use zklora_proto::{
-    AdapterId, BaseModelDigest, Document, PublicKey, Receipt, SessionId, TokenizerDigest, TranscriptDigest,
+    AdapterId, BaseModelDigest, Document, ExactModelDigest, PublicKey, Receipt, SessionId, TokenizerDigest,
+    TranscriptDigest,
 };
 
 /// The losses of one text.
@@ -149,6 +150,42 @@ impl SessionReport {
             bundle_bytes: None,
         }
     }
+}
+
+/// The losses of one text by an exact model: integers, which anyone gets to the last digit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExactLossReport {
+    /// The exact model.
+    pub exact_model: ExactModelDigest,
+    /// The base model that it is made of.
+    pub base_model: BaseModelDigest,
+    /// The adapter id, if the adapter is one that was delivered; null of another, or of none.
+    pub adapter_id: Option<AdapterId>,
+    /// Tokens of the text.
+    pub tokens: u64,
+    /// How many of them were predicted.
+    pub predicted: u64,
+    /// Which tokenizer cut the text into tokens.
+    pub tokenizer: TokenizerDigest,
+    /// The base model alone.
+    pub base: ExactLoss,
+    /// The same with the adapter; null if there was none.
+    pub adapter: Option<ExactLoss>,
+}
+
+impl Document for ExactLossReport {
+    const FORMAT: &'static str = "zklora-exact-loss/1";
+    const PRINTED_BY: &'static str = "zklora-base-user loss --exact PLAN --json";
+}
+
+/// A sum of losses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExactLoss {
+    /// The sum of all, in units of 2^-25 octave, in decimal: it may be beyond what JSON's numbers hold exactly everywhere.
+    #[schemars(regex(pattern = "^-?[0-9]{1,19}$"))]
+    pub units: String,
+    /// The mean, in nats for each predicted token.
+    pub nats: f64,
 }
 
 /// A report of either kind.

@@ -12,6 +12,7 @@ use zklora_base_user::dataset::{self, Example, Fields};
 use zklora_base_user::error::ModelError;
 use zklora_base_user::evaluation::{Noted, Total, Windows, add_losses};
 use zklora_base_user::models::Model;
+use zklora_base_user::tokenizer::Tokenizer;
 use zklora_proto::Bytes;
 
 use super::{Loaded, progress};
@@ -72,7 +73,18 @@ impl DatasetArgs {
 
     /// The examples as tokens; at least one window.
     pub fn cut(&self, path: &Path, examples: Vec<Example>, base: &Loaded) -> anyhow::Result<Task> {
-        let mut windows = Windows::of(&examples, &base.tokenizer, base.model.positions())?;
+        self.cut_to(path, examples, &base.tokenizer, base.model.positions())
+    }
+
+    /// The same for a model that takes so many tokens.
+    pub fn cut_to(
+        &self,
+        path: &Path,
+        examples: Vec<Example>,
+        tokenizer: &Tokenizer,
+        positions: usize,
+    ) -> anyhow::Result<Task> {
+        let mut windows = Windows::of(&examples, tokenizer, positions)?;
         if let Some(rows) = self.max_tokens {
             windows.truncate(rows, &examples);
         }

@@ -8,7 +8,7 @@ use zklora_proto::Document;
 use zklora_verdict::LossReport;
 
 use super::inputs::read_text;
-use super::{ContributorArgs, ModelArgs};
+use super::{ContributorArgs, ModelArgs, exact};
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends each session with a receipt that
 /// both sign.
@@ -23,6 +23,10 @@ pub struct Loss {
     contributors: ContributorArgs,
     #[command(flatten)]
     text: Text,
+    /// Compute the losses in exact integers, which are the same everywhere, with the plan that `exact calibrate` made. An adapter of
+    /// --lora is rounded as a contributor commits to it; one that was delivered is the very integers.
+    #[arg(long, value_name = "PLAN", conflicts_with = "contributor")]
+    exact: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -42,6 +46,9 @@ struct Text {
 pub fn run(args: &Loss, out: &mut dyn Write) -> anyhow::Result<()> {
     args.contributors.check()?;
     let text = read_text(args.text.text.as_deref(), args.text.file.as_deref())?;
+    if let Some(plan) = &args.exact {
+        return exact::loss(&args.model, plan, &text, args.json, out);
+    }
     let mut base = args.model.load()?;
     let ids = base.tokenizer.encode(&text)?;
     let base_loss = base.model.loss(&ids)?;

@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod audit;
 pub mod eval;
+pub mod exact;
 pub mod fetch;
 pub mod generate;
 pub mod identity;
@@ -494,6 +495,8 @@ mod tests {
         check_file::<super::open::OpenReport>();
         check_file::<super::redact::RedactReport>();
         check_file::<super::identity::IdentityReport>();
+        check_file::<super::exact::CalibrateReport>();
+        check_file::<super::exact::FidelityReport>();
     }
 
     #[test]

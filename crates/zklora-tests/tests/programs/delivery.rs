@@ -13,6 +13,8 @@ use zklora_testing::schemas::read_document;
 use zklora_tests::fixtures;
 use zklora_tests::programs::{Programs, failure, program, success};
 
+use crate::exact;
+
 const TEXT: &str = "El administrador debe comprobar la configuración de la red.";
 
 /// A contributor with a proved session, and the client of that session.
@@ -96,6 +98,20 @@ impl Sold {
     }
 }
 
+/// A delivered folder in which one weight was changed by as little as float32 can.
+fn copy_changed(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    let tensors = to.join("adapter_model.safetensors");
+    let mut bytes = std::fs::read(&tensors).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last] ^= 1;
+    std::fs::write(&tensors, bytes).unwrap();
+}
+
 #[test]
 fn what_is_accepted_is_what_was_proved_and_serves_in_its_place() {
     let sold = Sold::new();
@@ -133,6 +149,20 @@ fn what_is_accepted_is_what_was_proved_and_serves_in_its_place() {
     assert_eq!(adapter.modules.len(), original.modules.len());
     assert!(adapter.modules.iter().all(|module| module.scaling == 1.0));
     assert_eq!(adapter.base_model_name.as_deref(), base.to_str());
+
+    // In integers it is the very adapter that was committed to: the buyer gets the seller's losses to the last digit.
+    let plan = sold.world.path("plan.json");
+    success(&mut exact::calibrate("gpt2-tiny", "en-heldout.txt", &plan));
+    let loss = |lora: &Path| {
+        success(exact::loss(&plan, "Un texto de prueba para el adaptador.").arg("--lora").arg(lora))
+    };
+    let (of_buyer, of_seller) = (loss(&bought), loss(&fixtures().join("lora-es")));
+    assert_eq!(of_buyer["adapter"], of_seller["adapter"]);
+    assert_eq!(of_buyer["adapter_id"], sold.world.adapter.as_str());
+    let changed = sold.world.path("changed");
+    copy_changed(&bought, &changed);
+    let error = failure(exact::loss(&plan, "Un texto").arg("--lora").arg(&changed));
+    assert!(error.contains("has other weights than were delivered"), "{error}");
 
     let local = success(
         program("zklora-base-user")

@@ -7,6 +7,7 @@ mod delivery;
 mod documentation;
 mod end_to_end;
 mod ending;
+mod exact;
 mod fetch;
 mod modes;
 mod redact;
