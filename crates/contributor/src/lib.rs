@@ -26,6 +26,7 @@ pub mod process;
 pub mod prover;
 pub mod reach;
 pub mod retention;
+pub mod scrape;
 pub mod server;
 pub mod service;
 pub mod state;

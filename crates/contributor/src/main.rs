@@ -23,11 +23,11 @@ struct Cli {
 enum Command {
     Init(commands::init::Init),
     Plan(commands::plan::Plan),
-    Serve(Box<commands::serve::Serve>),
+    Serve(Box<commands::args::Serve>),
     Prove(commands::prove::Prove),
     Deliver(commands::deliver::Deliver),
-    Exposure(commands::exposure::ExposureReport),
-    Status(commands::status::StatusReport),
+    Exposure(commands::args::ExposureReport),
+    Status(commands::args::StatusReport),
     #[command(flatten)]
     Documents(Documents),
 }

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
 
     let receipt = Some(session.finish()?);
     session.wait_for_proof(|state| println!("proof: {state}"))?;
-    let record = Record { receipt, ..Record::of(&session, address) };
+    let record = Record { receipt, ..session.record(address) };
     let verifier = Verifier::new(Pins { adapters: vec![adapter], ..Pins::default() });
     let bundle = session.fetcher().fetch(&record, Path::new(&folder), 1 << 30, &verifier, |_, _| ())?;
     println!("{}: every delta is the adapter's, and both signed for it", bundle.path.display());

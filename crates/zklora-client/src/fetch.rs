@@ -22,7 +22,7 @@ use zklora_verdict::{Refusal, Verifier};
 use crate::error::SessionError;
 use crate::link::Link;
 use crate::record::Record;
-use crate::session::{ask, status, unexpected};
+use crate::requests::{ask, status, unexpected};
 
 /// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]

@@ -15,6 +15,7 @@ mod fetch;
 mod link;
 mod record;
 mod redact;
+mod requests;
 mod session;
 mod transcript;
 
@@ -23,4 +24,5 @@ pub use error::SessionError;
 pub use fetch::{FetchError, Fetched, Fetcher};
 pub use record::{Record, RecordError, Records};
 pub use redact::{RedactError, Redacted, redact};
-pub use session::{Interrupt, Session};
+pub use requests::Interrupt;
+pub use session::Session;

@@ -15,8 +15,6 @@ use zklora_proto::receipt::ReceiptError;
 use zklora_proto::secret_file::{self, SecretFileError};
 use zklora_proto::{AdapterId, Address, CommitmentSeed, SessionId, Signature, SignedReceipt, partial};
 
-use crate::session::Session;
-
 const FORMAT: &str = "zklora-session/1";
 /// A receipt as a JSON string, in which each byte takes two at most, and all the rest.
 const MAX_RECORD_BYTES: u64 = 2 * MAX_RECEIPT_BYTES as u64 + 4096;
@@ -105,19 +103,6 @@ struct Signed {
 }
 
 impl Record {
-    /// The record of a session that was opened just now, at this address.
-    pub fn of(session: &Session, contributor: Address) -> Self {
-        Self {
-            session: session.id(),
-            contributor,
-            adapter: session.adapter(),
-            seed: session.commitment_seed().clone(),
-            receipt: None,
-            alpha: None,
-            bundle: None,
-        }
-    }
-
     fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let fields = Fields {
             format: FORMAT.into(),

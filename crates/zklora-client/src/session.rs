@@ -1,36 +1,29 @@
 //! One session with a contributor.
 
-use std::error::Error;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tracing::trace_span;
 use zklora_circuit::parameters::Security;
-use zklora_net::FrameError;
 use zklora_proto::identity::Purpose;
 use zklora_proto::limits::{MAX_CALL_DELTAS, MAX_CALL_ROWS, MAX_CALLS, MAX_CLOCK_SKEW, MAX_TENSOR_ENTRIES};
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{PackingError, activations_to_bytes, unpack_deltas};
 use zklora_proto::transcript::CallShape;
 use zklora_proto::{
-    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Escaped, Manifest, PROTOCOL_VERSION,
-    Receipt, SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
+    AdapterId, Address, BaseModelDigest, Call, CommitmentSeed, Delta, Manifest, PROTOCOL_VERSION, Receipt,
+    SecretKey, SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, counted,
 };
 use zklora_verdict::DEFAULT_MIN_SECURITY;
 
 use crate::error::SessionError;
 use crate::fetch::Fetcher;
 use crate::link::Link;
-use crate::record::RecordError;
+use crate::record::{Record, RecordError};
+use crate::requests::{Interrupt, ask, granted, unexpected, wait_for_proof};
 use crate::transcript::Transcript;
-
-/// How often a contributor that is still proving is asked again.
-const POLL: Duration = Duration::from_millis(200);
-
-/// Asked again and again while something is waited for; that ends with its error.
-pub type Interrupt<'a> = &'a dyn Fn() -> Result<(), Box<dyn Error + Send + Sync>>;
 
 /// An open session. Calls are made one after another, whatever the number of threads that ask. A connection that breaks is made anew,
 /// and a contributor that went is waited for, for two minutes.
@@ -333,6 +326,19 @@ impl Session {
         wait_for_proof(&self.runtime, &self.link, self.id, interrupt, progress)
     }
 
+    /// The record of this session, which was opened just now at this address.
+    pub fn record(&self, contributor: Address) -> Record {
+        Record {
+            session: self.id(),
+            contributor,
+            adapter: self.adapter(),
+            seed: self.commitment_seed().clone(),
+            receipt: None,
+            alpha: None,
+            bundle: None,
+        }
+    }
+
     /// What fetches bundles over this session's connection.
     pub fn fetcher(&self) -> Fetcher {
         Fetcher::over(self.runtime.clone(), self.link.clone())
@@ -341,56 +347,6 @@ impl Session {
     /// Closes the connection.
     pub fn close(self) {
         self.runtime.block_on(self.link.close());
-    }
-}
-
-/// Waits until a session is proved.
-pub(crate) fn wait_for_proof(
-    runtime: &Handle,
-    link: &Link,
-    session: SessionId,
-    interrupt: Interrupt<'_>,
-    mut progress: impl FnMut(&ProofState),
-) -> Result<u64, SessionError> {
-    let mut last = None;
-    loop {
-        interrupt().map_err(SessionError::NotWaited)?;
-        let state = status(runtime, link, session)?;
-        if last.as_ref() != Some(&state) {
-            progress(&state);
-        }
-        match state {
-            ProofState::Proved { bytes } => return Ok(bytes),
-            ProofState::Failed => return Err(SessionError::ProofFailed),
-            _ => std::thread::sleep(POLL),
-        }
-        last = Some(state);
-    }
-}
-
-/// How far a session is.
-pub(crate) fn status(runtime: &Handle, link: &Link, session: SessionId) -> Result<ProofState, SessionError> {
-    match ask(runtime, link, &Request::Status { session })?.0 {
-        Response::Status { state } => Ok(state),
-        other => Err(unexpected("how far proving is", &other)),
-    }
-}
-
-pub(crate) fn ask(
-    runtime: &Handle,
-    link: &Link,
-    request: &Request,
-) -> Result<(Response, Vec<u8>), SessionError> {
-    granted(runtime.block_on(link.request(request, &[])))
-}
-
-/// The answer, unless it is a refusal.
-fn granted(answer: Result<(Response, Vec<u8>), FrameError>) -> Result<(Response, Vec<u8>), SessionError> {
-    match answer? {
-        (Response::Error { code, message }, _) => {
-            Err(SessionError::Refused { code, message: Escaped(&message).to_string() })
-        }
-        answer => Ok(answer),
     }
 }
 
@@ -404,8 +360,4 @@ fn pinned<T: PartialEq + ToString>(what: &'static str, found: T, expected: T) ->
         return Ok(());
     }
     Err(SessionError::NotPinned { what, found: found.to_string(), expected: expected.to_string() })
-}
-
-pub(crate) fn unexpected(expected: &'static str, found: &Response) -> SessionError {
-    SessionError::Unexpected { expected, found: found.kind().into() }
 }

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 use zklora_circuit::commitment::Opening;
 use zklora_proto::{Manifest, ModuleShape};
 
-use crate::package::PackageError;
+use crate::error::PackageError;
 
 /// Words of a block, each of eight bytes.
 const WORDS: usize = 8;

@@ -11,9 +11,14 @@
 mod check;
 mod cipher;
 mod content;
+mod error;
 mod package;
 mod peft;
 
 pub use check::{Compared, DeliveryMismatch, difference};
-pub use package::{CHUNK, Delivery, MAX_CONTENT_BYTES, Package, PackageError, SealError, seal};
-pub use peft::{PeftError, PeftFolder, committed_integers, delivered_manifest};
+pub use error::PackageError;
+pub use package::{CHUNK, Delivery, Package, SealError, seal};
+pub use peft::{Integers, PeftError, PeftFolder, committed_integers, delivered_manifest};
+
+/// Most bytes of the content, which a reader holds whole.
+pub const MAX_CONTENT_BYTES: u64 = 16 << 30;

@@ -234,15 +234,13 @@ pub fn delivered_manifest(folder: &Path) -> Result<Option<SignedManifest>, PeftE
     SignedManifest::parse(bytes, signature).map(Some).map_err(|error| invalid(error.to_string()))
 }
 
-/// The committed integers of a module, from its weights as [`PeftFolder`] has them: A, row-major `d_in x rank`, and B, row-major
-/// `rank x d_out`.
+/// A, row-major `d_in x rank`, and B, row-major `rank x d_out`, as they are committed to.
+pub type Integers = (Zeroizing<Vec<i16>>, Zeroizing<Vec<i16>>);
+
+/// The committed integers of a module, from its weights as [`PeftFolder`] has them.
 ///
 /// Fails with [`PeftError::NotAsDelivered`] if a weight is no integer of that module: somebody changed it.
-pub fn committed_integers(
-    entry: &ModuleEntry,
-    a: &[f32],
-    b: &[f32],
-) -> Result<(Zeroizing<Vec<i16>>, Zeroizing<Vec<i16>>), PeftError> {
+pub fn committed_integers(entry: &ModuleEntry, a: &[f32], b: &[f32]) -> Result<Integers, PeftError> {
     let units = Units::of(entry)?;
     let integers = |weights: &[f32], unit: f64| -> Option<Zeroizing<Vec<i16>>> {
         let mut integers = Zeroizing::new(Vec::with_capacity(weights.len()));

@@ -4,7 +4,7 @@ use regex::bytes::Regex;
 use serde_json::Value;
 
 use crate::Error;
-use crate::adapter_config::Fields;
+use crate::adapter_fields::Fields;
 use crate::python_regex;
 
 /// Which modules an adapter's configuration targets: `target_modules` without `exclude_modules`, in the layers of

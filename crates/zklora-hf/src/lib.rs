@@ -13,6 +13,7 @@
 
 mod adapter;
 mod adapter_config;
+mod adapter_fields;
 mod adapter_targets;
 mod base;
 mod config;

@@ -9,7 +9,7 @@ use ureq::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, 
 use ureq::{Agent, Body};
 
 use super::proxies::Routes;
-use super::{Error, Options, Reference, source};
+use super::{Error, Options, Reference, reference};
 
 /// Asks the hub.
 pub(super) struct Client {
@@ -66,7 +66,7 @@ impl Client {
         })?;
         let info: RepoInfo = serde_json::from_slice(&body)
             .map_err(|error| answer("the description of a repository in JSON", error.to_string()))?;
-        if !source::is_commit(&info.sha) {
+        if !reference::is_commit(&info.sha) {
             return Err(answer("a commit in hexadecimal", short(&info.sha)));
         }
         if reference.is_commit() && info.sha != reference.revision() {
@@ -97,7 +97,7 @@ impl Client {
         let etag =
             text(headers, "x-linked-etag").or_else(|| text(headers, ETAG.as_str())).unwrap_or_default();
         let etag = etag.trim_start_matches("W/").trim_matches('"');
-        if !source::is_plain(etag) {
+        if !reference::is_plain(etag) {
             return Err(answer("an entity tag that can be the name of a file", short(etag)));
         }
         let size = text(headers, "x-linked-size").or_else(|| text(headers, CONTENT_LENGTH.as_str()));

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, Metadata};
-use super::{Error, Reference, layout, source};
+use super::{Error, Reference, layout, reference};
 
 /// A commit of a repository, in the cache: the content of a file is in `blobs/<entity tag>`, and
 /// `snapshots/<commit>/<file>` links to it.
@@ -84,7 +84,7 @@ impl<'a> Repository<'a> {
 
         let incomplete = blob.with_file_name(format!("{}.incomplete", metadata.etag));
         let announced =
-            (metadata.etag.len() == 64 && source::is_lower_hex(&metadata.etag)).then_some(&metadata.etag);
+            (metadata.etag.len() == 64 && reference::is_lower_hex(&metadata.etag)).then_some(&metadata.etag);
         let mut open = OpenOptions::new();
         // What an earlier run left is gone on with only if it can be checked in the end.
         let open = open.read(true).write(true).create(true).truncate(announced.is_none());

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::Reference;
+use crate::reference::Reference;
 
 /// Why a base model or an adapter could not be had by its name.
 ///

@@ -17,6 +17,7 @@ mod download;
 mod error;
 mod options;
 mod proxies;
+mod reference;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,8 @@ use zklora_hf::read::{self, MAX_JSON_BYTES};
 use client::Client;
 pub use error::Error;
 pub use options::{Options, VARIABLES};
-pub use source::{Reference, Source};
+pub use reference::Reference;
+pub use source::Source;
 
 impl Source {
     /// The folder of a base model, with `config.json`, the weights in `model.safetensors` or its shards, and, if the
@@ -176,7 +178,7 @@ fn snapshot(cache: &Path, reference: &Reference) -> Option<PathBuf> {
     let path = cache.join(reference.repo().folder_name()).join("refs").join(reference.revision());
     let length = fs::metadata(&path).ok()?.len();
     let commit = if length <= MAX_REF_BYTES { fs::read_to_string(path).ok()? } else { return None };
-    source::is_commit(commit.trim()).then(|| pointers(commit.trim()))
+    reference::is_commit(commit.trim()).then(|| pointers(commit.trim()))
 }
 
 fn layout(cache: &Path, reference: &Reference) -> CacheRepo {
@@ -195,7 +197,7 @@ fn shards(index: &Path) -> Result<BTreeSet<String>, Error> {
     if names.len() > MAX_SHARDS {
         return Err(unsound(format!("{} files", names.len())));
     }
-    match names.iter().find(|name| !source::is_plain(name) || !name.ends_with(".safetensors")) {
+    match names.iter().find(|name| !reference::is_plain(name) || !name.ends_with(".safetensors")) {
         Some(name) => Err(unsound(format!("{name:?}"))),
         None => Ok(names),
     }

@@ -2,9 +2,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use hf_hub::{Repo, RepoType};
-
-use super::Error;
+use crate::Error;
+use crate::reference::Reference;
 
 /// Where a base model or an adapter is.
 ///
@@ -39,18 +38,7 @@ impl FromStr for Source {
                 "there is no such folder, though where it would be there is one; if a name on the hub is meant, add @main",
             );
         }
-        let (id, revision) = text.split_once('@').unwrap_or((text, "main"));
-        if !is_id(id) {
-            return refusal(
-                "there is no such folder, and a name on the hub looks like gpt2 or organisation/name, with @revision if wanted",
-            );
-        }
-        if !is_revision(revision) {
-            return refusal(
-                "what follows the @ is not a revision: expected a branch, a tag or a commit such as main",
-            );
-        }
-        Ok(Self::Hub(Reference { id: id.to_owned(), revision: revision.to_owned() }))
+        Reference::parse(text).map(Self::Hub).or_else(refusal)
     }
 }
 
@@ -62,73 +50,6 @@ impl fmt::Display for Source {
         }
     }
 }
-
-/// A model repository on the hub and a revision of it; both can be parts of paths and addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
-    id: String,
-    revision: String,
-}
-
-impl Reference {
-    /// The repository, such as `gpt2` or `ng0-k1/distilgpt2-finetuned-es`.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// A branch, a tag or a commit; `main` if none was given.
-    pub fn revision(&self) -> &str {
-        &self.revision
-    }
-
-    /// Whether the revision is a commit in full, which cannot come to mean another one.
-    pub(super) fn is_commit(&self) -> bool {
-        is_commit(&self.revision)
-    }
-
-    pub(super) fn repo(&self) -> Repo {
-        Repo::with_revision(self.id.clone(), RepoType::Model, self.revision.clone())
-    }
-}
-
-impl fmt::Display for Reference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.id, self.revision)
-    }
-}
-
-/// A name that is one component of a path, not hidden, and the same in an address.
-pub(super) fn is_plain(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (1..=MAX_NAME).contains(&name.len()) && name.chars().all(plain) && !name.starts_with('.')
-}
-
-pub(super) fn is_commit(text: &str) -> bool {
-    text.len() == 40 && is_lower_hex(text)
-}
-
-pub(super) fn is_lower_hex(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The rule of huggingface_hub's `validate_repo_id`.
-fn is_id(id: &str) -> bool {
-    let (owner, name) = id.split_once('/').map_or((None, id), |(owner, name)| (Some(owner), name));
-    let part = |part: &str| is_plain(part) && !part.starts_with('-') && !part.ends_with(['-', '.']);
-    id.len() <= MAX_ID
-        && owner.is_none_or(part)
-        && part(name)
-        && !id.contains("--")
-        && !id.contains("..")
-        && !id.ends_with(".git")
-}
-
-fn is_revision(revision: &str) -> bool {
-    revision.len() <= MAX_NAME && revision.split('/').all(is_plain)
-}
-
-const MAX_ID: usize = 96;
-const MAX_NAME: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -149,7 +70,8 @@ mod tests {
             ("src/n@main", "src/n", "main"),
         ] {
             let source: Source = text.parse().unwrap();
-            assert_eq!(source, Source::Hub(Reference { id: id.into(), revision: revision.into() }));
+            let Source::Hub(reference) = &source else { panic!("{text} is a folder") };
+            assert_eq!((reference.id(), reference.revision()), (id, revision));
             assert_eq!(source.to_string(), format!("{id}@{revision}"));
         }
     }

@@ -33,6 +33,7 @@ mod random;
 pub mod receipt;
 #[cfg(unix)]
 pub mod secret_file;
+mod session_id;
 pub mod shape;
 mod signed_session;
 pub mod transcript;

@@ -57,6 +57,12 @@ pub struct Programs {
     pub contributor: String,
 }
 
+impl Default for Programs {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Programs {
     /// A contributor of the fixture's adapter.
     pub fn new() -> Self {

@@ -10,11 +10,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::info;
-use zeroize::Zeroizing;
 use zklora_base_user::evaluation::Window;
 use zklora_base_user::models::Model;
 use zklora_base_user::tokenizer::Tokenizer;
-use zklora_delivery::{committed_integers, delivered_manifest};
+use zklora_delivery::{Integers, committed_integers, delivered_manifest};
 use zklora_exact::{ExactAdapter, ExactModel, Losses, Module, Plan, Profile};
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_hub::{Options, Source};
@@ -402,14 +401,13 @@ impl Adapter {
             return Ok(Self { exact: ExactAdapter::quantised(model, &lora)?, lora, id: None });
         };
         // The very integers: rounded once more they might be others.
-        let mut integers: Vec<(&str, _, usize, f64)> = Vec::new();
+        let mut integers: Vec<(&str, Integers, usize, f64)> = Vec::new();
         for module in &lora.modules {
             let entries = manifest.manifest().modules();
             let entry = entries.iter().find(|entry| entry.name() == module.name);
             let entry = entry
                 .with_context(|| format!("manifest.json of the adapter has no module {}", module.name))?;
-            let found: (Zeroizing<Vec<i16>>, Zeroizing<Vec<i16>>) =
-                committed_integers(entry, &module.a, &module.b)?;
+            let found = committed_integers(entry, &module.a, &module.b)?;
             integers.push((&module.name, found, module.rank, entry.scale()));
         }
         let modules: Vec<Module<'_>> = integers

@@ -191,7 +191,7 @@ impl ContributorArgs {
             .with_context(|| format!("opening a session with {address}"))?;
             info!(session = %session.id(), "session opened with {address}");
             // Before the first call: without its seed none can be shown.
-            let record = Record::of(&session, address.clone());
+            let record = session.record(address.clone());
             let keep = || {
                 records.put(&record)?;
                 records.reserve(session.manifest().modules().len())

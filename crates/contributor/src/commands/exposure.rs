@@ -1,44 +1,22 @@
-use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::bail;
+use clap::ArgMatches;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::warn;
 use zklora_cli::Escaped;
 use zklora_contributor::control::ask_exposure;
-use zklora_contributor::exposure::{DEFAULT_SHARE, Exposure, Ledger, boot_id};
+use zklora_contributor::exposure::{Exposure, Ledger, boot_id};
 use zklora_contributor::state::State;
 use zklora_contributor::store::{STORE, Store, is_served};
 use zklora_proto::{AdapterId, Document, SignedManifest};
 
 use super::Share;
+use super::args::ExposureReport;
 use super::settings::Places;
-
-/// Shows how much of the adapter the answered rows give away, module by module, and the budget: that of the daemon, if one serves
-/// the state.
-#[derive(Args)]
-#[command(after_help = "Example: zklora-contributor exposure --state a-state")]
-pub struct ExposureReport {
-    /// The daemon's configuration, if its state, socket or budget is named there.
-    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Folder that `init` made.
-    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
-    pub state: Option<OsString>,
-    /// Socket of the daemon, if it was given one; otherwise control.sock in the state.
-    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
-    pub control: Option<OsString>,
-    /// The budget that `serve` will be given. A daemon that runs says its own.
-    #[arg(long, value_name = "SHARE", env = "ZKLORA_EXPOSURE_BUDGET", default_value_t = DEFAULT_SHARE.to_string())]
-    pub exposure_budget: String,
-    /// Print it as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
 
 /// How much of an adapter is known.
 #[derive(Serialize, JsonSchema)]

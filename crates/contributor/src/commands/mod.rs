@@ -1,5 +1,6 @@
 //! The program's commands, one a file: its arguments and what it does.
 
+pub mod args;
 mod check_config;
 pub mod deliver;
 pub mod exposure;

@@ -1,9 +1,7 @@
-use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{ArgMatches, Args};
+use clap::ArgMatches;
 use zklora_cli::{Escaped, say_error};
 use zklora_contributor::control::ask_status;
 use zklora_contributor::daemon::{MostExposed, Status};
@@ -12,29 +10,11 @@ use zklora_contributor::memory::readable;
 use zklora_contributor::store::{STORE, is_served};
 use zklora_proto::{Document, counted};
 
+use super::args::StatusReport;
 use super::settings::control_path;
 
 /// Exit code if no daemon runs.
 const NOT_RUNNING: u8 = 3;
-
-/// Asks the running daemon how it is.
-#[derive(Args)]
-#[command(after_help = "Exit codes: 0 it runs, 1 it cannot be asked, 2 wrong usage, 3 it does not run.
-Example: zklora-contributor status --state a-state")]
-pub struct StatusReport {
-    /// The daemon's configuration, if its state or socket is named there.
-    #[arg(long, value_name = "FILE", env = "ZKLORA_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Folder of the daemon's state.
-    #[arg(long, value_name = "DIR", env = "ZKLORA_STATE")]
-    pub state: Option<OsString>,
-    /// Socket of the daemon, if it was given one; otherwise control.sock in its state.
-    #[arg(long, value_name = "PATH", env = "ZKLORA_CONTROL")]
-    pub control: Option<OsString>,
-    /// Print the status as JSON.
-    #[arg(long)]
-    pub json: bool,
-}
 
 /// Asks, and tells what was answered. `matches` are those that the arguments were made of.
 pub fn run(args: &StatusReport, matches: &ArgMatches, out: &mut dyn Write) -> anyhow::Result<ExitCode> {

@@ -31,7 +31,6 @@ use zklora_proto::ModuleShape;
 use zklora_proto::limits::WEIGHT_BITS;
 
 use super::expression::Tree;
-use super::instance::CIRCUIT_WIRES;
 use super::poseidon::{self, SBOXES, WIDTH};
 
 /// Weights of one row.
@@ -168,11 +167,11 @@ impl WeightGate {
         let pair = |first: usize| [wire(first), wire(first + 1)];
         let product =
             |x: [T; 2], y: [T; 2]| [x[0] * y[0] + non_residue * (x[1] * y[1]), x[0] * y[1] + x[1] * y[0]];
-        let mut acc = product(pair(CIRCUIT_WIRES), pair(WIRE_ACC_IN));
+        let mut acc = product(pair(WIRES), pair(WIRE_ACC_IN));
         for (l, weights) in biased.chunks_exact(self.grid.entries()).enumerate() {
             let mut sum: Option<[T; 2]> = None;
             for (i, &weight) in weights.iter().enumerate() {
-                let p = pair(CIRCUIT_WIRES + 2 + 2 * i);
+                let p = pair(WIRES + 2 + 2 * i);
                 let term = p.map(|part| part * (weight - bias));
                 sum = Some(sum.map_or(term, |sum| [sum[0] + term[0], sum[1] + term[1]]));
             }
@@ -197,7 +196,7 @@ impl<T: RichField + Extendable<N>, const N: usize> Gate<T, N> for WeightGate {
     fn deserialize(from: &mut Buffer<'_>, common: &CommonCircuitData<T, N>) -> IoResult<Self> {
         let grid = Grid { ranks: from.read_usize()? };
         let known = [Grid::LEAST_RANKS, 4, Grid::MOST_RANKS].contains(&grid.ranks);
-        if !known || CIRCUIT_WIRES + grid.instance_columns() > common.config.num_wires {
+        if !known || WIRES + grid.instance_columns() > common.config.num_wires {
             return Err(IoError);
         }
         Ok(Self { grid })
@@ -238,7 +237,7 @@ impl<T: RichField + Extendable<N>, const N: usize> Gate<T, N> for WeightGate {
     }
 
     fn num_wires(&self) -> usize {
-        CIRCUIT_WIRES + self.grid.instance_columns()
+        WIRES + self.grid.instance_columns()
     }
 
     fn num_constants(&self) -> usize {

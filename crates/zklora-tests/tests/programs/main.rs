@@ -11,5 +11,6 @@ mod exact;
 mod fetch;
 mod modes;
 mod redact;
+mod rooms;
 mod secrets;
 mod using;
