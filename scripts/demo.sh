@@ -51,10 +51,10 @@ $bin/zklora-base-user loss --base-model fixtures/gpt2-tiny --contributor "$addre
     tee $OUT/loss.json
 
 echo
-echo "== It fetches the bundle, and opens the first call for somebody who is not to see the others"
+echo "== It fetches the bundle, and discloses the first call to somebody who is not to see the others"
 $bin/zklora-base-user fetch --all --identity $OUT/b.key --sessions $OUT/b-sessions --out $OUT/b-bundles 2>>$OUT/base-user.log
-$bin/zklora-base-user open $OUT/b-bundles/*.pf --call 0 --module transformer.h.0.attn.c_attn \
-    --sessions $OUT/b-sessions --out $OUT/first.opening.json
+$bin/zklora-base-user disclose $OUT/b-bundles/*.pf --call 0 --module transformer.h.0.attn.c_attn \
+    --sessions $OUT/b-sessions --out $OUT/first.disclosure.json
 
 echo
 echo "== The contributor, stopped, has said"
@@ -70,8 +70,8 @@ $bin/zklora-verifier verify --proof-dir $OUT/b-bundles --adapter "$adapter" --co
 echo "(the same as a page: $OUT/report.html)"
 
 echo
-echo "== Whoever is shown the opening checks it without the bundle"
-$bin/zklora-verifier opening $OUT/first.opening.json --adapter "$adapter" --contributor "$contributor"
+echo "== Whoever is shown the disclosure checks it without the bundle"
+$bin/zklora-verifier disclosure $OUT/first.disclosure.json --adapter "$adapter" --contributor "$contributor"
 
 echo
 echo "== Whoever has the base model and the text replays the session: the loss is this model's, with this adapter, on this text"

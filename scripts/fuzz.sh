@@ -12,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly SECONDS_EACH=${1:-600}
 [[ $SECONDS_EACH =~ ^[1-9][0-9]*$ ]] || { echo "usage: scripts/fuzz.sh [SECONDS [TARGET...]]" >&2; exit 2; }
 shift || true
-(($#)) || set -- bundle message opening package verifier
+(($#)) || set -- bundle message disclosure package verifier
 
 cargo fuzz --version >/dev/null 2>&1 || cargo install cargo-fuzz --locked
 cargo run --release -p zklora-testing --example fuzz_seeds -- fuzz/seeds
@@ -34,7 +34,7 @@ run() {
     case $target in
         bundle) options=(-max_len=16384 -rss_limit_mb=1536 -malloc_limit_mb=256 -timeout=20 -dict=fuzz/json.dict) ;;
         message) options=(-max_len=16384 -rss_limit_mb=512 -malloc_limit_mb=16 -timeout=5 -dict=fuzz/json.dict) ;;
-        opening) options=(-max_len=65536 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5 -dict=fuzz/json.dict) ;;
+        disclosure) options=(-max_len=65536 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5 -dict=fuzz/json.dict) ;;
         package) options=(-max_len=131072 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5) ;;
         verifier) options=(-max_len=786432 -rss_limit_mb=4096 -malloc_limit_mb=1024 -timeout=60 -dict=fuzz/json.dict) ;;
         *) echo "no such target: $target" >&2; exit 2 ;;

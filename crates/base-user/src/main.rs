@@ -5,7 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{accept, audit, eval, exact, fetch, generate, identity, loss, open, redact, sessions};
+use commands::{accept, audit, disclose, eval, exact, fetch, generate, identity, loss, redact, sessions};
 use zklora_base_user::stop::Stopped;
 use zklora_cli::{Documents, Logging, Manual};
 use zklora_hub::VARIABLES;
@@ -30,7 +30,7 @@ enum Command {
     Generate(generate::Generate),
     Fetch(fetch::Fetch),
     Sessions(sessions::Sessions),
-    Open(open::Open),
+    Disclose(disclose::Disclose),
     Redact(redact::Redact),
     Accept(accept::Accept),
     Audit(audit::Audit),
@@ -59,7 +59,7 @@ const MANUAL: Manual = Manual {
         ("~/.config/zklora/base-user.key", "Your identity key."),
         (
             "~/.local/state/zklora/sessions",
-            "A record of each session. Whoever has one can check guesses of that session's calls; without it, you can open none.",
+            "A record of each session. Whoever has one can check guesses of that session's calls; without it, you can disclose none.",
         ),
     ],
     see_also: &["zklora-contributor(1)", "zklora-verifier(1)"],
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
             Command::Generate(args) => generate::run(&args, out),
             Command::Fetch(args) => fetch::run(&args, out),
             Command::Sessions(args) => sessions::run(&args, out),
-            Command::Open(args) => open::run(&args, out),
+            Command::Disclose(args) => disclose::run(&args, out),
             Command::Redact(args) => redact::run(&args, out),
             Command::Identity(args) => identity::run(args, out),
             Command::Exact(args) => exact::run(&args, out),

@@ -11,7 +11,7 @@ use zklora_circuit::CircuitId;
 use zklora_cli::{Documents, Escaped, Logging, Manual, NOT_PINNED, Output, fail, say_error, say_panics};
 use zklora_proto::{Document, counted};
 use zklora_verdict::{
-    BundleReport, DEFAULT_MIN_SECURITY, Kind, OpeningReport, Pins, Policy, Refusal, Report, Standing,
+    BundleReport, DEFAULT_MIN_SECURITY, DisclosureReport, Kind, Pins, Policy, Refusal, Report, Standing,
     TextStyle, Verifier, circuits_of,
 };
 
@@ -44,8 +44,8 @@ pub enum Command {
     #[command(after_help = EXIT_CODES)]
     Verify(VerifyArgs),
     /// Says whether a call that is shown without its bundle is one that both parties signed for
-    #[command(after_help = OPENING_HELP)]
-    Opening(OpeningArgs),
+    #[command(after_help = DISCLOSURE_HELP)]
+    Disclosure(DisclosureArgs),
     /// Says what proofs are worth: every error term, with its source
     #[command(
         after_help = "Exit codes: 0 explained, 1 the bundle is not valid, 2 wrong usage, or a file that cannot be read."
@@ -78,10 +78,10 @@ pub struct KeysArgs {
     pub paths: Vec<PathBuf>,
 }
 
-/// Arguments of `opening`.
+/// Arguments of `disclosure`.
 #[derive(Debug, Args)]
-pub struct OpeningArgs {
-    /// The opening
+pub struct DisclosureArgs {
+    /// The disclosure
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
@@ -168,7 +168,7 @@ pub fn main() -> ExitCode {
                 Ok(code_of(&refusal))
             }
         }),
-        Command::Opening(args) => opening(&args, out),
+        Command::Disclosure(args) => disclosure(&args, out),
         Command::Inspect(args) => inspect(&args, out).map(|read| match read {
             Ok(()) => VALID,
             Err(refusal) => refused(&args.file, &refusal),
@@ -302,9 +302,9 @@ fn write_failures(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks the opening that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
-pub fn opening(args: &OpeningArgs, out: &mut Output) -> io::Result<u8> {
-    let report = OpeningReport::new(&args.file, &Pins::from(&args.pins));
+/// Checks the disclosure that `args` name, writes the outcome to `out` and returns the exit code. Fails only if `out` does.
+pub fn disclosure(args: &DisclosureArgs, out: &mut Output) -> io::Result<u8> {
+    let report = DisclosureReport::new(&args.file, &Pins::from(&args.pins));
     if args.json {
         writeln!(out, "{}", report.to_pretty()?)?;
     } else {
@@ -427,19 +427,19 @@ Exit codes:
   1  the bundle is not valid, or the part was changed
   2  wrong usage, no such part, or a path that cannot be read or written";
 
-const OPENING_HELP: &str = "\
-An opening has one module's activations and deltas in one call, and the path from them to the receipt that both parties signed.
+const DISCLOSURE_HELP: &str = "\
+A disclosure has one module's activations and deltas in one call, and the path from them to the receipt that both parties signed.
 It shows that they were sent and answered. The proof that the deltas are the adapter's is in the session's bundle.
 
-Example: zklora-verifier opening SESSION.0.MODULE.opening.json --adapter ID --contributor KEY
+Example: zklora-verifier disclosure SESSION.0.MODULE.disclosure.json --adapter ID --contributor KEY
 
 Exit codes:
-  0  the opening is valid, and of the pinned adapter (or of any, with --unpinned)
-  1  the opening is not valid
+  0  the disclosure is valid, and of the pinned adapter (or of any, with --unpinned)
+  1  the disclosure is not valid
   2  wrong usage, or a path that cannot be read
-  3  the opening is valid, but no adapter was pinned
+  3  the disclosure is valid, but no adapter was pinned
 
-Without --adapter an opening is only held against itself: anyone can make one.";
+Without --adapter a disclosure is only held against itself: anyone can make one.";
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -7,7 +7,7 @@
 //! 4. [`Fetcher`]: gets the bundle of a session and verifies it before it has its name.
 //! 5. [`redact`]: makes one of it that has no activations.
 //!
-//! One call of a bundle is shown by [`CallOpening`](zklora_proto::CallOpening). The example `verified_bundle` does all of the first four.
+//! One call of a bundle is shown by [`Disclosure`](zklora_proto::Disclosure). The example `verified_bundle` does all of the first four.
 
 mod activations;
 mod error;

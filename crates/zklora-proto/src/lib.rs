@@ -8,7 +8,7 @@
 //!    activations X of one projection input and the deltas Y that came back. Both sides hash them as they go.
 //! 3. Both sign a [`receipt::Receipt`] over the [`TranscriptDigest`], and over [`commitments`] to every call.
 //! 4. The contributor proves the transcript and writes a [`bundle`], the `.pf` file that a verifier reads.
-//! 5. The base-model user may show one module of one call, and nothing of the others, as a [`CallOpening`].
+//! 5. The base-model user may show one module of one call, and nothing of the others, as a [`Disclosure`].
 //!
 //! What the programs print for other programs about any of it is a [`Document`].
 //!
@@ -16,9 +16,9 @@
 
 mod bounded;
 pub mod bundle;
-pub mod call_opening;
 pub mod commitments;
 pub mod digest;
+pub mod disclosure;
 pub mod document;
 mod escape;
 pub mod identity;
@@ -40,12 +40,12 @@ pub mod transcript;
 mod words;
 
 pub use bounded::read_bounded;
-pub use call_opening::CallOpening;
 pub use commitments::{BLINDING_ROWS, CommitmentSeed, SessionHasher};
 pub use digest::{
     AdapterId, BaseModelDigest, BundleDigest, CallSalt, CommitmentNode, CommitmentsDigest, DeliveryDigest,
     ExactModelDigest, SessionId, TokenizerDigest, TranscriptDigest, TranscriptSalt,
 };
+pub use disclosure::Disclosure;
 pub use document::Document;
 pub use escape::Escaped;
 pub use identity::{Address, PublicKey, SecretKey, Signature};

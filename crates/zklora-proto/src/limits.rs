@@ -43,8 +43,8 @@ pub const MAX_MESSAGE_HEADER_BYTES: usize = 64 << 10;
 pub const MAX_PAYLOAD_BYTES: u64 = 1 << 30;
 /// Most bytes of a bundle in one answer.
 pub const MAX_BUNDLE_PART_BYTES: u64 = 4 << 20;
-/// Largest opening of a call in bytes, as a file.
-pub const MAX_OPENING_BYTES: u64 = 1 << 28;
+/// Largest disclosure of a call in bytes, as a file.
+pub const MAX_DISCLOSURE_BYTES: u64 = 1 << 28;
 /// Largest JSON header of a bundle in bytes.
 pub const MAX_BUNDLE_HEADER_BYTES: u64 = 4 << 20;
 /// Largest single proof in bytes.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use zklora_proto::bundle::Bundle;
 use zklora_proto::message::{ErrorCode, Nonce, ProofState, Request, Response};
 use zklora_proto::packing::{activations_to_bytes, pack_deltas};
-use zklora_proto::{Address, CallOpening, SessionId};
+use zklora_proto::{Address, Disclosure, SessionId};
 use zklora_testing::{PROOFS, RawBundle, World, known_key, rng, shape, vectors};
 
 fn main() {
@@ -47,8 +47,8 @@ fn main() {
     }
     for (name, call, module) in [("first", 0, 0), ("shared", 0, 1), ("last", 1, 1)] {
         let mut bundle = Bundle::from_reader(Cursor::new(one.to_bytes())).unwrap();
-        let opening = CallOpening::new(&mut bundle, &World::SEED, call, module).unwrap();
-        seeds.put("opening", name, &opening.to_bytes());
+        let disclosure = Disclosure::new(&mut bundle, &World::SEED, call, module).unwrap();
+        seeds.put("disclosure", name, &disclosure.to_bytes());
     }
     seeds.messages(&one);
 }

@@ -10,7 +10,7 @@
 //! 2. [`Policy`]: all that is asked of a bundle.
 //! 3. [`BundleReport`]: the verdict in words and as JSON.
 //! 4. [`Page`]: the same as a page for people, with the losses that an [`Evaluation`] claims.
-//! 5. [`OpeningReport`], [`AuditReport`], [`AcceptReport`]: the verdicts on a call that is shown, on a run that is replayed, and on an
+//! 5. [`DisclosureReport`], [`AuditReport`], [`AcceptReport`]: the verdicts on a call that is shown, on a run that is replayed, and on an
 //!    adapter that was delivered.
 //!
 //! Every report is a [`Document`](zklora_proto::Document), whose schema is in `docs/schemas`.
@@ -21,11 +21,11 @@
 mod acceptance;
 mod audit;
 mod check;
+mod disclosure;
 mod evaluation;
 mod html;
 mod kind;
 mod measured;
-mod opening;
 mod pins;
 mod policy;
 mod report;
@@ -37,6 +37,7 @@ pub use check::{
     DEFAULT_MIN_SECURITY, Declared, MAX_FOLD_BYTES, MAX_NEW_ROWS, Refusal, Verdict, Verifier, circuits_of,
     open,
 };
+pub use disclosure::{Disclosed, DisclosureRefusal, DisclosureReport, check_disclosure};
 pub use evaluation::{Contradiction, Evaluation, EvaluationError, Loss, MAX_EVALUATION_BYTES};
 pub use html::{Made, Page};
 pub use kind::Kind;
@@ -44,7 +45,6 @@ pub use measured::{
     Estimate, EvalReport, ExactLoss, ExactLossReport, LossReport, MeanReport, Measured, NoteReport,
     SessionReport,
 };
-pub use opening::{Opened, OpeningRefusal, OpeningReport, check_opening};
 pub use pins::{PinRefusal, Pins, PinsFound, word_on};
 pub use policy::Policy;
 pub use report::{

@@ -8,7 +8,7 @@ use zklora_proto::{AdapterId, BaseModelDigest, PublicKey, SignedSession};
 
 use crate::kind::Kind;
 
-/// What every bundle and every opening has to agree with: of each kind one of those that are listed, and anything where none is.
+/// What every bundle and every disclosure has to agree with: of each kind one of those that are listed, and anything where none is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pins {
     /// The adapters that were agreed on.

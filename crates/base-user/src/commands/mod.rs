@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod audit;
+pub mod disclose;
 pub mod eval;
 pub mod exact;
 pub mod fetch;
@@ -9,7 +10,6 @@ pub mod generate;
 pub mod identity;
 pub mod inputs;
 pub mod loss;
-pub mod open;
 pub mod redact;
 pub mod sessions;
 
@@ -492,7 +492,7 @@ mod tests {
         check_file::<super::fetch::FetchReport>();
         check_file::<super::sessions::SessionsReport>();
         check_file::<super::sessions::ForgetReport>();
-        check_file::<super::open::OpenReport>();
+        check_file::<super::disclose::DiscloseReport>();
         check_file::<super::redact::RedactReport>();
         check_file::<super::identity::IdentityReport>();
         check_file::<super::exact::CalibrateReport>();

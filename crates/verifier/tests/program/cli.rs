@@ -520,13 +520,13 @@ fn what_cannot_be_read_is_not_called_invalid() {
     fs::write(folder.path().join("c.pf"), bad().to_bytes()).unwrap();
     assert_eq!(verify(&folder, &[]).0, Some(1));
 
-    for command in ["explain", "keys", "inspect", "opening"] {
+    for command in ["explain", "keys", "inspect", "disclosure"] {
         let output = run(&[command, &at("a.pf")]);
         assert_eq!(output.status.code(), Some(2), "{command}: {output:?}");
         assert!(!text(output.stdout).contains("INVALID"), "{command}");
         let output = run(&[command, &at("c.pf")]);
         // What inspect and keys read of it holds.
-        let code = if ["explain", "opening"].contains(&command) { 1 } else { 0 };
+        let code = if ["explain", "disclosure"].contains(&command) { 1 } else { 0 };
         assert_eq!(output.status.code(), Some(code), "{command}: {output:?}");
     }
     let page = at("page.html");

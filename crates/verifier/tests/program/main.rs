@@ -5,9 +5,9 @@ mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod dependencies;
+mod disclosure;
 mod documents;
 mod keys;
-mod opening;
 mod sandbox;
 mod schemas;
 mod security;

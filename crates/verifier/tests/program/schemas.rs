@@ -6,11 +6,11 @@ use std::process::Command;
 use crate::common::{SESSION, client_of_redacted};
 use serde_json::{Value, json};
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{CallOpening, Document};
+use zklora_proto::{Disclosure, Document};
 use zklora_testing::World;
 use zklora_testing::schemas::{Schema, check_file, holds};
 use zklora_testing::vectors::load;
-use zklora_verdict::{OpeningReport, Report};
+use zklora_verdict::{DisclosureReport, Report};
 use zklora_verifier::parts::InspectReport;
 
 fn json(arguments: &[&str]) -> Value {
@@ -107,29 +107,29 @@ fn verdicts_are_what_their_schema_says() {
 }
 
 #[test]
-fn verdicts_on_openings_are_what_their_schema_says() {
-    let schema = Schema::of(OpeningReport::FORMAT);
+fn verdicts_on_disclosures_are_what_their_schema_says() {
+    let schema = Schema::of(DisclosureReport::FORMAT);
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("x.opening.json");
+    let file = folder.path().join("x.disclosure.json");
     let mut bundle = Bundle::from_reader(std::io::Cursor::new(SESSION.bundle.to_bytes())).unwrap();
-    let opening = CallOpening::new(&mut bundle, &World::SEED, 1, 2).unwrap().to_bytes();
-    let check = |more: &[&str]| json(&[&["opening", "--json", file.to_str().unwrap()], more].concat());
+    let disclosure = Disclosure::new(&mut bundle, &World::SEED, 1, 2).unwrap().to_bytes();
+    let check = |more: &[&str]| json(&[&["disclosure", "--json", file.to_str().unwrap()], more].concat());
     let mut verdicts = Vec::new();
     let mut seen = |case: &str, document: Value| {
         schema.holds(case, &document);
         verdicts.push(document["verdict"].as_str().unwrap().to_owned());
     };
     seen("no file", check(&[]));
-    fs::write(&file, &opening).unwrap();
+    fs::write(&file, &disclosure).unwrap();
     seen("honest", check(&["--adapter", &SESSION.world.manifest().adapter_id().to_string()]));
     seen("not pinned", check(&[]));
     seen("refused", check(&["--client", &"ab".repeat(32)]));
     for (case, from, to) in [
-        ("format", "opening/1", "opening/2"),
+        ("format", "disclosure/1", "disclosure/2"),
         ("commitment", "\"position\":2", "\"position\":1"),
         ("manifest", "\"manifest_signature\":\"", "\"manifest_signature\":\"00"),
     ] {
-        let text = String::from_utf8(opening.clone()).unwrap();
+        let text = String::from_utf8(disclosure.clone()).unwrap();
         let changed = text.replacen(from, to, 1);
         assert_ne!(changed, text, "{case}");
         fs::write(&file, changed).unwrap();
@@ -151,6 +151,6 @@ fn what_is_in_a_bundle_is_what_its_schema_says() {
 #[test]
 fn the_files_are_the_schemas_of_the_types() {
     check_file::<Report>();
-    check_file::<OpeningReport>();
+    check_file::<DisclosureReport>();
     check_file::<InspectReport>();
 }

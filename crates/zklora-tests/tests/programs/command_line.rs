@@ -257,7 +257,7 @@ fn errors_are_said_once_and_alike_whatever_is_logged() {
         ("zklora-base-user", vec!["loss", "--base-model", empty, "--text", "x"], 1),
         ("zklora-base-user", vec!["fetch", "--session", &id], 1),
         ("zklora-base-user", vec!["audit", none, "--base-model", none, "--text", "x"], 2),
-        ("zklora-base-user", vec!["open", none, "--call", "0", "--module", "x"], 1),
+        ("zklora-base-user", vec!["disclose", none, "--call", "0", "--module", "x"], 1),
         ("zklora-contributor", vec!["plan", "--state", none], 1),
         ("zklora-contributor", vec!["serve", "--config", none], 2),
         ("zklora-contributor", vec!["serve", "--config", none, "--check-config"], 1),
@@ -293,7 +293,7 @@ fn an_error_is_a_json_line_where_the_log_is_json() {
     for name in PROGRAMS {
         let (command, code) = match name {
             "zklora-verifier" => (["verify", "/no/such"], 2),
-            "zklora-base-user" => (["open", "/no/such"], 1),
+            "zklora-base-user" => (["disclose", "/no/such"], 1),
             _ => (["plan", "--state=/no/such"], 1),
         };
         let mut run = program(name);

@@ -1,4 +1,4 @@
-//! Fetching bundles, from a contributor that keeps to the protocol and from others; and opening their calls.
+//! Fetching bundles, from a contributor that keeps to the protocol and from others; and disclosing their calls.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -569,37 +569,37 @@ fn a_call_is_opened_with_the_clients_record_and_verifies_alone() {
     let proved = Proved::new();
     let world = &proved.world;
     let bundle = world.path("out").join(format!("{}.pf", proved.sessions[0]));
-    let open = |call: &str, module: &str, out: &str| {
+    let disclose = |call: &str, module: &str, out: &str| {
         let mut command = program("zklora-base-user");
-        command.args(["open", "--json", "--call", call, "--module", module, "--sessions"]);
+        command.args(["disclose", "--json", "--call", call, "--module", module, "--sessions"]);
         command.arg(world.path("sessions")).arg("--out").arg(world.path(out)).arg(&bundle);
         command
     };
-    let said = success(&mut open("0", "0", "a.opening.json"));
+    let said = success(&mut disclose("0", "0", "a.disclosure.json"));
     assert_eq!((&said["session"], &said["call"]), (&proved.sessions[0].as_str().into(), &0.into()));
     let module = said["module"].as_str().unwrap();
-    success(&mut open("0", module, "b.opening.json"));
+    success(&mut disclose("0", module, "b.disclosure.json"));
     assert_eq!(
-        fs::read(world.path("a.opening.json")).unwrap(),
-        fs::read(world.path("b.opening.json")).unwrap()
+        fs::read(world.path("a.disclosure.json")).unwrap(),
+        fs::read(world.path("b.disclosure.json")).unwrap()
     );
     let output = program("zklora-verifier")
-        .arg("opening")
-        .arg(world.path("a.opening.json"))
+        .arg("disclosure")
+        .arg(world.path("a.disclosure.json"))
         .args(["--adapter", &world.adapter, "--contributor", &world.contributor])
         .output()
         .unwrap();
     let said = text(&output.stdout);
     assert!(output.status.success() && said.contains("VALID") && !said.contains("NOT PINNED"), "{said}");
 
-    assert!(failure(&mut open("0", module, "a.opening.json")).contains("File exists"));
-    assert!(failure(&mut open("999", module, "c")).contains("there is no call 999"));
-    assert!(failure(&mut open("0", "999", "c")).contains("the adapter has no module \"999\""));
-    let said = failure(&mut open("0", "1", "c"));
+    assert!(failure(&mut disclose("0", module, "a.disclosure.json")).contains("File exists"));
+    assert!(failure(&mut disclose("999", module, "c")).contains("there is no call 999"));
+    assert!(failure(&mut disclose("0", "999", "c")).contains("the adapter has no module \"999\""));
+    let said = failure(&mut disclose("0", "1", "c"));
     assert!(said.contains("call 0 does not ask for this module; it asks for"), "{said}");
     // Somebody else who has the bundle.
     fs::remove_dir_all(world.path("sessions")).unwrap();
-    let said = failure(&mut open("0", module, "c"));
+    let said = failure(&mut disclose("0", module, "c"));
     assert!(said.contains("there is no record of session"), "{said}");
     assert!(!world.path("c").exists());
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 use zklora_proto::Escaped;
-use zklora_proto::call_opening::OpeningError;
-use zklora_proto::limits::MAX_OPENING_BYTES;
+use zklora_proto::disclosure::DisclosureError;
+use zklora_proto::limits::MAX_DISCLOSURE_BYTES;
 use zklora_proto::{
-    AdapterId, BaseModelDigest, CallOpening, Document, PublicKey, SessionId, TranscriptDigest, counted,
+    AdapterId, BaseModelDigest, Disclosure, Document, PublicKey, SessionId, TranscriptDigest, counted,
     read_bounded,
 };
 
@@ -19,55 +19,57 @@ use crate::pins::{PinRefusal, Pins, PinsFound, word_on};
 use crate::report::{ErrorReport, NOT_PINNED, Standing};
 use crate::words::write_not_shown;
 
-/// Why an opening is not valid.
+/// Why a disclosure is not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpeningRefusal {
+pub enum DisclosureRefusal {
     /// The file cannot be read.
     #[error("the file cannot be read: {0}")]
     File(#[from] io::Error),
     /// It does not hold by itself.
     #[error(transparent)]
-    Opening(#[from] OpeningError),
+    Disclosure(#[from] DisclosureError),
     /// It is not what the caller asked for.
     #[error(transparent)]
     Pin(#[from] PinRefusal),
 }
 
-impl OpeningRefusal {
+impl DisclosureRefusal {
     /// What kind of thing is wrong: that of a bundle, where there is the same.
     pub fn kind(&self) -> Kind {
         match self {
             Self::File(_) => Kind::File,
-            Self::Opening(OpeningError::Manifest(_)) => Kind::Manifest,
-            Self::Opening(OpeningError::Receipt(_) | OpeningError::Foreign(_)) => Kind::Receipt,
-            Self::Opening(OpeningError::NotCommitted | OpeningError::Impossible { .. }) => Kind::Commitment,
-            Self::Opening(_) => Kind::Format,
+            Self::Disclosure(DisclosureError::Manifest(_)) => Kind::Manifest,
+            Self::Disclosure(DisclosureError::Receipt(_) | DisclosureError::Foreign(_)) => Kind::Receipt,
+            Self::Disclosure(DisclosureError::NotCommitted | DisclosureError::Impossible { .. }) => {
+                Kind::Commitment
+            }
+            Self::Disclosure(_) => Kind::Format,
             Self::Pin(refusal) => refusal.kind(),
         }
     }
 }
 
-/// Reads an opening and holds it against itself, and against the pins.
-pub fn check_opening(path: &Path, pins: &Pins) -> (Option<CallOpening>, Result<(), OpeningRefusal>) {
-    let opening = match read(path) {
-        Ok(opening) => opening,
+/// Reads a disclosure and holds it against itself, and against the pins.
+pub fn check_disclosure(path: &Path, pins: &Pins) -> (Option<Disclosure>, Result<(), DisclosureRefusal>) {
+    let disclosure = match read(path) {
+        Ok(disclosure) => disclosure,
         Err(refusal) => return (None, Err(refusal)),
     };
-    let outcome = pins.check(opening.session());
-    (Some(opening), outcome.map_err(OpeningRefusal::from))
+    let outcome = pins.check(disclosure.session());
+    (Some(disclosure), outcome.map_err(DisclosureRefusal::from))
 }
 
-fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
-    // Before opening: to open a pipe would wait for a writer.
+fn read(path: &Path) -> Result<Disclosure, DisclosureRefusal> {
+    // Before disclosure: to open a pipe would wait for a writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file").into());
     }
-    let bytes = read_bounded(File::open(path)?, MAX_OPENING_BYTES)?;
-    Ok(CallOpening::from_bytes(&bytes.ok_or(OpeningError::TooLarge)?)?)
+    let bytes = read_bounded(File::open(path)?, MAX_DISCLOSURE_BYTES)?;
+    Ok(Disclosure::from_bytes(&bytes.ok_or(DisclosureError::TooLarge)?)?)
 }
 
-/// The verdict on an opening.
+/// The verdict on a disclosure.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(extend(
     "if" = { "properties": { "valid": { "const": true } } },
@@ -75,7 +77,7 @@ fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
         "properties": {
             "verdict": { "enum": ["valid", "not-pinned"] },
             "error": { "type": "null" },
-            "opening": { "type": "object" },
+            "disclosure": { "type": "object" },
         },
     },
     "else" = {
@@ -86,7 +88,7 @@ fn read(path: &Path) -> Result<CallOpening, OpeningRefusal> {
     },
 ))]
 #[non_exhaustive]
-pub struct OpeningReport {
+pub struct DisclosureReport {
     /// The file.
     pub path: String,
     /// The verdict.
@@ -95,26 +97,26 @@ pub struct OpeningReport {
     pub verdict: Standing,
     /// Why not, if it is not.
     pub error: Option<ErrorReport>,
-    /// Whether the caller had pinned the adapter, and it is the opening's.
+    /// Whether the caller had pinned the adapter, and it is the disclosure's.
     pub pinned: bool,
-    /// Which of these the caller had pinned, and found in the opening.
+    /// Which of these the caller had pinned, and found in the disclosure.
     pub pins: PinsFound,
     /// Which the caller had pinned at all.
     #[serde(skip)]
     given: PinsFound,
-    /// What the opening says; null if it does not hold by itself.
-    pub opening: Option<Opened>,
+    /// What the disclosure says; null if it does not hold by itself.
+    pub disclosure: Option<Disclosed>,
 }
 
-impl Document for OpeningReport {
-    const FORMAT: &'static str = "zklora-opening-check/2";
-    const PRINTED_BY: &'static str = "zklora-verifier opening --json";
+impl Document for DisclosureReport {
+    const FORMAT: &'static str = "zklora-disclosure-check/2";
+    const PRINTED_BY: &'static str = "zklora-verifier disclosure --json";
 }
 
-/// What an opening shows.
+/// What a disclosure shows.
 #[derive(Debug, Serialize, JsonSchema)]
 #[non_exhaustive]
-pub struct Opened {
+pub struct Disclosed {
     /// The adapter id.
     pub adapter: AdapterId,
     /// The contributor's key.
@@ -141,24 +143,24 @@ pub struct Opened {
     pub d_out: usize,
 }
 
-impl OpeningReport {
+impl DisclosureReport {
     /// The report on the file at `path`, for whoever has these pins.
     pub fn new(path: &Path, pins: &Pins) -> Self {
-        let (opening, outcome) = check_opening(path, pins);
-        let opening = opening.as_ref().map(Opened::new);
+        let (disclosure, outcome) = check_disclosure(path, pins);
+        let disclosure = disclosure.as_ref().map(Disclosed::new);
         let found = pins.found_in(
-            opening.as_ref().map(|o| o.adapter),
-            opening.as_ref().map(|o| o.contributor),
-            opening.as_ref().map(|o| o.base_model),
-            opening.as_ref().map(|o| o.client),
+            disclosure.as_ref().map(|o| o.adapter),
+            disclosure.as_ref().map(|o| o.contributor),
+            disclosure.as_ref().map(|o| o.base_model),
+            disclosure.as_ref().map(|o| o.client),
         );
         Self {
             path: path.to_string_lossy().into_owned(),
             valid: outcome.is_ok(),
             verdict: match &outcome {
                 Ok(()) => Standing::of_valid(found),
-                Err(OpeningRefusal::Pin(_)) => Standing::Refused,
-                Err(OpeningRefusal::File(_)) => Standing::Unreadable,
+                Err(DisclosureRefusal::Pin(_)) => Standing::Refused,
+                Err(DisclosureRefusal::File(_)) => Standing::Unreadable,
                 Err(_) => Standing::Invalid,
             },
             error: outcome
@@ -167,7 +169,7 @@ impl OpeningReport {
             pinned: found.adapter,
             pins: found,
             given: pins.given(),
-            opening,
+            disclosure,
         }
     }
 
@@ -178,14 +180,14 @@ impl OpeningReport {
         if let Some(error) = &self.error {
             writeln!(out, "  reason: {}", error.what)?;
         }
-        let Some(opened) = &self.opening else {
+        let Some(opened) = &self.disclosure else {
             let means = match self.verdict {
                 Standing::Unreadable => "Nothing is known of this file.",
                 _ => "Nothing in this file can be relied on.",
             };
             return writeln!(out, "  means: {means}");
         };
-        let Opened { call, calls, module, rows, d_in, d_out, .. } = opened;
+        let Disclosed { call, calls, module, rows, d_in, d_out, .. } = opened;
         let rows = counted(*rows, "row");
         writeln!(out, "  call {call} of {calls}, counted from 0; {module}: {rows}, {d_in} to {d_out}")?;
         if self.valid {
@@ -232,16 +234,16 @@ impl OpeningReport {
     }
 }
 
-/// What no opening shows.
+/// What no disclosure shows.
 const NOT_SHOWN: [&str; 3] = [
     "that the deltas were computed with the adapter below (the proof of that is in the session's bundle)",
     "what any other call was",
     "that the activations came from the base model, or from any text",
 ];
 
-impl Opened {
-    fn new(opening: &CallOpening) -> Self {
-        let (receipt, entry) = (opening.receipt().receipt(), opening.entry());
+impl Disclosed {
+    fn new(disclosure: &Disclosure) -> Self {
+        let (receipt, entry) = (disclosure.receipt().receipt(), disclosure.entry());
         Self {
             adapter: receipt.adapter,
             contributor: receipt.contributor,
@@ -249,10 +251,10 @@ impl Opened {
             session: receipt.session,
             client: receipt.client,
             transcript: receipt.transcript,
-            call: opening.number(),
+            call: disclosure.number(),
             calls: receipt.calls,
             module: entry.name().into(),
-            rows: opening.rows(),
+            rows: disclosure.rows(),
             d_in: entry.shape().d_in(),
             d_out: entry.shape().d_out(),
         }

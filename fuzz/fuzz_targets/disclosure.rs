@@ -1,4 +1,4 @@
-//! Openings of calls: what is taken has one encoding, and is what the seeds' parties committed to.
+//! Disclosures of calls: what is taken has one encoding, and is what the seeds' parties committed to.
 #![no_main]
 
 use std::collections::HashSet;
@@ -10,11 +10,11 @@ use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_fuzz::changed_json;
-use zklora_proto::CallOpening;
+use zklora_proto::Disclosure;
 
-/// The openings that are valid: those of `crates/zklora-testing/examples/fuzz_seeds.rs`.
+/// The disclosures that are valid: those of `crates/zklora-testing/examples/fuzz_seeds.rs`.
 static HONEST: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/opening");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds/disclosure");
     let files = fs::read_dir(&folder).expect("the seeds, which scripts/fuzz.sh makes");
     files.map(|entry| fs::read(entry.unwrap().path()).unwrap()).collect()
 });
@@ -32,8 +32,8 @@ fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
 });
 
 fuzz_target!(|file: &[u8]| {
-    if let Ok(opening) = CallOpening::from_bytes(file) {
-        assert_eq!(opening.to_bytes(), file);
-        assert!(HONEST.contains(file), "an opening that nobody made was taken");
+    if let Ok(disclosure) = Disclosure::from_bytes(file) {
+        assert_eq!(disclosure.to_bytes(), file);
+        assert!(HONEST.contains(file), "a disclosure that nobody made was taken");
     }
 });

@@ -1,4 +1,4 @@
-//! One module in one call, shown without the rest of its session: the file `*.opening.json`.
+//! One module in one call, shown without the rest of its session: the file `*.disclosure.json`.
 //!
 //! It has the signed manifest, the signed receipt, the activations and deltas of that module in that call, and the path from
 //! them to the [commitments](crate::commitments) in the receipt. What it shows is what both parties signed; that the deltas
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::{Bundle, BundleError};
 use crate::commitments::{CommitmentSeed, Leaf, Path, SessionHasher};
 use crate::json::Object;
-use crate::limits::{MAX_CALL_MODULES, MAX_OPENING_BYTES};
+use crate::limits::{MAX_CALL_MODULES, MAX_DISCLOSURE_BYTES};
 use crate::manifest::{ManifestError, ModuleEntry};
 use crate::packing::{
     PackedDeltas, PackingError, activations_from_bytes, activations_to_bytes, pack_deltas, unpack_deltas,
@@ -22,12 +22,12 @@ use crate::{
     CallSalt, CommitmentNode, ForeignReceipt, Signature, SignedManifest, SignedReceipt, SignedSession,
 };
 
-const FORMAT: &str = "zklora-opening/1";
+const FORMAT: &str = "zklora-disclosure/1";
 
 /// One module in one call, of which both parties signed that it happened. Whether they are the right parties, and theirs the
 /// right adapter, only pins tell.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CallOpening {
+pub struct Disclosure {
     session: SignedSession,
     number: u64,
     /// With the deltas of the one module.
@@ -61,7 +61,7 @@ struct Fields {
     path: Vec<CommitmentNode>,
 }
 
-impl CallOpening {
+impl Disclosure {
     /// Opens a module's part of a call of a bundle, whose transcript is held against its receipt; proofs are not looked at.
     pub fn new<R: Read + Seek>(
         bundle: &mut Bundle<R>,
@@ -103,27 +103,27 @@ impl CallOpening {
             return Err(OpenError::NotCalled { call: number, called: names.collect() });
         };
         let call = Call { deltas: vec![delta], ..call };
-        let opening = Self { session, number, call, salt: seed.call_salt(number, module), path };
-        let bytes = opening.to_bytes().len() as u64;
-        if bytes > MAX_OPENING_BYTES {
+        let disclosure = Self { session, number, call, salt: seed.call_salt(number, module), path };
+        let bytes = disclosure.to_bytes().len() as u64;
+        if bytes > MAX_DISCLOSURE_BYTES {
             return Err(OpenError::TooLarge(bytes));
         }
-        Ok(opening)
+        Ok(disclosure)
     }
 
     /// Reads a file from anywhere, and checks all that it says but who the parties are.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, OpeningError> {
-        if bytes.len() as u64 > MAX_OPENING_BYTES {
-            return Err(OpeningError::TooLarge);
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DisclosureError> {
+        if bytes.len() as u64 > MAX_DISCLOSURE_BYTES {
+            return Err(DisclosureError::TooLarge);
         }
         let Object(fields): Object<Fields> =
-            serde_json::from_slice(bytes).map_err(|e| OpeningError::Json(e.to_string()))?;
+            serde_json::from_slice(bytes).map_err(|e| DisclosureError::Json(e.to_string()))?;
         if fields.format != FORMAT {
-            return Err(OpeningError::Format(fields.format.chars().take(80).collect()));
+            return Err(DisclosureError::Format(fields.format.chars().take(80).collect()));
         }
-        // One opening has one encoding, as a bundle's header.
+        // One disclosure has one encoding, as a bundle's header.
         if serde_json::to_vec(&fields).ok().as_deref() != Some(bytes) {
-            return Err(OpeningError::Json("it is not in its canonical form".into()));
+            return Err(DisclosureError::Json("it is not in its canonical form".into()));
         }
         let manifest = SignedManifest::parse(fields.manifest.into_bytes(), fields.manifest_signature)?;
         let receipt = SignedReceipt::parse(
@@ -138,32 +138,32 @@ impl CallOpening {
         // The call's shape knows the module.
         let entry = &manifest.manifest().modules()[module];
         if entry.name() != fields.name {
-            return Err(OpeningError::Name { found: fields.name.chars().take(300).collect(), module });
+            return Err(DisclosureError::Name { found: fields.name.chars().take(300).collect(), module });
         }
         let activations = activations_from_bytes(&fields.activations, rows * shape.d_in())
-            .ok_or(OpeningError::Activations { rows, d_in: shape.d_in() })?;
+            .ok_or(DisclosureError::Activations { rows, d_in: shape.d_in() })?;
         let values = unpack_deltas(fields.width, &fields.deltas, rows * shape.d_out())?;
-        let opening = Self {
+        let disclosure = Self {
             number: fields.call,
             call: Call { rows, activations, deltas: vec![Delta { module, values }] },
             salt: fields.salt,
             path: Path { position: fields.position, leaves: fields.leaves, nodes: fields.path },
             session,
         };
-        if opening.path.root(opening.leaf()) != Some(opening.receipt().receipt().commitments) {
-            return Err(OpeningError::NotCommitted);
+        if disclosure.path.root(disclosure.leaf()) != Some(disclosure.receipt().receipt().commitments) {
+            return Err(DisclosureError::NotCommitted);
         }
-        opening.check_place()?;
-        Ok(opening)
+        disclosure.check_place()?;
+        Ok(disclosure)
     }
 
     /// Holds the place of the leaf against what the receipt counts.
-    fn check_place(&self) -> Result<(), OpeningError> {
+    fn check_place(&self) -> Result<(), DisclosureError> {
         let receipt = self.receipt().receipt();
         let most = MAX_CALL_MODULES as u64;
         let (call, calls) = (self.number, receipt.calls);
         let Path { position, leaves, .. } = self.path;
-        let refuse = |what, found, counted: String| Err(OpeningError::Impossible { what, found, counted });
+        let refuse = |what, found, counted: String| Err(DisclosureError::Impossible { what, found, counted });
         if call >= calls {
             return refuse("call", call, format!("{calls} calls, from 0"));
         }
@@ -210,7 +210,7 @@ impl CallOpening {
             path: self.path.nodes.clone(),
         };
         // A plain struct of strings and integers always serialises.
-        serde_json::to_vec(&fields).expect("an opening always serialises")
+        serde_json::to_vec(&fields).expect("a disclosure always serialises")
     }
 
     fn leaf(&self) -> CommitmentNode {
@@ -305,22 +305,22 @@ pub enum OpenError {
         called: Vec<String>,
     },
     /// The call is larger than a file may be.
-    #[error("the opening takes {}, expected at most {}", crate::Bytes(*.0), crate::Bytes(MAX_OPENING_BYTES))]
+    #[error("the disclosure takes {}, expected at most {}", crate::Bytes(*.0), crate::Bytes(MAX_DISCLOSURE_BYTES))]
     TooLarge(u64),
 }
 
-/// Why a file is no opening of a call. The first thing found wrong.
+/// Why a file is no disclosure of a call. The first thing found wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpeningError {
-    /// More bytes than an opening may have.
-    #[error("the opening has more than {}", crate::Bytes(MAX_OPENING_BYTES))]
+pub enum DisclosureError {
+    /// More bytes than a disclosure may have.
+    #[error("the disclosure has more than {}", crate::Bytes(MAX_DISCLOSURE_BYTES))]
     TooLarge,
     /// No such JSON.
-    #[error("the opening is not valid JSON of its format: {0}")]
+    #[error("the disclosure is not valid JSON of its format: {0}")]
     Json(String),
     /// Another format or version.
-    #[error("the opening's format is {0:?}, expected {FORMAT:?}")]
+    #[error("the disclosure's format is {0:?}, expected {FORMAT:?}")]
     Format(String),
     /// The manifest is not valid.
     #[error(transparent)]
@@ -336,7 +336,7 @@ pub enum OpeningError {
     Call(#[from] CallError),
     /// The module has another name.
     #[error(
-        "the opening names its module {found:?}, which is not the name of module {module} in the manifest"
+        "the disclosure names its module {found:?}, which is not the name of module {module} in the manifest"
     )]
     Name {
         /// The name found.
@@ -356,7 +356,7 @@ pub enum OpeningError {
     #[error("the deltas: {0}")]
     Deltas(#[from] PackingError),
     /// The parties signed for what cannot be.
-    #[error("the opening has {found} as its {what}, but its receipt counts {counted}")]
+    #[error("the disclosure has {found} as its {what}, but its receipt counts {counted}")]
     Impossible {
         /// Which number.
         what: &'static str,

@@ -55,10 +55,10 @@ fn bundle(a: &SecretKey, b: &SecretKey, seed: &CommitmentSeed, session: u8) -> B
     Bundle::from_reader(Cursor::new(std::fs::read(&path).unwrap())).unwrap()
 }
 
-fn opened(session: u8, call: u64, module: usize) -> CallOpening {
+fn opened(session: u8, call: u64, module: usize) -> Disclosure {
     let (a, b) = (SecretKey::generate(), SecretKey::generate());
     let seed = CommitmentSeed::random();
-    CallOpening::new(&mut bundle(&a, &b, &seed, session), &seed, call, module).unwrap()
+    Disclosure::new(&mut bundle(&a, &b, &seed, session), &seed, call, module).unwrap()
 }
 
 #[test]
@@ -73,16 +73,16 @@ fn every_module_of_every_call_opens_to_a_file_that_is_read_as_itself() {
         (2, 1, &[0, 300]),
         (2, 0, &[1, 2, 3, -4, 5, 1 << 40]),
     ] {
-        let opening = CallOpening::new(&mut bundle, &seed, call, module).unwrap();
-        assert_eq!((opening.number(), opening.module(), opening.deltas()), (call, module, values));
-        assert_eq!(CallOpening::from_bytes(&opening.to_bytes()).unwrap(), opening);
-        nodes.push(opening.leaf());
+        let disclosure = Disclosure::new(&mut bundle, &seed, call, module).unwrap();
+        assert_eq!((disclosure.number(), disclosure.module(), disclosure.deltas()), (call, module, values));
+        assert_eq!(Disclosure::from_bytes(&disclosure.to_bytes()).unwrap(), disclosure);
+        nodes.push(disclosure.leaf());
     }
     // The first and the last call have equal content.
     assert!(nodes[0] != nodes[3] && nodes[1] != nodes[4]);
 
     let refused = |seed: &CommitmentSeed, bundle: &mut _, call, module| {
-        CallOpening::new(bundle, seed, call, module).unwrap_err().to_string()
+        Disclosure::new(bundle, seed, call, module).unwrap_err().to_string()
     };
     let error = refused(&seed, &mut bundle, 1, 0);
     assert!(error.contains("call 1 does not ask for this module; it asks for m.1"), "{error}");
@@ -91,13 +91,13 @@ fn every_module_of_every_call_opens_to_a_file_that_is_read_as_itself() {
     assert!(refused(&CommitmentSeed::random(), &mut bundle, 0, 0).contains("commitment seed"));
 }
 
-/// Changes a field of an honest opening.
-fn changed(opening: &CallOpening, edit: impl FnOnce(&mut Fields)) -> Result<CallOpening, OpeningError> {
-    let Object(mut fields): Object<Fields> = serde_json::from_slice(&opening.to_bytes()).unwrap();
+/// Changes a field of an honest disclosure.
+fn changed(disclosure: &Disclosure, edit: impl FnOnce(&mut Fields)) -> Result<Disclosure, DisclosureError> {
+    let Object(mut fields): Object<Fields> = serde_json::from_slice(&disclosure.to_bytes()).unwrap();
     edit(&mut fields);
     let bytes = serde_json::to_vec(&fields).unwrap();
-    assert_ne!(bytes, opening.to_bytes());
-    CallOpening::from_bytes(&bytes)
+    assert_ne!(bytes, disclosure.to_bytes());
+    Disclosure::from_bytes(&bytes)
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn whatever_is_changed_is_not_what_was_committed_to() {
     let other = opened(1, 0, 0);
     let not_committed = |what: &str, edit: fn(&mut Fields)| {
         let error = changed(&honest, edit).unwrap_err();
-        assert!(matches!(error, OpeningError::NotCommitted), "{what}: {error}");
+        assert!(matches!(error, DisclosureError::NotCommitted), "{what}: {error}");
     };
     not_committed("an activation", |f| f.activations[1] ^= 1);
     not_committed("a delta", |f| f.deltas[3] ^= 1);
@@ -137,7 +137,7 @@ fn whatever_is_changed_is_not_what_was_committed_to() {
         f.contributor_signature = foreign.contributor_signature;
         f.client_signature = foreign.client_signature;
     });
-    assert!(matches!(error, Err(OpeningError::Foreign(ForeignReceipt { what: "adapter" }))), "{error:?}");
+    assert!(matches!(error, Err(DisclosureError::Foreign(ForeignReceipt { what: "adapter" }))), "{error:?}");
     let error = changed(&honest, |f| {
         f.receipt = foreign.receipt.clone();
         f.contributor_signature = foreign.contributor_signature;
@@ -145,7 +145,7 @@ fn whatever_is_changed_is_not_what_was_committed_to() {
         f.manifest = foreign.manifest;
         f.manifest_signature = foreign.manifest_signature;
     });
-    assert!(matches!(error, Err(OpeningError::NotCommitted)), "{error:?}");
+    assert!(matches!(error, Err(DisclosureError::NotCommitted)), "{error:?}");
 }
 
 /// Parties in league can sign for anything, but no reader takes it.
@@ -153,20 +153,20 @@ fn whatever_is_changed_is_not_what_was_committed_to() {
 fn what_the_receipts_counts_do_not_allow_is_refused_though_both_signed_it() {
     let (a, b, seed) = (SecretKey::generate(), SecretKey::generate(), CommitmentSeed::random());
     // The second of five leaves, in the first of three calls; the fourth, in the third call.
-    let open = |call, module| CallOpening::new(&mut bundle(&a, &b, &seed, 1), &seed, call, module).unwrap();
+    let open = |call, module| Disclosure::new(&mut bundle(&a, &b, &seed, 1), &seed, call, module).unwrap();
     let (first, third) = (open(0, 0), open(2, 1));
     assert_eq!((first.path.position, third.path.position, first.path.leaves), (1, 3, 5));
-    let signed = |opening: &CallOpening, calls, rows: [u64; 2]| {
-        let mut receipt = opening.receipt().receipt().clone();
+    let signed = |disclosure: &Disclosure, calls, rows: [u64; 2]| {
+        let mut receipt = disclosure.receipt().receipt().clone();
         (receipt.calls, receipt.rows) = (calls, rows.to_vec());
         let bytes = receipt.to_bytes();
         let by_a = a.sign(Purpose::ReceiptContributor, &bytes);
         let by_b = b.sign(Purpose::ReceiptClient, &bytes);
         let receipt = SignedReceipt::parse(bytes, by_a, by_b).unwrap();
-        let session = SignedSession::new(opening.manifest().clone(), receipt).unwrap();
-        CallOpening::from_bytes(&CallOpening { session, ..opening.clone() }.to_bytes())
+        let session = SignedSession::new(disclosure.manifest().clone(), receipt).unwrap();
+        Disclosure::from_bytes(&Disclosure { session, ..disclosure.clone() }.to_bytes())
     };
-    for (opening, calls, rows, expected) in [
+    for (disclosure, calls, rows, expected) in [
         (&first, 3, [4, 5], None),
         (&third, 3, [4, 5], None),
         // As many leaves, each of a call of its own, would make the second leaf one of the second call; but the first may have two.
@@ -182,12 +182,12 @@ fn what_the_receipts_counts_do_not_allow_is_refused_though_both_signed_it() {
         (&first, 3, [1, 5], Some("rows")),
         (&third, 3, [4, 1], Some("rows")),
     ] {
-        let found = signed(opening, calls, rows);
+        let found = signed(disclosure, calls, rows);
         let what = found.as_ref().err().map(|error| match error {
-            OpeningError::Impossible { what, .. } => *what,
+            DisclosureError::Impossible { what, .. } => *what,
             other => panic!("{other}"),
         });
-        assert_eq!(what, expected, "call {} of {calls}, {rows:?}: {found:?}", opening.number());
+        assert_eq!(what, expected, "call {} of {calls}, {rows:?}: {found:?}", disclosure.number());
     }
 }
 
@@ -202,7 +202,7 @@ fn what_is_signed_is_checked_and_a_file_has_one_form() {
     refused(|f| f.contributor_signature = f.client_signature, "signature of the contributor");
     refused(|f| f.client_signature = f.contributor_signature, "signature of the client");
     refused(|f| f.receipt = f.receipt.replace("\"calls\":3", "\"calls\":4"), "signature of the contributor");
-    refused(|f| f.format = "zklora-opening/2".into(), "zklora-opening/2");
+    refused(|f| f.format = "zklora-disclosure/2".into(), "zklora-disclosure/2");
     refused(|f| f.name = "m.1".into(), "is not the name of module 0");
     refused(|f| f.module = 7, "addresses module 7");
     refused(|f| f.rows = 0, "has 0 rows");
@@ -225,10 +225,10 @@ fn what_is_signed_is_checked_and_a_file_has_one_form() {
         String::new(),
     ] {
         assert_ne!(other, text);
-        let error = CallOpening::from_bytes(other.as_bytes()).unwrap_err();
-        assert!(matches!(error, OpeningError::Json(_)), "{error}");
+        let error = Disclosure::from_bytes(other.as_bytes()).unwrap_err();
+        assert!(matches!(error, DisclosureError::Json(_)), "{error}");
     }
     for end in (0..bytes.len()).step_by(7) {
-        assert!(CallOpening::from_bytes(&bytes[..end]).is_err());
+        assert!(Disclosure::from_bytes(&bytes[..end]).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! `zklora-base-user open`.
+//! `zklora-base-user disclose`.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use clap::Args;
 use schemars::JsonSchema;
 use serde::Serialize;
 use zklora_proto::bundle::Bundle;
-use zklora_proto::{CallOpening, Document, Manifest, SessionId, counted, secret_file};
+use zklora_proto::{Disclosure, Document, Manifest, SessionId, counted, secret_file};
 
 use super::SessionsArgs;
 
-/// Opens one module of one call of a session that you took part in, to be shown without the others.
+/// Discloses one module of one call of a session that you took part in, without the others.
 ///
-/// The opening has the activations and deltas of that module in that call, and what ties them to the receipt that both parties
-/// signed. `zklora-verifier opening` checks it. It takes the seed from your record of the session.
+/// The disclosure has the activations and deltas of that module in that call, and what ties them to the receipt that both parties
+/// signed. `zklora-verifier disclosure` checks it. It takes the seed from your record of the session.
 #[derive(Args)]
 #[command(
-    after_help = "Example: zklora-base-user open SESSION.pf --call 0 --module transformer.h.0.attn.c_attn"
+    after_help = "Example: zklora-base-user disclose SESSION.pf --call 0 --module transformer.h.0.attn.c_attn"
 )]
-pub struct Open {
+pub struct Disclose {
     /// The session's bundle.
     #[arg(value_name = "BUNDLE")]
     bundle: PathBuf,
@@ -30,7 +30,7 @@ pub struct Open {
     /// The module, by its name or its number in the manifest, from 0.
     #[arg(long, value_name = "NAME|INDEX")]
     module: String,
-    /// The opening, made for your eyes alone; SESSION.CALL.MODULE.opening.json by default.
+    /// The disclosure, made for your eyes alone; SESSION.CALL.MODULE.disclosure.json by default.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -40,11 +40,11 @@ pub struct Open {
     json: bool,
 }
 
-/// The opening that was made.
+/// The disclosure that was made.
 #[derive(Serialize, JsonSchema)]
-pub struct OpenReport {
+pub struct DiscloseReport {
     /// The file.
-    opening: String,
+    disclosure: String,
     /// The session.
     session: SessionId,
     /// The call, from 0.
@@ -55,36 +55,36 @@ pub struct OpenReport {
     rows: usize,
 }
 
-impl Document for OpenReport {
-    const FORMAT: &'static str = "zklora-open/1";
-    const PRINTED_BY: &'static str = "zklora-base-user open --json";
+impl Document for DiscloseReport {
+    const FORMAT: &'static str = "zklora-disclose/1";
+    const PRINTED_BY: &'static str = "zklora-base-user disclose --json";
 }
 
-pub fn run(args: &Open, stdout: &mut dyn Write) -> anyhow::Result<()> {
+pub fn run(args: &Disclose, stdout: &mut dyn Write) -> anyhow::Result<()> {
     let mut bundle = Bundle::open(&args.bundle).with_context(|| args.bundle.display().to_string())?;
     let session = bundle.receipt().receipt().session;
     let record = args.sessions.records()?.get(session)?;
     let module = find(bundle.manifest().manifest(), &args.module)?;
-    let opening = CallOpening::new(&mut bundle, &record.seed, args.call, module)
+    let disclosure = Disclosure::new(&mut bundle, &record.seed, args.call, module)
         .with_context(|| args.bundle.display().to_string())?;
-    let default = || PathBuf::from(format!("{session}.{}.{module}.opening.json", args.call));
+    let default = || PathBuf::from(format!("{session}.{}.{module}.disclosure.json", args.call));
     let out = args.out.clone().unwrap_or_else(default);
-    secret_file::create(&out, &opening.to_bytes())?;
+    secret_file::create(&out, &disclosure.to_bytes())?;
 
-    let name = opening.entry().name();
+    let name = disclosure.entry().name();
     if args.json {
-        let report = OpenReport {
-            opening: out.display().to_string(),
+        let report = DiscloseReport {
+            disclosure: out.display().to_string(),
             session,
             call: args.call,
             module: name.into(),
-            rows: opening.rows(),
+            rows: disclosure.rows(),
         };
         writeln!(stdout, "{}", report.to_line()?)?;
     } else {
-        writeln!(stdout, "opening      {}", out.display())?;
+        writeln!(stdout, "disclosure   {}", out.display())?;
         writeln!(stdout, "session      {session}")?;
-        writeln!(stdout, "call         {}, {name}: {}", args.call, counted(opening.rows(), "row"))?;
+        writeln!(stdout, "call         {}, {name}: {}", args.call, counted(disclosure.rows(), "row"))?;
         writeln!(
             stdout,
             "Anyone who has it sees these rows and their deltas, the receipt, and nothing of the other calls."
