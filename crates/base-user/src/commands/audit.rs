@@ -21,9 +21,10 @@ use zklora_verdict::{
     write_not_shown,
 };
 
+use super::contributors::combine_modes;
 use super::eval::shown;
 use super::inputs::{DatasetArgs, Evaluated, Task, read_text};
-use super::{Loaded, ModelArgs, SecurityArgs, combine_modes};
+use super::{Loaded, ModelArgs, SecurityArgs};
 
 /// Shows that sessions were of this base model on this text: verifies their bundles, and runs the base model once more with the
 /// deltas in them.

@@ -10,8 +10,9 @@ use zklora_base_user::evaluation::{NotedLines, difference, mean};
 use zklora_proto::Document;
 use zklora_verdict::{Estimate, EvalReport, MeanReport};
 
+use super::ModelArgs;
+use super::contributors::{ContributorArgs, Contributors};
 use super::inputs::{DatasetArgs, Evaluated, MOST_NOTED, Task};
-use super::{ContributorArgs, Contributors, ModelArgs};
 
 /// Computes mean loss and perplexity over a dataset with the base model alone and with the adapter, with intervals of 95 %
 /// confidence, and ends each session with a receipt that both sign.

@@ -17,7 +17,8 @@ use zklora_cli::OutputError;
 use zklora_proto::Document;
 use zklora_verdict::SessionReport;
 
-use super::{ContributorArgs, Loaded, ModelArgs};
+use super::contributors::ContributorArgs;
+use super::{Loaded, ModelArgs};
 
 /// Continues a text with the adapter, token by token, and ends each session with a receipt that both sign.
 ///

@@ -7,8 +7,9 @@ use clap::Args;
 use zklora_proto::Document;
 use zklora_verdict::LossReport;
 
+use super::contributors::ContributorArgs;
 use super::inputs::read_text;
-use super::{ContributorArgs, ModelArgs, exact};
+use super::{ModelArgs, exact};
 
 /// Computes the loss of a text with the base model alone and with the adapter, and ends each session with a receipt that
 /// both sign.
