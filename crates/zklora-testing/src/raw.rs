@@ -6,9 +6,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use serde::{Deserialize, Serialize};
 use zklora_proto::bundle::{BundleParts, Plan, write};
-use zklora_proto::{BundleDigest, Call, SignedSession};
-
-use crate::World;
+use zklora_proto::{BundleDigest, Call, CommitmentSeed, SignedSession};
 
 /// Index of the manifest's bytes among a bundle's blobs.
 pub const MANIFEST: usize = 0;
@@ -32,6 +30,9 @@ pub const FOLDS_SIGNATURE: usize = 6;
 pub const REDACTED: &str = "zklora-pf-redacted/2";
 /// Index of the first proof.
 pub const PROOFS: usize = 7;
+
+/// What all sessions here are salted with.
+pub(crate) const SEED: CommitmentSeed = CommitmentSeed::from_bytes([0x5e; 32]);
 
 /// A bundle as anyone can take it apart and put it together again: blobs and plan, with nothing checked.
 ///
@@ -71,7 +72,7 @@ impl RawBundle {
     pub fn new(session: &SignedSession, calls: &[Call], plan: &Plan, proofs: &[Vec<u8>]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("session.pf");
-        let salt = World::SEED.transcript_salt();
+        let salt = SEED.transcript_salt();
         write(&path, &BundleParts { session, salt, calls, plan, proofs }).unwrap();
         Self::parse(&std::fs::read(path).unwrap())
     }

@@ -25,6 +25,7 @@ use zklora_proto::{
     SessionHasher, SessionId, Signature, SignedManifest, SignedReceipt, SignedSession, secret_file,
 };
 
+use crate::raw::SEED;
 use crate::{FOLDS, FOLDS_SIGNATURE, RECEIPT, REDACTED, RawBundle};
 
 /// Circuits of honest provers, shared by all tests of a process.
@@ -43,7 +44,7 @@ pub struct World {
 
 impl World {
     /// What all of these worlds' sessions are salted with. Anyone can have it.
-    pub const SEED: CommitmentSeed = CommitmentSeed::from_bytes([0x5e; 32]);
+    pub const SEED: CommitmentSeed = SEED;
 
     /// Two parties and an adapter of these shapes, with modules `m.0`, `m.1`, ... and weights that follow from the seed.
     /// Keys and salts are random.
