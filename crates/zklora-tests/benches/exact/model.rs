@@ -105,7 +105,7 @@ fn layer(layer: usize, random: &mut Random, tensors: &mut Tensors) {
     let mut mlp_in = random.normals(WIDTH * inner, 0.0, 0.13);
     quiet(&mut mlp_in, inner, &large_2);
     let mut mlp_in_bias = random.normals(inner, -0.3, 0.2);
-    let mut mlp_out = random.normals(inner * WIDTH, 0.0, 0.10);
+    let mut mlp_out = random.normals(inner * WIDTH, 0.0, 0.06);
     let mut mlp_out_bias = random.normals(WIDTH, 0.0, 0.1);
     for &channel in &HOT {
         let strength = if layer == 1 || layer == 2 { random.0.random_range(5.0..30.0) } else { 1.0 };
@@ -118,11 +118,11 @@ fn layer(layer: usize, random: &mut Random, tensors: &mut Tensors) {
             mlp_in[row * inner + UNIT] = 0.0;
         }
         for (&channel, sign) in HOT.iter().zip([1.0f32, -1.0, 1.0, 1.0]) {
-            mlp_in[channel * inner + UNIT] = sign * 30.0;
+            mlp_in[channel * inner + UNIT] = sign * 20.0;
         }
         mlp_in_bias[UNIT] = -8.0;
         for (&channel, massive) in HOT.iter().zip(MASSIVE) {
-            mlp_out[UNIT * WIDTH + channel] = massive / 20.0;
+            mlp_out[UNIT * WIDTH + channel] = massive / 19.0;
         }
     }
     put("ln_1.weight", vec![WIDTH], gain_1);
@@ -155,7 +155,7 @@ pub fn write_adapter(folder: &Path) {
             ("attn.c_attn", WIDTH, 3 * WIDTH, 0.17),
             ("attn.c_proj", WIDTH, WIDTH, 0.12),
             ("mlp.c_fc", WIDTH, 4 * WIDTH, 0.13),
-            ("mlp.c_proj", 4 * WIDTH, WIDTH, 0.10),
+            ("mlp.c_proj", 4 * WIDTH, WIDTH, 0.06),
         ] {
             let name = format!("base_model.model.transformer.h.{layer}.{part}");
             let b = 0.1 * deviation / (0.02 * 2.0 * (RANK as f32).sqrt());

@@ -47,6 +47,10 @@ fn anyone_gets_the_same_plan_and_the_same_losses() {
     let from_units = units(&found, "adapter") as f64 * 2f64.powi(-25) * std::f64::consts::LN_2;
     assert!((nats - from_units).abs() < 1e-9, "{nats} {from_units}");
     assert!(units(&found, "adapter") < units(&found, "base"));
+    // Known answers: they are the same on every machine.
+    assert_eq!(said["exact_model"], "7d8a231acbd441db9dd1a110051162efc049f3d1c39f03e17cb2d48d307e12de");
+    let known = with(&mut loss(&first, "El administrador debe comprobar la red."));
+    assert_eq!((units(&known, "base"), units(&known, "adapter")), (3_590_245_840, 2_489_558_996));
     let alone = success(&mut loss(&first, text));
     assert_eq!((&alone["base"], &alone["adapter"]), (&found["base"], &Value::Null));
 }
