@@ -4,12 +4,12 @@ use zklora_net::Connection;
 use zklora_proto::message::{ErrorCode, Nonce, Request, Response};
 use zklora_proto::{CommitmentSeed, PROTOCOL_VERSION, SecretKey, SessionId};
 
-use crate::World;
+use crate::Contributor;
 
 /// Of all sessions on bare connections.
 pub const SEED: CommitmentSeed = CommitmentSeed::from_bytes([0x5e; 32]);
 
-pub fn ask(world: &World, connection: &Connection, request: &Request, payload: &[u8]) -> Response {
+pub fn ask(world: &Contributor, connection: &Connection, request: &Request, payload: &[u8]) -> Response {
     world.runtime.block_on(connection.request(request, payload)).unwrap().0
 }
 
@@ -20,7 +20,7 @@ pub fn error(response: Response) -> (ErrorCode, String) {
     }
 }
 
-pub fn hello(world: &World) -> Request {
+pub fn hello(world: &Contributor) -> Request {
     Request::Hello {
         version: PROTOCOL_VERSION,
         adapter: world.state.manifest.adapter_id(),
@@ -31,7 +31,7 @@ pub fn hello(world: &World) -> Request {
 }
 
 /// A session on a bare connection.
-pub fn open(world: &World, key: &SecretKey) -> (Connection, SessionId) {
+pub fn open(world: &Contributor, key: &SecretKey) -> (Connection, SessionId) {
     let connection = world.connect(key);
     let request = hello(world);
     let Request::Hello { nonce: mine, .. } = &request else { unreachable!() };
@@ -51,7 +51,7 @@ pub fn open(world: &World, key: &SecretKey) -> (Connection, SessionId) {
 }
 
 /// A client that keeps to the protocol is served, whatever others did before.
-pub fn still_serves(world: &World) {
+pub fn still_serves(world: &Contributor) {
     let session = world.session(SecretKey::generate()).unwrap();
     session.forward(&[0], &vec![1; world.d_in(0)]).unwrap();
     session.finish().unwrap();

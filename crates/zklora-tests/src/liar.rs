@@ -9,7 +9,7 @@ use zklora_proto::identity::Purpose;
 use zklora_proto::message::{ErrorCode, Request, Response};
 use zklora_proto::{Address, Receipt, SecretKey};
 
-use crate::World;
+use crate::Contributor;
 
 pub struct Liar {
     address: Address,
@@ -17,7 +17,7 @@ pub struct Liar {
 
 impl Liar {
     /// The same contributor as the world's, with its key and its service, at another address.
-    pub fn new(world: &World, change: impl Fn(&mut Receipt) + Send + Sync + 'static) -> Self {
+    pub fn new(world: &Contributor, change: impl Fn(&mut Receipt) + Send + Sync + 'static) -> Self {
         let listener = {
             let _guard = world.runtime.enter();
             Listener::bind(&world.state.key, "127.0.0.1:0".parse().unwrap()).unwrap()
@@ -53,7 +53,7 @@ impl Liar {
         Self { address }
     }
 
-    pub fn session(&self, world: &World) -> Session {
+    pub fn session(&self, world: &Contributor) -> Session {
         Session::open(
             world.runtime.handle().clone(),
             SecretKey::generate(),

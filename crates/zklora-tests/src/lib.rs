@@ -1,7 +1,7 @@
 //! What tests need that take two programs, or a client and a daemon.
 //!
 //! - [`programs`]: the three programs as processes, each with its command line; tests in `tests/programs`.
-//! - [`process`]: the daemon as a process that is signalled, killed and asked; [`World`]: the same in this process, so that a test can
+//! - [`process`]: the daemon as a process that is signalled, killed and asked; [`Contributor`]: the same in this process, so that a test can
 //!   look into it. [`client`] and [`bare`] are clients that speak the protocol by hand, [`liar`] is a contributor that lies, and
 //!   [`proxy`] a bad network. Tests are in `tests/daemon`.
 //!
@@ -11,15 +11,15 @@
 
 pub mod bare;
 pub mod client;
+mod contributor;
 pub mod liar;
 pub mod process;
 pub mod programs;
 pub mod proxy;
-mod world;
 
 use std::path::{Path, PathBuf};
 
-pub use world::World;
+pub use contributor::Contributor;
 
 /// `fixtures/`, at the top of the workspace.
 pub fn fixtures() -> PathBuf {

@@ -17,7 +17,7 @@ use zklora_proto::message::{ErrorCode, Nonce, Request, Response};
 use zklora_proto::packing::activations_to_bytes;
 use zklora_proto::{CommitmentSeed, PROTOCOL_VERSION, SecretKey, SessionId};
 use zklora_tests::bare::{ask as ask_bare, error, open};
-use zklora_tests::{World, fixtures};
+use zklora_tests::{Contributor, fixtures};
 
 /// The fixture's first module.
 const MODULE: usize = 0;
@@ -46,7 +46,7 @@ fn solve(rows: &[Vec<i16>], deltas: &[Vec<i64>], width: usize) -> Vec<Vec<i64>> 
 }
 
 /// Whether the map predicts what the contributor itself computes for rows that were never asked for.
-fn predicts(world: &World, map: &[Vec<i64>]) -> bool {
+fn predicts(world: &Contributor, map: &[Vec<i64>]) -> bool {
     let opening = &world.state.openings[MODULE];
     let (d_in, rank, d_out) = (opening.shape().d_in(), opening.shape().rank(), opening.shape().d_out());
     let mut rng = StdRng::seed_from_u64(9);
@@ -75,7 +75,7 @@ fn ask(session: &Session, rows: &[Vec<i16>]) -> (Vec<Vec<i64>>, Option<SessionEr
 
 #[test]
 fn without_a_budget_as_many_rows_as_inputs_give_the_map_away() {
-    let world = World::with_budget(Limits::default(), 1.0);
+    let world = Contributor::with_budget(Limits::default(), 1.0);
     let rows = rows(world.d_in(MODULE));
     let session = world.session(SecretKey::generate()).unwrap();
     let (deltas, error) = ask(&session, &rows);
@@ -88,7 +88,7 @@ fn without_a_budget_as_many_rows_as_inputs_give_the_map_away() {
 
 #[test]
 fn the_budget_ends_service_for_all_clients_and_sessions_together() {
-    let world = World::with_budget(Limits::default(), 0.25);
+    let world = Contributor::with_budget(Limits::default(), 0.25);
     let width = world.d_in(MODULE);
     let rows = rows(width);
     let (first, second) = (SecretKey::generate(), SecretKey::generate());
@@ -172,7 +172,7 @@ fn a_call_beyond_the_budget_is_refused_before_its_deltas_are_computed() {
 
 #[test]
 fn clients_who_only_send_what_is_refused_take_nothing_from_others() {
-    let world = World::with_budget(Limits::default(), 0.25);
+    let world = Contributor::with_budget(Limits::default(), 0.25);
     let width = world.d_in(MODULE);
     let rows = rows(width);
     std::thread::scope(|scope| {

@@ -26,13 +26,13 @@ use zklora_tests::proxy::{Proxy, Weather};
 
 const CALM: Weather = Weather { lost: 0, repeated: 0, late: Duration::ZERO };
 
-struct World {
+struct Contributor {
     folder: TempDir,
     state: State,
     runtime: Runtime,
 }
 
-impl World {
+impl Contributor {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Makes the state.
@@ -89,7 +89,7 @@ fn through(daemon: &Process, weather: Weather) -> (Proxy, Address) {
 
 #[test]
 fn packets_that_are_lost_late_or_repeated_change_nothing() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[]);
     let weather = Weather { lost: 100, repeated: 50, late: Duration::from_millis(8) };
     let (proxy, address) = through(&daemon, weather);
@@ -104,7 +104,7 @@ fn packets_that_are_lost_late_or_repeated_change_nothing() {
 
 #[test]
 fn a_daemon_that_dies_and_comes_back_is_found_again_by_its_clients() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[]);
     let listen = format!("127.0.0.1:{}", daemon.address().port);
     let session = world.session(&daemon.address()).unwrap();
@@ -126,7 +126,7 @@ fn a_daemon_that_dies_and_comes_back_is_found_again_by_its_clients() {
 /// A daemon whose setting is changed keeps the word that it gave.
 #[test]
 fn a_session_is_proved_with_the_parameter_set_that_its_client_was_told() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&["--security", "compact"]);
     let listen = format!("127.0.0.1:{}", daemon.address().port);
     let error = world.session(&daemon.address()).err().unwrap();
@@ -159,7 +159,7 @@ fn a_session_is_proved_with_the_parameter_set_that_its_client_was_told() {
 
 #[test]
 fn a_client_that_vanishes_is_given_up_and_nobody_else_notices() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&["--session-idle", "2s"]);
     let (proxy, address) = through(&daemon, CALM);
     let vanishing = world.session(&address).unwrap();
@@ -184,7 +184,7 @@ fn a_client_that_vanishes_is_given_up_and_nobody_else_notices() {
 
 #[test]
 fn a_clock_that_jumps_ends_no_session() {
-    let world = World::new();
+    let world = Contributor::new();
     let shim = world.path().join("clock.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/daemon/clock.c");
     let built = Command::new("gcc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&shim).arg(source).status();
@@ -225,7 +225,7 @@ struct SmallDisk<'a> {
 
 impl<'a> SmallDisk<'a> {
     /// Serves with `folder` on a small disk, after `prepare` (a line for a shell) was run there.
-    fn serve(world: &World, folder: &'a Path, kilobytes: usize, prepare: &str) -> Self {
+    fn serve(world: &Contributor, folder: &'a Path, kilobytes: usize, prepare: &str) -> Self {
         let serve = command(world.path());
         let mut arguments = vec![serve.get_program().to_owned()];
         arguments.extend(serve.get_args().map(Into::into));
@@ -283,7 +283,7 @@ fn a_full_disk_refuses_calls_and_loses_none() {
     if !may_mount() {
         return;
     }
-    let world = World::new();
+    let world = Contributor::new();
     let (state, real) = (world.path().join("state"), world.path().join("real"));
     fs::rename(&state, &real).unwrap();
     fs::create_dir(&state).unwrap();
@@ -313,7 +313,7 @@ fn bundles_that_cannot_be_written_are_written_later() {
     if !may_mount() {
         return;
     }
-    let world = World::new();
+    let world = Contributor::new();
     let out = world.path().join("out");
     fs::create_dir(&out).unwrap();
     let disk = SmallDisk::serve(&world, &out, 64 << 10, "true");
@@ -332,7 +332,7 @@ fn bundles_that_cannot_be_written_are_written_later() {
 
 #[test]
 fn a_folder_that_cannot_be_written_is_named_at_the_start() {
-    let world = World::new();
+    let world = Contributor::new();
     let output = program("zklora-contributor")
         .args(["serve", "--open", "--listen", "127.0.0.1:0", "--out-dir", "/proc/zklora", "--state"])
         .arg(world.path().join("state"))
@@ -344,7 +344,7 @@ fn a_folder_that_cannot_be_written_is_named_at_the_start() {
 }
 
 /// What `exposure` says of the first module: rows, and those of them that are not known.
-fn exposed(world: &World) -> (u64, u64) {
+fn exposed(world: &Contributor) -> (u64, u64) {
     let output = program("zklora-contributor")
         .args(["exposure", "--json", "--state"])
         .arg(world.path().join("state"))
@@ -365,7 +365,7 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 
 #[test]
 fn a_log_that_is_damaged_or_gone_counts_as_all_that_was_reserved() {
-    let world = World::new();
+    let world = Contributor::new();
     let [database, log] =
         ["sessions.sqlite", "sessions.sqlite-wal"].map(|file| world.path().join("state").join(file));
     let width = world.state.manifest.manifest().modules()[0].shape().d_in();
@@ -411,7 +411,7 @@ fn a_log_that_is_damaged_or_gone_counts_as_all_that_was_reserved() {
 
 #[test]
 fn a_state_without_its_ledger_is_served_only_with_a_new_one() {
-    let world = World::new();
+    let world = Contributor::new();
     let [database, reserved] =
         ["sessions.sqlite", "sessions.sqlite-reserved"].map(|file| world.path().join("state").join(file));
     let daemon = world.serve(&[]);

@@ -10,7 +10,7 @@ use zklora_net::Connection;
 use zklora_proto::limits::MAX_BUNDLE_PART_BYTES;
 use zklora_proto::message::{ErrorCode, Request, Response};
 use zklora_proto::{SecretKey, SessionId};
-use zklora_tests::World;
+use zklora_tests::Contributor;
 use zklora_tests::bare::{ask, error, open};
 use zklora_tests::process::{Process, bundle_at, wait_for};
 
@@ -54,7 +54,7 @@ fn all(ask: impl Fn(&Request) -> (Response, Vec<u8>), session: SessionId, bytes:
 
 #[test]
 fn a_proved_bundle_is_handed_to_its_client_and_to_nobody_else() {
-    let world = World::new(Limits { client_memory: 100 << 10, ..Limits::default() });
+    let world = Contributor::new(Limits { client_memory: 100 << 10, ..Limits::default() });
     let [key, again] = copies();
     let (session, bytes) = proved(world.session(key).unwrap(), widths(&world.state));
     // Another connection of the same client.
@@ -85,7 +85,7 @@ fn a_proved_bundle_is_handed_to_its_client_and_to_nobody_else() {
 
 #[test]
 fn what_is_not_proved_or_not_there_is_refused_in_words() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let (connection, session) = open(&world, &SecretKey::generate());
     let (code, message) = error(ask(&world, &connection, &Request::Fetch { session, offset: 0 }, &[]));
     assert_eq!(code, ErrorCode::Session);
@@ -167,7 +167,7 @@ fn sessions_wait_for_their_proofs_and_are_known_after_a_restart() {
 /// A contributor that signs for something else than it served, in one field of the receipt.
 #[test]
 fn a_receipt_with_other_commitments_is_not_signed() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let liar = zklora_tests::liar::Liar::new(&world, |receipt| {
         receipt.commitments = zklora_proto::CommitmentsDigest::from_bytes([1; 32]);
     });
@@ -187,7 +187,7 @@ fn a_receipt_with_other_commitments_is_not_signed() {
 /// client signs one of a session, whatever became of that.
 #[test]
 fn a_second_receipt_of_a_session_is_not_signed() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let tries = std::sync::atomic::AtomicU64::new(0);
     let grinding = move |receipt: &mut zklora_proto::Receipt| {
         receipt.finished += tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -5,12 +5,12 @@ use zklora_net::{Connection, read_frame};
 use zklora_proto::identity::Purpose;
 use zklora_proto::message::{ErrorCode, Request, Response};
 use zklora_proto::{SecretKey, SessionId, TranscriptDigest};
-use zklora_tests::World;
+use zklora_tests::Contributor;
 use zklora_tests::bare::{SEED, ask, error, hello, open, still_serves};
 use zklora_tests::process::wait_for;
 
 /// Sends raw bytes on a stream of their own and gives the answer.
-fn raw(world: &World, connection: &Connection, bytes: &[u8]) -> (ErrorCode, String) {
+fn raw(world: &Contributor, connection: &Connection, bytes: &[u8]) -> (ErrorCode, String) {
     world.runtime.block_on(async {
         let (mut send, mut receive) = connection.open().await.unwrap();
         send.write_all(bytes).await.unwrap();
@@ -21,7 +21,7 @@ fn raw(world: &World, connection: &Connection, bytes: &[u8]) -> (ErrorCode, Stri
 
 #[test]
 fn frames_that_claim_too_much_are_refused_in_words() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let connection = world.connect(&SecretKey::generate());
     let header = serde_json::to_vec(&Request::Status { session: SessionId::from_bytes([0; 32]) }).unwrap();
     let frame = |header_length: u32, payload_length: u64| {
@@ -48,7 +48,7 @@ fn frames_that_claim_too_much_are_refused_in_words() {
 
 #[test]
 fn a_peer_that_hangs_up_in_the_middle_of_a_frame_disturbs_nobody() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     for _ in 0..8 {
         let connection = world.connect(&SecretKey::generate());
         world.runtime.block_on(async {
@@ -62,7 +62,7 @@ fn a_peer_that_hangs_up_in_the_middle_of_a_frame_disturbs_nobody() {
 
 #[test]
 fn hello_refuses_what_does_not_fit() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let connection = world.connect(&SecretKey::generate());
     let refused = |edit: fn(&mut Request)| {
         let mut request = hello(&world);
@@ -95,7 +95,7 @@ fn hello_refuses_what_does_not_fit() {
 
 #[test]
 fn forwards_out_of_order_or_out_of_bounds_are_refused_and_change_nothing() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let (connection, session) = open(&world, &SecretKey::generate());
     let d_in = world.d_in(0);
     let row = vec![0; 2 * d_in];
@@ -139,7 +139,7 @@ fn forwards_out_of_order_or_out_of_bounds_are_refused_and_change_nothing() {
 
 #[test]
 fn sessions_belong_to_the_client_that_opened_them() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let owner = SecretKey::generate();
     let (connection, session) = open(&world, &owner);
     let row = vec![0; 2 * world.d_in(0)];
@@ -172,7 +172,7 @@ fn sessions_belong_to_the_client_that_opened_them() {
 
 #[test]
 fn a_countersignature_of_another_key_starts_no_proof() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let owner = SecretKey::generate();
     let (connection, session) = open(&world, &owner);
     let mut hasher = zklora_proto::SessionHasher::new(world.state.openings.len(), SEED);

@@ -11,18 +11,18 @@ use zklora_contributor::store::{STORE, Stage, Store};
 use zklora_net::{Connection, FrameError, Listener, read_frame, write_frame};
 use zklora_proto::message::{ErrorCode, ProofState, Request, Response};
 use zklora_proto::{Address, SecretKey, SessionId};
-use zklora_tests::World;
+use zklora_tests::Contributor;
 use zklora_tests::bare::{ask, error, hello, open, still_serves};
 
 /// Why a connection was closed.
-fn closed(world: &World, connection: &Connection) -> String {
+fn closed(world: &Contributor, connection: &Connection) -> String {
     match world.runtime.block_on(connection.request(&hello(world), &[])) {
         Err(FrameError::Closed { reason, refused: true }) => reason,
         other => panic!("{other:?}, expected that the connection is closed"),
     }
 }
 
-fn row(world: &World) -> Vec<u8> {
+fn row(world: &Contributor) -> Vec<u8> {
     vec![0; 2 * world.d_in(0)]
 }
 
@@ -30,7 +30,7 @@ fn forward(session: SessionId, call: u64) -> Request {
     Request::Forward { session, call, rows: 1, modules: vec![0] }
 }
 
-fn stage(world: &World, session: SessionId) -> Stage {
+fn stage(world: &Contributor, session: SessionId) -> Stage {
     let path = world.folder.path().join("state").join(STORE);
     let store = Store::open(&path, world.state.manifest.adapter_id()).unwrap();
     store.session(session).unwrap().unwrap().stage
@@ -43,7 +43,7 @@ fn only_those_on_the_list_are_served_and_the_list_is_read_again() {
     let path = folder.path().join("clients");
     std::fs::write(&path, format!("{} anna", anna.public())).unwrap();
     let access = Access::list(vec![], Some(path.clone())).unwrap();
-    let world = World::with_access(Limits::default(), 1.0, access);
+    let world = Contributor::with_access(Limits::default(), 1.0, access);
     let (of_anna, session) = open(&world, &anna);
     let reason = closed(&world, &world.connect(&berta));
     assert!(reason.contains(&format!("{} is not on this contributor's list", berta.public())), "{reason}");
@@ -63,7 +63,7 @@ fn only_those_on_the_list_are_served_and_the_list_is_read_again() {
 fn connections_sessions_and_transcripts_of_a_client_are_bounded() {
     let limits =
         Limits { client_connections: 2, client_sessions: 2, session_bytes: 10_000, ..Limits::default() };
-    let world = World::new(limits);
+    let world = Contributor::new(limits);
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
     let (_second, _) = open(&world, &key);
@@ -86,7 +86,7 @@ fn connections_sessions_and_transcripts_of_a_client_are_bounded() {
 
 #[test]
 fn all_transcripts_of_a_client_together_are_bounded_and_given_back() {
-    let world = World::new(Limits { client_bytes: 10_000, ..Limits::default() });
+    let world = Contributor::new(Limits { client_bytes: 10_000, ..Limits::default() });
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
     let mut call = 0;
@@ -104,7 +104,7 @@ fn all_transcripts_of_a_client_together_are_bounded_and_given_back() {
 fn calls_that_are_refused_take_nothing_of_what_a_session_may_have() {
     // One independent row, and room for two calls.
     let limits = Limits { session_bytes: 8_000, ..Limits::default() };
-    let world = World::with_budget(limits, 0.01);
+    let world = Contributor::with_budget(limits, 0.01);
     let (connection, session) = open(&world, &SecretKey::generate());
     let unit = |index: usize| -> Vec<u8> {
         (0..world.d_in(0)).flat_map(|i| i16::from(i == index).to_le_bytes()).collect()
@@ -119,7 +119,7 @@ fn calls_that_are_refused_take_nothing_of_what_a_session_may_have() {
 
 #[test]
 fn who_asks_for_too_many_rows_a_minute_has_to_wait() {
-    let world = World::new(Limits { client_rows_per_minute: 3, ..Limits::default() });
+    let world = Contributor::new(Limits { client_rows_per_minute: 3, ..Limits::default() });
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
     for call in 0..3 {
@@ -140,7 +140,7 @@ fn who_asks_for_too_many_rows_a_minute_has_to_wait() {
 
 #[test]
 fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
-    let world = World::new(Limits { client_memory: 64 << 10, client_requests: 2, ..Limits::default() });
+    let world = Contributor::new(Limits { client_memory: 64 << 10, client_requests: 2, ..Limits::default() });
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
     let rows = Request::Forward { session, call: 0, rows: 4, modules: vec![0] };
@@ -167,7 +167,8 @@ fn silent_and_slow_clients_hold_up_nobody_but_themselves() {
 
 #[test]
 fn clients_that_stop_in_the_middle_of_large_calls_hold_up_no_small_one() {
-    let world = World::new(Limits { request_memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
+    let world =
+        Contributor::new(Limits { request_memory: 8 << 20, client_memory: 6 << 20, ..Limits::default() });
     // Each of nearly all that one may take: two of them are more than there is for all.
     let rows = 300;
     let _held: Vec<_> = (0..5)
@@ -194,7 +195,7 @@ fn clients_that_stop_in_the_middle_of_large_calls_hold_up_no_small_one() {
 
 #[test]
 fn a_call_that_does_not_fit_the_memory_is_refused_before_it_is_read() {
-    let world = World::new(Limits { client_memory: 64 << 10, ..Limits::default() });
+    let world = Contributor::new(Limits { client_memory: 64 << 10, ..Limits::default() });
     let key = SecretKey::generate();
     let (connection, session) = open(&world, &key);
     let many = Request::Forward { session, call: 0, rows: 1 << 14, modules: vec![0] };
@@ -213,7 +214,7 @@ fn sessions_are_given_up_after_silence_and_after_their_time() {
         Limits { session_idle: Duration::from_millis(50), ..Limits::default() },
         Limits { session_age: Duration::from_millis(50), ..Limits::default() },
     ] {
-        let world = World::new(limits);
+        let world = Contributor::new(limits);
         let key = SecretKey::generate();
         let (_connection, session) = open(&world, &key);
         std::thread::sleep(Duration::from_millis(60));
@@ -222,7 +223,7 @@ fn sessions_are_given_up_after_silence_and_after_their_time() {
         let connection = world.connect(&key);
         assert_eq!(error(ask(&world, &connection, &Request::Status { session }, &[])).0, ErrorCode::Session);
     }
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let (connection, session) = open(&world, &SecretKey::generate());
     world.service.sweep();
     let status = ask(&world, &connection, &Request::Status { session }, &[]);
@@ -231,7 +232,7 @@ fn sessions_are_given_up_after_silence_and_after_their_time() {
 
 #[test]
 fn a_connection_without_requests_is_closed() {
-    let world = World::new(Limits { session_idle: Duration::from_millis(50), ..Limits::default() });
+    let world = Contributor::new(Limits { session_idle: Duration::from_millis(50), ..Limits::default() });
     let connection = world.connect(&SecretKey::generate());
     let reason = world.runtime.block_on(connection.accept()).err().unwrap();
     assert!(reason.to_string().contains("no request for too long"), "{reason}");
@@ -239,7 +240,7 @@ fn a_connection_without_requests_is_closed() {
 
 #[test]
 fn no_session_is_opened_while_too_many_wait_for_their_proofs() {
-    let world = World::new(Limits { queue: 0, ..Limits::default() });
+    let world = Contributor::new(Limits { queue: 0, ..Limits::default() });
     let connection = world.connect(&SecretKey::generate());
     let (code, message) = error(ask(&world, &connection, &hello(&world), &[]));
     assert_eq!(code, ErrorCode::Limit);
@@ -248,7 +249,7 @@ fn no_session_is_opened_while_too_many_wait_for_their_proofs() {
 
 #[test]
 fn a_server_that_stops_answers_what_it_was_asked() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let listener = {
         let _guard = world.runtime.enter();
         Listener::bind(&world.state.key, "127.0.0.1:0".parse().unwrap()).unwrap()

@@ -24,13 +24,13 @@ use zklora_tests::programs::program;
 /// With this, the fixture adapter takes two proofs, one after the other.
 const MEMORY: [&str; 2] = ["--memory", "130MiB"];
 
-struct World {
+struct Contributor {
     folder: TempDir,
     state: State,
     runtime: Runtime,
 }
 
-impl World {
+impl Contributor {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (base, lora) = (fixtures().join("gpt2-tiny"), fixtures().join("lora-es"));
@@ -108,7 +108,7 @@ fn kept(path: &Path) -> Vec<u8> {
 
 #[test]
 fn killed_or_stopped_it_goes_on_with_the_batches_that_are_left() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&MEMORY);
     let session = world.finished_session(&daemon);
     let first = world.job(session).join("proof.0");
@@ -127,7 +127,7 @@ fn killed_or_stopped_it_goes_on_with_the_batches_that_are_left() {
 
 #[test]
 fn shards_on_machines_without_the_key_make_one_bundle_that_the_daemon_writes() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let session = world.finished_session(&daemon);
     wait_for("the job folder", || world.job(session).exists().then_some(()));
@@ -147,7 +147,7 @@ fn shards_on_machines_without_the_key_make_one_bundle_that_the_daemon_writes() {
 
 #[test]
 fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let session = world.finished_session(&daemon);
     // Killed before or after it has made the job folder: `prove` makes it if need be.
@@ -193,7 +193,7 @@ fn by_hand_it_can_be_stopped_and_makes_damaged_proofs_again() {
 
 #[test]
 fn a_job_that_is_gone_is_not_made_again_of_nothing() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&["--prove-elsewhere"]);
     let session = world.finished_session(&daemon);
     // Once the store says that the folder has the calls, there is no other place for them.
@@ -212,7 +212,7 @@ fn a_job_that_is_gone_is_not_made_again_of_nothing() {
 /// A daemon that died between the bundle and the store finds neither the job nor, once somebody took it away, the bundle.
 #[test]
 fn a_session_is_proved_though_its_bundle_was_taken_away_before_the_store_knew() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&["--prove-elsewhere"]);
     let session = world.finished_session(&daemon);
     wait_for("the job folder", || world.job(session).exists().then_some(()));
@@ -253,7 +253,7 @@ fn complaint(process: Child) -> String {
 
 #[test]
 fn an_array_that_is_run_again_when_all_is_proved_has_nothing_to_do() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let session = world.finished_session(&daemon);
     wait_for("the job folder", || world.job(session).exists().then_some(()));
@@ -291,7 +291,7 @@ fn an_array_that_is_run_again_when_all_is_proved_has_nothing_to_do() {
 
 #[test]
 fn shards_that_start_together_without_serve_make_one_job() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&MEMORY);
     // Killed while it is at the first, it has not come to the last.
     let [_, _, session] = [(); 3].map(|()| world.finished_session(&daemon));
@@ -312,7 +312,7 @@ fn shards_that_start_together_without_serve_make_one_job() {
 
 #[test]
 fn what_is_not_to_be_proved_is_told_from_what_is() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[]);
     let unknown = SessionId::from_bytes([7; 32]);
     let said = complaint(world.prove(unknown, &[]));
@@ -348,7 +348,7 @@ fn what_is_not_to_be_proved_is_told_from_what_is() {
 
 #[test]
 fn watchers_take_sessions_as_they_come_until_they_are_told_to_stop() {
-    let world = World::new();
+    let world = Contributor::new();
     let daemon = world.serve(&[&MEMORY[..], &["--prove-elsewhere"]].concat());
     let watch = || {
         program("zklora-contributor")

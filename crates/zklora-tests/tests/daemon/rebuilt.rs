@@ -16,7 +16,7 @@ use zklora_contributor::exposure::DEFAULT_SHARE;
 use zklora_contributor::limits::Limits;
 use zklora_hf::{BaseModel, LoraAdapter};
 use zklora_proto::{Manifest, SecretKey};
-use zklora_tests::{World, fixtures};
+use zklora_tests::{Contributor, fixtures};
 
 /// Paragraphs that the client has; the rest are what it is measured on.
 const OWN: usize = 24;
@@ -60,7 +60,7 @@ impl Hook for Tap {
 
 /// A client with the base model, at a contributor.
 struct Client {
-    world: World,
+    world: Contributor,
     model: Model,
     own: Vec<Vec<i64>>,
     others: Vec<Vec<i64>>,
@@ -94,13 +94,13 @@ impl Client {
         model.merge(&adapter).unwrap();
         let truth = measure(&model, &others);
         let model = Model::load(&base).unwrap();
-        let world = World::with_budget(Limits::default(), DEFAULT_SHARE);
+        let world = Contributor::with_budget(Limits::default(), DEFAULT_SHARE);
         Self { world, model, own, others, truth, base: loss }
     }
 
     /// The same client, of whom nothing was asked yet at a contributor of whom nothing was.
     fn again(&mut self) -> Session {
-        self.world = World::with_budget(Limits::default(), DEFAULT_SHARE);
+        self.world = Contributor::with_budget(Limits::default(), DEFAULT_SHARE);
         self.world.session(SecretKey::generate()).unwrap()
     }
 

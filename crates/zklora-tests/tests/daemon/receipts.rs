@@ -8,7 +8,7 @@ use zklora_proto::Receipt;
 use zklora_proto::limits::MAX_CLOCK_SKEW;
 use zklora_proto::message::{ErrorCode, ProofState, Request, Response};
 use zklora_proto::receipt::ReceiptError;
-use zklora_tests::World;
+use zklora_tests::Contributor;
 use zklora_tests::client::{Client, MODULE};
 use zklora_tests::liar::Liar;
 use zklora_tests::process::{Process, wait_for};
@@ -18,7 +18,7 @@ type Change = fn(&mut Receipt);
 
 #[test]
 fn a_receipt_whose_times_cannot_be_is_not_signed() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let finish = |change: Change| {
         let session = Liar::new(&world, change).session(&world);
         session.forward(&[0], &vec![3; world.d_in(0)]).unwrap();

@@ -8,7 +8,7 @@ use zklora_circuit::session::{Circuits, verify_session};
 use zklora_contributor::limits::Limits;
 use zklora_proto::SecretKey;
 use zklora_proto::bundle::Bundle;
-use zklora_tests::World;
+use zklora_tests::Contributor;
 
 fn activations(rows: usize, d_in: usize, seed: u64) -> Vec<i16> {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -17,7 +17,7 @@ fn activations(rows: usize, d_in: usize, seed: u64) -> Vec<i16> {
 
 #[test]
 fn calls_of_different_lengths_make_one_bundle_that_covers_every_row() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let session = world.session(SecretKey::generate()).unwrap();
     let modules = world.state.manifest.manifest().modules().len();
     let mut expected = vec![0; modules];
@@ -45,7 +45,7 @@ fn calls_of_different_lengths_make_one_bundle_that_covers_every_row() {
 
 #[test]
 fn modules_that_share_an_input_travel_together_and_long_inputs_are_split() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let session = world.session(SecretKey::generate()).unwrap();
     // c_attn and c_fc of the first block read rows of the same length.
     let names: Vec<&str> = session.manifest().modules().iter().map(|m| m.name()).collect();
@@ -67,7 +67,7 @@ fn modules_that_share_an_input_travel_together_and_long_inputs_are_split() {
 
 #[test]
 fn a_second_session_goes_on_while_the_first_is_proved() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let key = || SecretKey::generate();
     let first = world.session(key()).unwrap();
     first.forward(&[0], &activations(10, world.d_in(0), 1)).unwrap();
@@ -82,7 +82,7 @@ fn a_second_session_goes_on_while_the_first_is_proved() {
 
 #[test]
 fn few_rows_and_many_are_proved_in_about_the_same_time() {
-    let world = World::new(Limits::default());
+    let world = Contributor::new(Limits::default());
     let mut sizes = Vec::new();
     // The first session builds the circuit.
     for rows in [1, 15, 1500] {

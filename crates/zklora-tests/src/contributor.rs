@@ -21,7 +21,7 @@ use zklora_proto::{Address, SecretKey};
 
 use crate::fixtures;
 
-pub struct World {
+pub struct Contributor {
     pub runtime: Runtime,
     pub folder: TempDir,
     pub state: Arc<State>,
@@ -30,7 +30,7 @@ pub struct World {
     pub address: Address,
 }
 
-impl World {
+impl Contributor {
     /// A contributor with a budget that nothing exhausts.
     pub fn new(limits: Limits) -> Self {
         Self::with_budget(limits, 1.0)
