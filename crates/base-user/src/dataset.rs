@@ -29,6 +29,7 @@ pub struct Fields {
 
 /// Why a dataset cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DatasetError {
     /// The operating system refuses.
     #[error("cannot read {}: {source}", .path.display())]

@@ -69,6 +69,7 @@ pub struct NotReplayed {
 
 /// Why a replay fails, at the first call that does not fit.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReplayError {
     /// The bundle cannot be read.
     #[error(transparent)]

@@ -15,6 +15,7 @@ pub const LOSS_TOLERANCE: f64 = 1e-4;
 
 /// Why a report is none.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReportError {
     /// It cannot be read.
     #[error("the report cannot be read: {0}")]

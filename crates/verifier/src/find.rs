@@ -5,6 +5,7 @@ use std::{fs, io};
 
 /// A path that leads to no bundle.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FindError {
     /// Neither a file nor a folder that can be read.
     #[error("{path}: {error}", path = path.display())]

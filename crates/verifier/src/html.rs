@@ -23,6 +23,7 @@ pub struct HtmlArgs {
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum HtmlError {
     /// Two documents cannot both be the standard output.
     #[error("--html - and --json both ask for the standard output: give --html a file")]

@@ -83,6 +83,7 @@ pub struct Part {
 
 /// Why a part was not extracted.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExtractError {
     /// The bundle is not valid so far.
     #[error("{0}")]

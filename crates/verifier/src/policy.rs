@@ -46,6 +46,7 @@ impl From<&PinArgs> for Pins {
 
 /// Why a policy cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PolicyError {
     /// The file cannot be read.
     #[error("{path}: {error}", path = path.display())]

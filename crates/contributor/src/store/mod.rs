@@ -99,6 +99,7 @@ pub struct Store {
 
 /// Why a store is not opened, where it is not the machine that fails.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Unusable {
     /// A file of it is not there.
     #[error(
