@@ -239,7 +239,8 @@ pub type Integers = (Zeroizing<Vec<i16>>, Zeroizing<Vec<i16>>);
 
 /// The committed integers of a module, from its weights as [`PeftFolder`] has them.
 ///
-/// Fails with [`PeftError::NotAsDelivered`] if a weight is no integer of that module: somebody changed it.
+/// Fails with [`PeftError::NotAsDelivered`] if a weight is no integer of that module's scale: somebody changed it. A weight that was changed by a
+/// whole unit is not noticed: only the package, with its salts, shows which integers were committed to.
 pub fn committed_integers(entry: &ModuleEntry, a: &[f32], b: &[f32]) -> Result<Integers, PeftError> {
     let units = Units::of(entry)?;
     let integers = |weights: &[f32], unit: f64| -> Option<Zeroizing<Vec<i16>>> {

@@ -159,7 +159,8 @@ pub struct ExactLossReport {
     pub exact_model: ExactModelDigest,
     /// The base model that it is made of.
     pub base_model: BaseModelDigest,
-    /// The adapter id, if the adapter is one that was delivered; null of another, or of none.
+    /// The adapter id, if the adapter is in a folder that `accept` wrote, by the manifest there: without the salts, which are in the package, nothing
+    /// shows that the folder still has those weights. Null of another adapter, or of none.
     pub adapter_id: Option<AdapterId>,
     /// Tokens of the text.
     pub tokens: u64,

@@ -177,7 +177,8 @@ fn calibrate(args: &Calibrate, out: &mut dyn Write) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::open(base.folder())?;
     let positions = profile.max_tokens().min(base.config().architecture().positions());
     let task = args.reading.cut_to(&args.dataset, examples, &tokenizer, positions)?;
-    let texts = tokens(&task)?;
+    let windows = task.windows.windows.iter();
+    let texts = windows.map(|window| token_ids(&window.ids)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress(task.windows.rows() as u64, "calibrating");
     let plan = Plan::calibrate_telling(&base, profile, &texts, |tokens| bar.inc(tokens as u64))?;
     bar.finish_and_clear();
@@ -218,12 +219,13 @@ pub fn loss(
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let opened = Opened::new(args, plan)?;
-    let ids = opened.tokenizer.encode(text)?;
-    let ids = ids.iter().map(|&id| Ok(u32::try_from(id)?)).collect::<anyhow::Result<Vec<u32>>>()?;
+    let ids = token_ids(&opened.tokenizer.encode(text)?)?;
     let loss = |adapter| -> anyhow::Result<ExactLoss> {
         let losses = opened.model.losses(&ids, adapter)?;
         Ok(ExactLoss { units: losses.total().to_string(), nats: losses.mean() })
     };
+    // Refuses a text of no tokens, of which none is predicted.
+    let base = loss(None).context("the base model alone")?;
     let report = ExactLossReport {
         exact_model: opened.model.plan().digest(),
         base_model: opened.base.digest(),
@@ -231,7 +233,7 @@ pub fn loss(
         tokens: ids.len() as u64,
         predicted: ids.len() as u64 - 1,
         tokenizer: opened.tokenizer.digest()?,
-        base: loss(None).context("the base model alone")?,
+        base,
         adapter: opened.adapter.as_ref().map(|adapter| loss(Some(&adapter.exact))).transpose()?,
     };
     if json {
@@ -244,7 +246,7 @@ pub fn loss(
     }
     writeln!(out, "tokens                   {}", report.tokens)?;
     if let Some(adapter) = report.adapter_id {
-        writeln!(out, "adapter                  {adapter}")?;
+        writeln!(out, "adapter                  {adapter}, by the manifest in its folder")?;
     }
     writeln!(out, "exact model              {}", report.exact_model)?;
     writeln!(
@@ -353,10 +355,9 @@ impl Differences {
     }
 }
 
-/// The windows of a dataset as an exact model takes them.
-fn tokens(task: &Task) -> anyhow::Result<Vec<Vec<u32>>> {
-    let window = |window: &Window| window.ids.iter().map(|&id| Ok(u32::try_from(id)?)).collect();
-    task.windows.windows.iter().map(window).collect()
+/// Tokens as an exact model takes them.
+fn token_ids(ids: &[i64]) -> anyhow::Result<Vec<u32>> {
+    ids.iter().map(|&id| Ok(u32::try_from(id)?)).collect()
 }
 
 /// An exact model, and an adapter on it.
@@ -370,7 +371,7 @@ struct Opened {
 struct Adapter {
     lora: LoraAdapter,
     exact: ExactAdapter,
-    /// Of one that was delivered.
+    /// Of one that was delivered, by the manifest in its folder.
     id: Option<AdapterId>,
 }
 
@@ -400,11 +401,23 @@ impl Adapter {
         let Some(manifest) = manifest else {
             return Ok(Self { exact: ExactAdapter::quantised(model, &lora)?, lora, id: None });
         };
+        let manifest_of = manifest.manifest();
+        ensure!(
+            *manifest_of.base_model() == base.digest(),
+            "manifest.json of the adapter is for base model {}, this is {}",
+            manifest_of.base_model(),
+            base.digest()
+        );
+        ensure!(
+            manifest_of.modules().len() == lora.modules.len(),
+            "manifest.json of the adapter has {}, but the adapter has {}",
+            counted(manifest_of.modules().len(), "module"),
+            counted(lora.modules.len(), "module")
+        );
         // The very integers: rounded once more they might be others.
         let mut integers: Vec<(&str, Integers, usize, f64)> = Vec::new();
         for module in &lora.modules {
-            let entries = manifest.manifest().modules();
-            let entry = entries.iter().find(|entry| entry.name() == module.name);
+            let entry = manifest_of.modules().iter().find(|entry| entry.name() == module.name);
             let entry = entry
                 .with_context(|| format!("manifest.json of the adapter has no module {}", module.name))?;
             let found = committed_integers(entry, &module.a, &module.b)?;

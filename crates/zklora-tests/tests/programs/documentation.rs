@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use regex::Regex;
 use tempfile::TempDir;
-use zklora_tests::fixtures;
 use zklora_tests::programs::program;
+use zklora_tests::{fixtures, rust_files};
 
 #[test]
 fn the_readme_and_the_three_terminals_do_what_they_say() {
@@ -90,7 +90,7 @@ fn files_and_functions_that_pages_name_are_there() {
     ];
     let root = fixtures().join("..");
     let sources: String =
-        sources(&root.join("crates")).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        rust_files(&root.join("crates")).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
     let quoted = Regex::new("`([^`\\n]+)`").unwrap();
     let path = Regex::new(r"^(crates|scripts|fixtures|dist|docs)/[\w./-]+$").unwrap();
     let path_in_crate = Regex::new(r"^[a-z-]+/(src|tests|benches|examples)/[\w./-]+$").unwrap();
@@ -118,20 +118,6 @@ fn files_and_functions_that_pages_name_are_there() {
     }
     assert!(seen > 250, "{seen}");
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// All Rust files under a folder.
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 /// All pages, from the root on.

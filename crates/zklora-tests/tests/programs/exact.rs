@@ -98,6 +98,8 @@ fn what_is_no_plan_of_this_model_is_refused() {
     let error = failure(&mut loss(&folder.path().join("none"), "Un texto"));
     assert!(error.contains("cannot read"), "{error}");
     fs::write(&plan, &whole).unwrap();
+    let error = failure(&mut loss(&plan, ""));
+    assert!(error.contains("the text has 0 tokens, expected 2 to 256"), "{error}");
     let error = failure(&mut loss(&plan, "a"));
     assert!(error.contains("the text has 1 tokens, expected 2 to 256"), "{error}");
 }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use regex::Regex;
-use zklora_tests::fixtures;
+use zklora_tests::{fixtures, rust_files};
 
 #[test]
 fn no_files_of_a_crate_use_each_other_in_a_circle() {
@@ -83,19 +83,6 @@ fn module(path: &[&str], modules: &BTreeMap<String, String>, root: &str) -> Opti
             Regex::new(&format!(r"pub use (\w+)::(?:\{{[^}}]*\b{0}\b[^}}]*\}}|{0});", path[0])).unwrap();
         exported.captures(root).map(|found| found[1].to_owned()).filter(|name| modules.contains_key(name))
     })
-}
-
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(rust_files(&path)),
-            false if path.extension().is_some_and(|extension| extension == "rs") => found.push(path),
-            false => {}
-        }
-    }
-    found
 }
 
 /// A way from a module back to itself.
