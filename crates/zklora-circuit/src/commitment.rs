@@ -117,6 +117,11 @@ impl Opening {
         })
     }
 
+    /// All weights that are hashed, in their order, the padding included and the salt not: see [`hashed_places`].
+    pub fn hashed_weights(&self) -> impl Iterator<Item = i16> + '_ {
+        self.rows().flat_map(|row| row.map(|w| w as i16 - BIAS as i16))
+    }
+
     /// The commitment that this opens.
     pub fn commitment(&self) -> Commitment {
         let mut state = Sponge::new(self.shape);
@@ -128,11 +133,20 @@ impl Opening {
     }
 }
 
-/// What a weight of a row is: an entry of A or B, by index, or none.
-enum Place {
+/// What a hashed weight is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// An entry of A, by its index in `d_in x rank`.
     A(usize),
+    /// An entry of B, by its index in `rank x d_out`.
     B(usize),
+    /// No entry: any number of 12 bits, commonly 0.
     Padding,
+}
+
+/// What the weights are that a commitment hashes after its salt, in their order: 40 for each row of the circuit.
+pub fn hashed_places(shape: ModuleShape) -> impl Iterator<Item = Place> {
+    places(shape).flatten()
 }
 
 /// The places of the weights of each row: rows of A, then rows of B.

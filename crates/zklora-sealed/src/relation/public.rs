@@ -1,0 +1,83 @@
+//! Committed tensors and public numbers.
+
+use std::sync::Arc;
+
+use p3_field::PrimeCharacteristicRing;
+
+use super::{BoundError, bounded};
+use crate::claims::{Functional, Piece};
+use crate::field::{E, bits_of, eq_table, signed};
+use crate::layout::{Layout, Tensor};
+use crate::scene::{Scene, Sum};
+
+/// A tensor is these integers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fixed {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Row-major.
+    pub values: Arc<[i64]>,
+}
+
+impl Fixed {
+    pub(crate) fn converse(&self, scene: &mut Scene<'_>) {
+        let row = scene.run.challenges("fixed row", bits_of(self.tensor.rows));
+        let column = scene.run.challenges("fixed column", bits_of(self.tensor.columns));
+        let value = scene.tensor(&self.tensor, &row, &column, E::ONE);
+        let expected = scene.run.public(E::ZERO, || {
+            let (row, column) = (eq_table(&row), eq_table(&column));
+            let of_row = |values: &[i64]| values.iter().zip(&column).map(|(&x, &e)| e * signed(x)).sum::<E>();
+            self.values.chunks(self.tensor.columns).zip(&row).map(|(values, &e)| e * of_row(values)).sum()
+        });
+        scene.check(Sum::of(-expected).said(E::ONE, value));
+    }
+}
+
+/// `Σ_terms Σ_entries weight·entry = total`, a number that is public.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Total {
+    /// What the relation is called in errors.
+    pub name: String,
+    /// Tensors, with a weight for each entry, row-major.
+    pub terms: Vec<(Tensor, Arc<[i64]>)>,
+    /// Which of the public results it is.
+    pub result: usize,
+}
+
+impl Total {
+    /// Whether its sum cannot wrap around.
+    pub fn check(&self) -> Result<(), BoundError> {
+        let magnitude = |(tensor, weights): &(Tensor, Arc<[i64]>)| {
+            let sum: u128 = weights.iter().map(|w| u128::from(w.unsigned_abs())).sum();
+            sum << tensor.bits()
+        };
+        bounded(&self.name, "the sum", self.terms.iter().map(magnitude).fold(0, u128::saturating_add))
+    }
+
+    pub(crate) fn converse(&self, scene: &mut Scene<'_>, results: &[i64]) {
+        let layout = scene.layout;
+        let (functional, offset) = scene.run.public(Default::default(), || self.functional(layout));
+        let value = scene.claim(|| functional);
+        let total = signed(results.get(self.result).copied().unwrap_or(0));
+        scene.check(Sum::of(offset - total).said(E::ONE, value));
+    }
+
+    /// The sum as a functional of the cells, and what is to be added to it.
+    fn functional(&self, layout: &Layout) -> (Functional, E) {
+        let (mut all, mut offset) = (Functional::default(), E::ZERO);
+        for (tensor, weights) in &self.terms {
+            let sum: E = weights.iter().map(|&w| E::from(signed(w))).sum();
+            offset -= sum * signed(tensor.offset);
+            for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
+                for block in &layout.array(id).blocks {
+                    let rows = weights.chunks(tensor.columns).skip(block.row).take(1 << block.row_bits);
+                    let entries =
+                        rows.flat_map(|row| &row[block.column..block.column + (1 << block.column_bits)]);
+                    let weights = entries.map(|&w| E::from(signed(w) * factor)).collect();
+                    all.0.push(Piece::Dense { offset: block.offset, weights });
+                }
+            }
+        }
+        (all, offset)
+    }
+}

@@ -1,0 +1,300 @@
+//! A system of committed tensors and the relations between them: what a proof is about, but for the adapter's commitments and the public results.
+
+use std::sync::Arc;
+
+use p3_field::PrimeCharacteristicRing;
+use zklora_circuit::commitment::Opening;
+use zklora_proto::ModuleShape;
+
+use crate::adapter::Adapter;
+use crate::conversation::{Conversation, Shape, Value};
+use crate::field::{E, F, signed, wipe};
+use crate::layout::{self, Cells, Layout, Tensor};
+use crate::lookup::{Lookups, Table};
+use crate::relation::linear::Linear;
+use crate::relation::norm::{Norm, Residual};
+use crate::relation::public::{Fixed, Total};
+use crate::relation::{BoundError, Cut};
+use crate::scene::Scene;
+
+/// Collects tensors and relations.
+#[derive(Debug, Default)]
+pub struct Builder {
+    layout: layout::Builder,
+    relations: Vec<Relation>,
+    adapter: Option<Adapter>,
+    results: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Relation {
+    Linear(Box<Linear>),
+    Norm(Box<Norm>),
+    Fixed(Fixed),
+    Total(Total),
+}
+
+/// See the module's documentation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct System {
+    layout: Layout,
+    lookups: Lookups,
+    relations: Vec<Relation>,
+    adapter: Option<Adapter>,
+    results: usize,
+    digest: [u8; 32],
+}
+
+impl Builder {
+    /// The adapter: modules of these shapes, at least one.
+    pub fn adapter(&mut self, shapes: &[ModuleShape]) {
+        self.adapter = Some(Adapter::new(&mut self.layout, shapes));
+    }
+
+    /// A tensor of signed integers.
+    pub fn signed(&mut self, rows: usize, columns: usize, bits: u32) -> Tensor {
+        self.layout.signed(rows, columns, bits)
+    }
+
+    /// A tensor of integers that are not negative.
+    pub fn unsigned(&mut self, rows: usize, columns: usize, bits: u32) -> Tensor {
+        self.layout.unsigned(rows, columns, bits)
+    }
+
+    /// The tensors of a rounding.
+    pub fn cut(&mut self, rows: usize, columns: usize, output_bits: u32, bits: u32) -> Cut {
+        Cut::new(&mut self.layout, rows, columns, output_bits, bits)
+    }
+
+    /// A linear layer. Fails if its numbers could wrap around.
+    pub fn linear(&mut self, linear: Linear) -> Result<(), BoundError> {
+        linear.check()?;
+        self.relations.push(Relation::Linear(Box::new(linear)));
+        Ok(())
+    }
+
+    /// A norm of a residual stream. Fails if its numbers could wrap around.
+    pub fn norm(&mut self, name: &str, residual: Residual, epsilon: i64) -> Result<Norm, BoundError> {
+        let norm = Norm::new(&mut self.layout, name, residual, epsilon);
+        norm.check()?;
+        self.relations.push(Relation::Norm(Box::new(norm.clone())));
+        Ok(norm)
+    }
+
+    /// A tensor that is public.
+    pub fn fixed(&mut self, tensor: Tensor, values: impl Into<Arc<[i64]>>) {
+        self.relations.push(Relation::Fixed(Fixed { tensor, values: values.into() }));
+    }
+
+    /// A public result, `Σ weight·entry`. Fails if it could wrap around. Returns its number.
+    pub fn total(&mut self, name: &str, terms: Vec<(Tensor, Arc<[i64]>)>) -> Result<usize, BoundError> {
+        let total = Total { name: name.into(), terms, result: self.results };
+        total.check()?;
+        self.relations.push(Relation::Total(total));
+        self.results += 1;
+        Ok(self.results - 1)
+    }
+
+    /// Lays everything out.
+    pub fn build(mut self) -> System {
+        let lookups = Lookups::new(&mut self.layout, Vec::<Table>::new(), &[]);
+        let layout = self.layout.build();
+        let Self { relations, adapter, results, .. } = self;
+        let mut system = System { layout, lookups, relations, adapter, results, digest: [0; 32] };
+        system.digest = system.describe();
+        system
+    }
+}
+
+impl System {
+    /// Where everything is.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The lookups.
+    pub fn lookups(&self) -> &Lookups {
+        &self.lookups
+    }
+
+    /// The shapes of the adapter's modules; none without an adapter.
+    pub fn modules(&self) -> Vec<ModuleShape> {
+        self.adapter.as_ref().map_or_else(Vec::new, Adapter::shapes)
+    }
+
+    /// Public results.
+    pub fn results(&self) -> usize {
+        self.results
+    }
+
+    /// A digest of all that decides what is shown: arrays, ranges, tables, relations and their public numbers.
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    fn describe(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("zklora v1 sealed system");
+        let mut hash = |bytes: &[u8]| {
+            hasher.update(bytes);
+        };
+        let mut number = |x: u64| hash(&x.to_le_bytes());
+        number(self.layout.sizes.cells as u64);
+        number(self.layout.face as u64);
+        number(self.results as u64);
+        for (_, array) in self.layout.arrays() {
+            let bits = match array.cells {
+                Cells::Limb { bits } => bits,
+                Cells::Free => u32::MAX,
+            };
+            [array.rows as u64, array.columns as u64, bits.into()].into_iter().for_each(&mut number);
+            array.blocks.iter().for_each(|block| number(block.offset as u64));
+        }
+        for shape in self.modules() {
+            [shape.d_in(), shape.rank(), shape.d_out()].into_iter().for_each(|x| number(x as u64));
+        }
+        self.lookups.describe(&mut hash);
+        for relation in &self.relations {
+            let mut tensor = |tensor: &Tensor| {
+                hash(&tensor.offset.to_le_bytes());
+                tensor.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
+            };
+            match relation {
+                Relation::Linear(linear) => {
+                    [&linear.form.input, &linear.cut.output, &linear.cut.remainder]
+                        .into_iter()
+                        .for_each(&mut tensor);
+                    if let Some(lora) = &linear.form.lora {
+                        [&lora.cut.output, &lora.cut.remainder].into_iter().for_each(&mut tensor);
+                    }
+                    hash(&[0, linear.form.lora.is_some() as u8]);
+                    linear.describe(&mut hash);
+                }
+                Relation::Norm(norm) => {
+                    norm.tensors().for_each(&mut tensor);
+                    hash(&[3]);
+                    norm.describe(&mut hash);
+                }
+                Relation::Fixed(fixed) => {
+                    tensor(&fixed.tensor);
+                    hash(&[1]);
+                    fixed.values.iter().for_each(|x| hash(&x.to_le_bytes()));
+                }
+                Relation::Total(total) => {
+                    hash(&[2]);
+                    for (of, weights) in &total.terms {
+                        hash(&of.offset.to_le_bytes());
+                        of.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
+                        weights.iter().for_each(|x| hash(&x.to_le_bytes()));
+                    }
+                }
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    /// How many messages and products its conversation has.
+    pub fn shape(&self) -> Shape {
+        let mut scene = Scene::new(Conversation::of_nobody(), &self.layout, None);
+        let end = self.converse(&mut scene, &vec![0; self.results]);
+        end.check(&mut scene.run, E::ZERO);
+        scene.run.shape()
+    }
+
+    /// The conversation: **the one description of the protocol**, which prover, verifier and [`System::shape`] run.
+    ///
+    /// What comes before is the caller's: everything public, the commitment to the pads and that to the cells have been absorbed. What is left when it ends is one point at
+    /// which the commitment is opened.
+    pub(crate) fn converse(&self, scene: &mut Scene<'_>, results: &[i64]) -> End {
+        let beta = self.adapter.as_ref().map_or(E::ZERO, |adapter| adapter.converse(scene));
+        self.lookups.converse(scene);
+        for relation in &self.relations {
+            match relation {
+                Relation::Linear(linear) => linear.converse(scene, self.adapter.as_ref()),
+                Relation::Norm(norm) => norm.converse(scene),
+                Relation::Fixed(fixed) => fixed.converse(scene),
+                Relation::Total(total) => total.converse(scene, results),
+            }
+        }
+        let (point, value, weight) = scene.reduce();
+        End { beta, point, value, weight }
+    }
+}
+
+/// What a conversation ends with: the cells' extension at `point` is V, and `value = V·weight` has to hold.
+pub(crate) struct End {
+    pub(crate) beta: E,
+    pub(crate) point: Vec<E>,
+    value: Value,
+    weight: E,
+}
+
+impl End {
+    /// The last check, for the opened V.
+    pub(crate) fn check(&self, run: &mut Conversation<'_>, opened: E) {
+        run.check(-(opened * self.weight), &[(E::ONE, self.value)], &[]);
+    }
+}
+
+/// The cells of a system, all of them secret.
+pub struct Witness {
+    pub(crate) cells: Vec<F>,
+}
+
+/// A value that has no place in its tensor: what it is part of cannot be proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a value is out of range")]
+pub struct OutOfRange;
+
+impl Witness {
+    /// Of zeros.
+    pub fn new(system: &System) -> Self {
+        Self { cells: F::zero_vec(system.layout.sizes.cells) }
+    }
+
+    /// Fills in a tensor, row-major. Which value was out of range is not said: it is a secret.
+    pub fn set(&mut self, system: &System, tensor: &Tensor, values: &[i64]) -> Result<(), OutOfRange> {
+        if values.len() != tensor.rows * tensor.columns || !values.iter().all(|&value| tensor.holds(value)) {
+            return Err(OutOfRange);
+        }
+        let mut shift = 0;
+        for &(id, bits) in &tensor.limbs {
+            for block in &system.layout.array(id).blocks {
+                let width = 1 << block.column_bits;
+                for (row, cells) in self.cells[block.range()].chunks_mut(width).enumerate() {
+                    let values = &values[(block.row + row) * tensor.columns + block.column..][..width];
+                    for (cell, &value) in cells.iter_mut().zip(values) {
+                        let limb = (value + tensor.offset) >> shift & ((1 << bits) - 1);
+                        *cell = signed(limb);
+                    }
+                }
+            }
+            shift += bits;
+        }
+        Ok(())
+    }
+
+    /// Fills in a rounding.
+    pub fn set_cut(
+        &mut self,
+        system: &System,
+        cut: &Cut,
+        outputs: &[i64],
+        remainders: &[i64],
+    ) -> Result<(), OutOfRange> {
+        self.set(system, &cut.output, outputs)?;
+        self.set(system, &cut.remainder, remainders)
+    }
+
+    /// Fills in the adapter.
+    pub fn set_adapter(&mut self, system: &System, openings: &[&Opening]) {
+        if let Some(adapter) = &system.adapter {
+            adapter.fill(&system.layout, &mut self.cells, openings);
+        }
+    }
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        wipe(&mut self.cells);
+    }
+}

@@ -1,0 +1,80 @@
+//! Norms.
+
+use p3_field::PrimeCharacteristicRing;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::talk;
+use crate::field::{E, F};
+use crate::layout::Tensor;
+use crate::relation::norm::{Norm, Residual};
+use crate::system::{Builder, OutOfRange, System, Witness};
+
+struct Case {
+    system: System,
+    norm: Norm,
+    written: Vec<(Tensor, Vec<i64>)>,
+    h: Vec<i64>,
+}
+
+fn case(rows: usize, d: usize, spread: i64, seed: u64) -> Case {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut list =
+        |most: i64| -> Vec<i64> { (0..rows * d).map(|_| rng.random_range(-most..=most)).collect() };
+    let mut builder = Builder::default();
+    let public = list(spread);
+    let written: Vec<(Tensor, Vec<i64>)> =
+        (0..2).map(|_| (builder.signed(rows, d, 16), list(spread.min(32767)))).collect();
+    let mut h = public.clone();
+    for (_, values) in &written {
+        h.iter_mut().zip(values).for_each(|(h, v)| *h += v);
+    }
+    let residual = Residual {
+        public: public.into(),
+        written: written.iter().map(|(tensor, _)| tensor.clone()).collect(),
+        rows,
+        columns: d,
+    };
+    let norm = builder.norm("norm", residual, 5).unwrap();
+    Case { system: builder.build(), norm, written, h }
+}
+
+impl Case {
+    fn witness(&self) -> Result<Witness, OutOfRange> {
+        let mut witness = Witness::new(&self.system);
+        for (tensor, values) in &self.written {
+            witness.set(&self.system, tensor, values)?;
+        }
+        self.norm.fill(&mut witness, &self.system, &self.norm.values(&self.h)?)?;
+        Ok(witness)
+    }
+}
+
+#[test]
+fn every_statistic_is_pinned() {
+    for (index, (rows, d, spread)) in
+        [(5, 12, 4000), (1, 1, 900), (8, 16, 30000), (3, 768, 1000)].into_iter().enumerate()
+    {
+        let case = case(rows, d, spread, index as u64);
+        let Ok(mut witness) = case.witness() else { panic!("{index}") };
+        assert_eq!(talk(&case.system, &|_| E::ZERO, &mut witness, &[]), (None, true), "{index}");
+        // All arrays but the multiplicities, which are the last.
+        let arrays: Vec<_> = case.system.layout().arrays().map(|(id, array)| (id, array.columns)).collect();
+        for &(id, columns) in arrays.iter().filter(|(_, columns)| *columns != crate::lookup::TABLE) {
+            let cell = case.system.layout().cell(id, rows / 2, columns / 3).unwrap();
+            let honest = witness.cells[cell];
+            for by in [F::ONE, -F::ONE] {
+                witness.cells[cell] = honest + by;
+                let (violated, holds) = talk(&case.system, &|_| E::ZERO, &mut witness, &[]);
+                assert!(violated.is_some() && !holds, "{index}: {id:?}");
+            }
+            witness.cells[cell] = honest;
+        }
+    }
+}
+
+#[test]
+fn a_row_with_too_much_spread_has_no_norm() {
+    assert!(case(1, 768, 1 << 21, 1).witness().is_err());
+    assert!(case(2, 8, 1000, 1).witness().is_ok());
+}
