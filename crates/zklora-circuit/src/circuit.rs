@@ -149,7 +149,7 @@ impl BatchVerifier {
 }
 
 /// plonky2's public inputs: the digest of the instance, in words of 32 bits.
-const PUBLIC_INPUTS: usize = 8;
+pub(crate) const PUBLIC_INPUTS: usize = 8;
 
 /// Rows of the circuit of these shapes, before it is padded to a power of two.
 pub fn rows(security: Security, shapes: &[ModuleShape]) -> usize {
@@ -179,7 +179,7 @@ fn add_statement(builder: &mut CircuitBuilder<F, D>, layout: &Layout) {
 }
 
 /// The rows hash to `C_m`.
-fn add_sponge(builder: &mut CircuitBuilder<F, D>, module: &ModuleLayout) {
+pub(crate) fn add_sponge(builder: &mut CircuitBuilder<F, D>, module: &ModuleLayout) {
     let mut carried = (module.public, PUBLIC_HEADER);
     for row in module.weights() {
         connect::<CAPACITY>(builder, carried, (row, WIRE_CAPACITY_IN));
@@ -219,7 +219,7 @@ fn add_product(builder: &mut CircuitBuilder<F, D>, layout: &Layout, module: &Mod
 }
 
 /// Ties `N` wires that stand side by side, each given as row and first column, to `N` others.
-fn connect<const N: usize>(
+pub(crate) fn connect<const N: usize>(
     builder: &mut CircuitBuilder<F, D>,
     (row, column): (usize, usize),
     (to_row, to_column): (usize, usize),

@@ -86,6 +86,17 @@ impl Layout {
         (first + l / PAIRS, 2 * (l % PAIRS))
     }
 
+    /// The rows of powers of β, each with its values.
+    pub(crate) fn all_powers(&self, beta: E) -> Vec<(usize, Vec<F>)> {
+        let of_grid = |&(grid, first): &(Grid, usize)| {
+            let step = beta.exp_u64(grid.entries() as u64);
+            let powers: Vec<E> = step.powers().take(grid.ranks).collect();
+            let rows = powers.chunks(PAIRS).map(flat).collect::<Vec<_>>();
+            (first..).zip(rows).collect::<Vec<_>>()
+        };
+        self.grids.iter().flat_map(of_grid).collect()
+    }
+
     /// Instance columns that the gates read.
     pub(crate) fn instance_columns(&self) -> usize {
         self.grids.iter().map(|(grid, _)| grid.instance_columns()).fold(VALUES, usize::max)
@@ -95,12 +106,8 @@ impl Layout {
     pub(crate) fn instance(&self, modules: &[(&Commitment, &Fold)], beta: E) -> Instance {
         let mut all = Vec::new();
         let mut rows = |rows, values| all.push(InstanceRows { rows, values });
-        for &(grid, first) in &self.grids {
-            let step = beta.exp_u64(grid.entries() as u64);
-            let powers: Vec<E> = step.powers().take(grid.ranks).collect();
-            for (row, powers) in (first..).zip(powers.chunks(PAIRS)) {
-                rows(vec![row], flat(powers));
-            }
+        for (row, powers) in self.all_powers(beta) {
+            rows(vec![row], powers);
         }
         for (module, &(commitment, fold)) in self.modules.iter().zip(modules) {
             let mut values = header(module.shape).map(F::from_canonical_u64).to_vec();
@@ -120,7 +127,7 @@ impl Layout {
             let commitment = commitment.elements().map(F::from_canonical_u64);
             commitment.into_iter().chain(fold.a.iter().flat_map(|x| x.0)).chain(fold.s.0)
         });
-        Instance { digest: digest(beta.0.into_iter().chain(values)), rows: all }
+        Instance { digest: digest("zklora v2 instance", beta.0.into_iter().chain(values)), rows: all }
     }
 }
 
@@ -171,6 +178,6 @@ impl ModuleLayout {
     }
 }
 
-fn flat(values: &[E]) -> Vec<F> {
+pub(crate) fn flat(values: &[E]) -> Vec<F> {
     values.iter().flat_map(|value| value.0).collect()
 }

@@ -14,6 +14,8 @@
 //! 6. [`keys`]: built circuits that a verifier keeps.
 //! 7. [`plan`]: which modules go into which proof; [`parameters`]: the named parameter sets; [`security`]: what they are worth; [`session`]: a whole bundle.
 //!
+//! 8. [`transcript`]: another circuit, of the hidden transcript of a sealed evaluation.
+//!
 //! The mathematics of steps 2 and 3 is Freivalds' check of a matrix product (R. Freivalds, "Probabilistic machines can use
 //! less running time", 1977) with powers of two challenges in place of random vectors.
 
@@ -33,6 +35,7 @@ pub mod plan;
 pub mod prove;
 pub mod security;
 pub mod session;
+pub mod transcript;
 pub mod verify;
 
 #[cfg(test)]

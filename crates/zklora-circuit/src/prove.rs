@@ -8,6 +8,7 @@ use plonky2::iop::generator::GeneratedValues;
 use plonky2::iop::target::Target;
 use plonky2::iop::wire::Wire;
 use plonky2::iop::witness::{PartitionWitness, WitnessWrite};
+use plonky2::plonk::circuit_data::CircuitData;
 use plonky2::plonk::config::Hasher;
 use plonky2::plonk::proof::ProofWithPublicInputs;
 use plonky2::plonk::prover::prove_with_partition_witness;
@@ -28,6 +29,8 @@ use crate::gate::weight::{
     WORDS, wire_digit,
 };
 use crate::hash::{Blake3Config, PublicInputHash};
+use crate::layout::Layout;
+use crate::masking::Masking;
 use crate::{D, E, F};
 
 /// Why a batch was not proved.
@@ -160,6 +163,20 @@ impl ModuleRows {
         module
     }
 
+    /// The rows of an opening with what they hash to, and without accumulators.
+    pub(crate) fn hashed(opening: &Opening) -> Self {
+        let mut rows = vec![Row::new(&salt_digits(opening), E::ZERO)];
+        let digits = |&w: &u16| (0..DIGITS).map(move |digit| u64::from(w >> (3 * digit) & 7));
+        rows.extend(
+            opening
+                .rows()
+                .map(|biased| Row::new(&biased.iter().flat_map(digits).collect::<Vec<_>>(), E::ZERO)),
+        );
+        let mut module = Self { rows, sum: E::ZERO };
+        module.hash(opening.shape());
+        module
+    }
+
     /// Fills in what the sponge makes of the digits.
     pub(crate) fn hash(&mut self, shape: ModuleShape) {
         let mut carried = header(shape).map(F::from_canonical_u64);
@@ -228,18 +245,18 @@ pub(crate) fn prove_rows(
     circuit.masking.fill(&mut witness, rng)?;
     let mut bytes = Vec::new();
     bytes
-        .write_proof(&prove_witness(circuit, witness)?.proof)
+        .write_proof(&prove_witness(&circuit.data, witness)?.proof)
         .map_err(|_| anyhow::anyhow!("the proof does not serialise"))?;
     Ok(bytes)
 }
 
 /// Proves a whole witness.
 pub(crate) fn prove_witness(
-    circuit: &BatchCircuit,
+    data: &Data,
     witness: PartitionWitness<'_, F>,
 ) -> anyhow::Result<ProofWithPublicInputs<F, Blake3Config, D>> {
     let mut timing = TimingTree::default();
-    prove_with_partition_witness(&circuit.data.prover_only, &circuit.data.common, witness, &mut timing)
+    prove_with_partition_witness(&data.prover_only, &data.common, witness, &mut timing)
 }
 
 /// The witness of these values, without its masking.
@@ -249,50 +266,80 @@ pub(crate) fn fill_rows<'a>(
     instance: &Instance,
     contradictions: Contradictions,
 ) -> anyhow::Result<PartitionWitness<'a, F>> {
-    let (prover, common) = (&circuit.data.prover_only, &circuit.data.common);
-    let witness = PartitionWitness::new(common.config.num_wires, common.degree(), &prover.representative_map);
-    let mut filler = Filler { witness, contradictions };
-    let inputs = instance.public_inputs();
-    for (&target, &value) in prover.public_inputs.iter().zip(&inputs) {
-        filler.witness.set_target(target, value)?;
-    }
-    let HashOut { elements } = PublicInputHash::hash_no_pad(&inputs);
-    filler.set(circuit.masking.public_input_row, 0, elements)?;
-
     let publics = circuit.layout.modules.iter().map(|module| module.public);
     let copied: HashSet<usize> = circuit.layout.powers().chain(publics).collect();
-    for InstanceRows { rows, values } in &instance.rows {
-        for &row in rows {
-            filler.set(row, CIRCUIT_WIRES, values.iter().copied())?;
-            if copied.contains(&row) {
-                filler.set(row, 0, values.iter().copied().chain([F::ZERO; VALUES]).take(VALUES))?;
-            }
-        }
-    }
-    for (layout, module) in circuit.layout.modules.iter().zip(modules) {
-        for (row, values) in layout.weights().zip(&module.rows) {
-            filler.set(
-                row,
-                wire_digit(0, 0),
-                values.digits.iter().map(|&digit| F::from_canonical_u64(digit)),
-            )?;
-            filler.set(row, WIRE_SBOXES, values.sboxes.iter().copied())?;
-            filler.set(row, WIRE_CAPACITY_OUT, values.capacity_out)?;
-            filler.set(row, WIRE_ACC_OUT, values.acc_out.0)?;
-        }
-    }
-    run_generators(circuit, &mut filler.witness, contradictions)?;
-    Ok(filler.witness)
+    let mut filler = Filler::new(&circuit.data, &circuit.masking, instance, &copied, contradictions)?;
+    filler.set_modules(&circuit.layout, modules)?;
+    filler.finish()
 }
 
-struct Filler<'a> {
+type Data = CircuitData<F, Blake3Config, D>;
+
+/// Fills in a witness.
+pub(crate) struct Filler<'a> {
+    data: &'a Data,
+    masking: &'a Masking,
     witness: PartitionWitness<'a, F>,
     contradictions: Contradictions,
 }
 
-impl Filler<'_> {
+impl<'a> Filler<'a> {
+    /// A witness with its public values, which rows of `copied` also have as wires.
+    pub(crate) fn new(
+        data: &'a Data,
+        masking: &'a Masking,
+        instance: &Instance,
+        copied: &HashSet<usize>,
+        contradictions: Contradictions,
+    ) -> anyhow::Result<Self> {
+        let (prover, common) = (&data.prover_only, &data.common);
+        let witness =
+            PartitionWitness::new(common.config.num_wires, common.degree(), &prover.representative_map);
+        let mut filler = Self { data, masking, witness, contradictions };
+        let inputs = instance.public_inputs();
+        for (&target, &value) in prover.public_inputs.iter().zip(&inputs) {
+            filler.witness.set_target(target, value)?;
+        }
+        let HashOut { elements } = PublicInputHash::hash_no_pad(&inputs);
+        filler.set(masking.public_input_row, 0, elements)?;
+        for InstanceRows { rows, values } in &instance.rows {
+            for &row in rows {
+                filler.set(row, CIRCUIT_WIRES, values.iter().copied())?;
+                if copied.contains(&row) {
+                    filler.set(row, 0, values.iter().copied().chain([F::ZERO; VALUES]).take(VALUES))?;
+                }
+            }
+        }
+        Ok(filler)
+    }
+
+    /// Sets the rows of modules.
+    pub(crate) fn set_modules(&mut self, layout: &Layout, modules: &[ModuleRows]) -> anyhow::Result<()> {
+        for (layout, module) in layout.modules.iter().zip(modules) {
+            for (row, values) in layout.weights().zip(&module.rows) {
+                let digits = values.digits.iter().map(|&digit| F::from_canonical_u64(digit));
+                self.set(row, wire_digit(0, 0), digits)?;
+                self.set(row, WIRE_SBOXES, values.sboxes.iter().copied())?;
+                self.set(row, WIRE_CAPACITY_OUT, values.capacity_out)?;
+                self.set(row, WIRE_ACC_OUT, values.acc_out.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The witness of what was set, with what follows from it, and without its masking.
+    pub(crate) fn finish(mut self) -> anyhow::Result<PartitionWitness<'a, F>> {
+        run_generators(self.data, self.masking, &mut self.witness, self.contradictions)?;
+        Ok(self.witness)
+    }
+
     /// Sets wires of a row that stand side by side.
-    fn set(&mut self, row: usize, first: usize, values: impl IntoIterator<Item = F>) -> anyhow::Result<()> {
+    pub(crate) fn set(
+        &mut self,
+        row: usize,
+        first: usize,
+        values: impl IntoIterator<Item = F>,
+    ) -> anyhow::Result<()> {
         for (column, value) in (first..).zip(values) {
             let set = self.witness.set_wire(Wire { row, column }, value);
             if self.contradictions == Contradictions::Stop {
@@ -305,11 +352,12 @@ impl Filler<'_> {
 
 /// Runs plonky2's generators (constants, and the public-input row, which the masking fills) until all have run.
 fn run_generators(
-    circuit: &BatchCircuit,
+    data: &Data,
+    masking: &Masking,
     witness: &mut PartitionWitness<'_, F>,
     contradictions: Contradictions,
 ) -> anyhow::Result<()> {
-    let generators = &circuit.data.prover_only.generators;
+    let generators = &data.prover_only.generators;
     let mut pending: Vec<usize> = (0..generators.len()).collect();
     let mut values = GeneratedValues::empty();
     while !pending.is_empty() {
@@ -319,7 +367,7 @@ fn run_generators(
                 waiting.push(index);
             }
             for (target, value) in values.target_values.drain(..) {
-                if matches!(target, Target::Wire(wire) if circuit.masking.fills(wire)) {
+                if matches!(target, Target::Wire(wire) if masking.fills(wire)) {
                     continue;
                 }
                 let set = witness.set_target(target, value);

@@ -1,13 +1,14 @@
 //! Verifying a batch.
 
 use plonky2::field::types::Field;
+use plonky2::plonk::circuit_data::VerifierCircuitData;
 use plonky2::plonk::proof::{Proof, ProofWithPublicInputs};
 use plonky2::util::serialization::{Buffer, Read, Write};
 use zklora_proto::Commitment;
 
 use crate::circuit::BatchVerifier;
 use crate::fold::Fold;
-use crate::gate::instance::{CIRCUIT_WIRES, Point};
+use crate::gate::instance::{CIRCUIT_WIRES, Instance, Point};
 use crate::hash::Blake3Config;
 use crate::{D, E, F};
 
@@ -49,35 +50,62 @@ pub fn verify(
     if !fits {
         return Err(VerifyError::Batch { found: modules.len(), expected: layout.modules.len() });
     }
+    let instance = layout.instance(modules, beta);
+    check_proof(&verifier.data, layout.instance_columns(), &instance, bytes)?;
+    Ok(())
+}
+
+/// Why a proof shows nothing about an instance.
+pub(crate) enum Refusal {
+    Malformed(&'static str),
+    Rejected(String),
+    Instance,
+}
+
+impl From<Refusal> for VerifyError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed(why) => Self::Malformed(why),
+            Refusal::Rejected(why) => Self::Rejected(why),
+            Refusal::Instance => Self::Instance,
+        }
+    }
+}
+
+/// Verifies the bytes of a proof of a circuit with these public values in its instance columns.
+pub(crate) fn check_proof(
+    data: &VerifierCircuitData<F, Blake3Config, D>,
+    columns: usize,
+    instance: &Instance,
+    bytes: &[u8],
+) -> Result<(), Refusal> {
     let mut buffer = Buffer::new(bytes);
     let proof: Proof<F, Blake3Config, D> = buffer
-        .read_proof(&verifier.data.common)
-        .map_err(|_| VerifyError::Malformed("it has too few bytes or lengths of another circuit"))?;
+        .read_proof(&data.common)
+        .map_err(|_| Refusal::Malformed("it has too few bytes or lengths of another circuit"))?;
     if !buffer.unread_bytes().is_empty() {
-        return Err(VerifyError::Malformed("it has bytes left over"));
+        return Err(Refusal::Malformed("it has bytes left over"));
     }
     // One proof has one encoding: field elements that are not canonical would give it others.
     let mut canonical = Vec::with_capacity(bytes.len());
     if canonical.write_proof(&proof).is_err() || canonical != bytes {
-        return Err(VerifyError::Malformed("it is not in its canonical form"));
+        return Err(Refusal::Malformed("it is not in its canonical form"));
     }
-    let instance = layout.instance(modules, beta);
     let proof = ProofWithPublicInputs { proof, public_inputs: instance.public_inputs() };
-    let rejected = |error: anyhow::Error| VerifyError::Rejected(error.to_string());
-    verifier.data.verify(proof.clone()).map_err(rejected)?;
+    let rejected = |error: anyhow::Error| Refusal::Rejected(error.to_string());
+    data.verify(proof.clone()).map_err(rejected)?;
 
     // What plonky2 does not know: the instance columns are the polynomials that the public values make.
-    let (common, degree_bits) = (&verifier.data.common, verifier.degree_bits());
-    let digest = &verifier.data.verifier_only.circuit_digest;
+    let (common, degree_bits) = (&data.common, data.common.degree_bits());
+    let digest = &data.verifier_only.circuit_digest;
     let zeta =
         proof.get_challenges(proof.get_public_inputs_hash(), digest, common).map_err(rejected)?.plonk_zeta;
     if zeta.exp_power_of_2(degree_bits) == Point::ONE {
-        return Err(VerifyError::Instance);
+        return Err(Refusal::Instance);
     }
-    let columns = layout.instance_columns();
     let expected = instance.evaluate(columns, degree_bits, zeta);
     if proof.proof.openings.wires.get(CIRCUIT_WIRES..CIRCUIT_WIRES + columns) != Some(&expected[..]) {
-        return Err(VerifyError::Instance);
+        return Err(Refusal::Instance);
     }
     Ok(())
 }

@@ -169,8 +169,8 @@ fn scale(point: Point, by: F) -> Point {
 pub type Point = <F as Extendable<D>>::Extension;
 
 /// The digest of public values, in any order that names each once.
-pub(crate) fn digest(values: impl IntoIterator<Item = F>) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("zklora v2 instance");
+pub(crate) fn digest(context: &str, values: impl IntoIterator<Item = F>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
     for value in values {
         hasher.update(&value.to_canonical_u64().to_le_bytes());
     }

@@ -2,5 +2,7 @@
 
 mod expression;
 pub mod instance;
+pub mod pads;
 pub(crate) mod poseidon;
+pub mod product;
 pub mod weight;

@@ -71,7 +71,7 @@ impl Case {
         let mut witness = self.witness();
         let mut value = |part| if random(part) { F::sample(&mut rng) } else { F::ZERO };
         self.circuit.masking.fill_from(&mut witness, &mut value).unwrap();
-        let proof = prove_witness(&self.circuit, witness.clone()).unwrap();
+        let proof = prove_witness(&self.circuit.data, witness.clone()).unwrap();
         (witness, proof)
     }
 
