@@ -144,6 +144,11 @@ pub enum Place {
     Padding,
 }
 
+/// How many weights a commitment hashes after its salt.
+pub fn hashed_count(shape: ModuleShape) -> usize {
+    (Opening::block_count(shape) - 1) * WEIGHTS
+}
+
 /// What the weights are that a commitment hashes after its salt, in their order: 40 for each row of the circuit.
 pub fn hashed_places(shape: ModuleShape) -> impl Iterator<Item = Place> {
     places(shape).flatten()

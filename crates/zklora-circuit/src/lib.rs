@@ -44,6 +44,7 @@ mod cheating;
 pub use circuit_id::CircuitId;
 use plonky2::field::extension::quadratic::QuadraticExtension;
 use plonky2::field::goldilocks_field::GoldilocksField;
+use plonky2::field::types::{Field, PrimeField64};
 
 /// The base field: integers modulo p = 2^64 - 2^32 + 1.
 pub type F = GoldilocksField;
@@ -52,3 +53,13 @@ pub type E = QuadraticExtension<F>;
 /// The degree of the extension that the proof system's own challenges come from. With 2, no more than 2^16 rows would leave
 /// 100 provable bits, and proofs would be half as large again: `docs/soundness.md`.
 pub const D: usize = 4;
+
+/// An element of [`E`] with these coordinates, below p each.
+pub fn element(coordinates: [u64; 2]) -> E {
+    QuadraticExtension(coordinates.map(F::from_canonical_u64))
+}
+
+/// The canonical coordinates of an element of [`E`].
+pub fn coordinates(x: E) -> [u64; 2] {
+    x.0.map(|part| part.to_canonical_u64())
+}

@@ -16,6 +16,15 @@ pub enum Piece {
         /// The factor.
         factor: E,
     },
+    /// `Σ_{r, c} rows[r]·columns[c]·cell[offset + r·columns.len() + c]`; both lengths are powers of two, and the offset is a multiple of their product.
+    Outer {
+        /// The first cell.
+        offset: usize,
+        /// Weights of rows.
+        rows: Vec<E>,
+        /// Weights of columns.
+        columns: Vec<E>,
+    },
     /// `Σ_i weights[i]·cell[offset + i]`, for weights that have no short form.
     Dense {
         /// The first cell.
@@ -48,6 +57,12 @@ impl Functional {
                             part.iter_mut().zip(&lo).for_each(|(weight, &e)| *weight += scale * e);
                         });
                 }
+                Piece::Outer { offset, rows, columns } => {
+                    weights[*offset..].par_chunks_mut(columns.len()).zip(rows).for_each(|(part, &row)| {
+                        let scale = row * by;
+                        part.iter_mut().zip(columns).for_each(|(weight, &x)| *weight += scale * x);
+                    })
+                }
                 Piece::Dense { offset, weights: given } => weights[*offset..offset + given.len()]
                     .iter_mut()
                     .zip(given)
@@ -64,6 +79,16 @@ impl Functional {
                 Piece::Block { offset, point: own, factor } => {
                     let (hi, lo) = point.split_at(point.len() - own.len());
                     *factor * eq_at(hi, offset >> own.len()) * eq(lo, own)
+                }
+                Piece::Outer { offset, rows, columns } => {
+                    let (of_rows, of_columns) = (bits_of(rows.len()), bits_of(columns.len()));
+                    let (hi, lo) = point.split_at(point.len() - of_rows - of_columns);
+                    let sum = |weights: &[E], point: &[E]| -> E {
+                        weights.iter().zip(&eq_table(point)).map(|(&x, &e)| x * e).sum()
+                    };
+                    eq_at(hi, offset >> (of_rows + of_columns))
+                        * sum(rows, &lo[..of_rows])
+                        * sum(columns, &lo[of_rows..])
                 }
                 Piece::Dense { offset, weights } => {
                     let bits = bits_of(weights.len()).min(point.len());
@@ -100,6 +125,11 @@ impl Functional {
                         .sum();
                     *factor * sum
                 }
+                Piece::Outer { offset, rows, columns } => {
+                    let of_row = |cells: &[F]| columns.iter().zip(cells).map(|(&w, &x)| w * x).sum::<E>();
+                    let rows = cells[*offset..].par_chunks(columns.len()).zip(rows);
+                    rows.map(|(cells, &row)| row * of_row(cells)).sum()
+                }
                 Piece::Dense { offset, weights } => {
                     weights.iter().zip(&cells[*offset..]).map(|(&w, &x)| w * x).sum()
                 }
@@ -134,6 +164,7 @@ mod tests {
             Piece::Block { offset: 64, point: random(5), factor: random(1)[0] },
             Piece::Block { offset: 0, point: random(0), factor: random(1)[0] },
             Piece::Block { offset: 0, point: random(9), factor: random(1)[0] },
+            Piece::Outer { offset: 64, rows: random(4), columns: random(8) },
             Piece::Dense { offset: 30, weights: random(100) },
             Piece::Dense { offset: 511, weights: random(1) },
             Piece::Dense { offset: 0, weights: random(512) },

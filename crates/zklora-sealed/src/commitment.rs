@@ -33,7 +33,7 @@ const RATE_BITS: usize = 1;
 const LEAST_ROW_BITS: usize = 10;
 const MOST_ROW_BITS: usize = 22;
 /// Columns of the mask.
-const MASK: usize = 2;
+pub(crate) const MASK: usize = 2;
 
 /// How many cells are committed to, and so how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -126,6 +126,11 @@ impl Builder {
         Tensor { offset: 1 << (bits - 1), ..self.unsigned(rows, columns, bits) }
     }
 
+    /// A tensor of integers of `-offset..2^bits - offset` whose range is not looked up: a [table](crate::lookup::Table) has to pin it.
+    pub fn unranged(&mut self, rows: usize, columns: usize, bits: u32, offset: i64) -> Tensor {
+        Tensor { rows, columns, limbs: vec![(self.array(rows, columns, Cells::Free), bits)], offset }
+    }
+
     /// Lays everything out.
     pub fn build(self) -> Layout {
         let mut arrays = self.arrays;
@@ -205,6 +210,22 @@ impl Layout {
             })
         });
         Functional(pieces.collect())
+    }
+
+    /// `Σ_{r, c} rows[r]·columns[c]·entry` of a tensor: a functional of the cells, and what is to be added to it.
+    pub fn outer(&self, tensor: &Tensor, rows: &[E], columns: &[E]) -> (Functional, E) {
+        let mut all = Functional::default();
+        for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
+            for block in &self.array(id).blocks {
+                let rows = &rows[block.row..block.row + (1 << block.row_bits)];
+                let columns = columns[block.column..block.column + (1 << block.column_bits)].to_vec();
+                let rows = rows.iter().map(|&x| x * factor).collect();
+                all.0.push(Piece::Outer { offset: block.offset, rows, columns });
+            }
+        }
+        let sum = |weights: &[E], count: usize| weights[..count].iter().copied().sum::<E>();
+        let ones = sum(rows, tensor.rows) * sum(columns, tensor.columns);
+        (all, -(ones * signed(tensor.offset)))
     }
 
     /// The cell of an entry of an array.

@@ -8,6 +8,7 @@ use crate::conversation::{Conversation, Message, Value};
 use crate::field::{E, F, eq_table, signed, wipe};
 use crate::layout::{Layout, Tensor};
 use crate::sumcheck::{self, Products};
+use crate::system::Witness;
 
 /// What was said of something: a message, and a public number to be added to it.
 #[derive(Debug, Clone, Copy)]
@@ -78,12 +79,15 @@ pub(crate) struct Scene<'a> {
     pub(crate) layout: &'a Layout,
     /// The prover's.
     pub(crate) cells: Option<&'a [F]>,
+    /// The prover's integers that no cell has, by number.
+    pub(crate) hidden: &'a [Vec<i64>],
     claims: Vec<(Functional, Message)>,
 }
 
 impl<'a> Scene<'a> {
-    pub(crate) fn new(run: Conversation<'a>, layout: &'a Layout, cells: Option<&'a [F]>) -> Self {
-        Self { run, layout, cells, claims: Vec::new() }
+    pub(crate) fn new(run: Conversation<'a>, layout: &'a Layout, witness: Option<&'a Witness>) -> Self {
+        let hidden = witness.map_or(&[][..], |witness| &witness.hidden);
+        Self { run, layout, cells: witness.map(|witness| &witness.cells[..]), hidden, claims: Vec::new() }
     }
 
     /// Says what a functional of the cells is. That it is so has still to be shown, with all other claims, by [`Scene::reduce`].
@@ -108,6 +112,16 @@ impl<'a> Scene<'a> {
             each.fold((Functional::default(), E::ZERO), |(all, sum), (functional, offset)| {
                 (all.plus(functional), sum + offset)
             })
+        });
+        Said { message: self.claim(|| functional), offset }
+    }
+
+    /// Says what a tensor's entries add up to, each times the weights of its row and column.
+    pub(crate) fn outer(&mut self, tensor: &Tensor, weights: impl FnOnce() -> (Vec<E>, Vec<E>)) -> Said {
+        let layout = self.layout;
+        let (functional, offset) = self.run.public((Functional::default(), E::ZERO), || {
+            let (rows, columns) = weights();
+            layout.outer(tensor, &rows, &columns)
         });
         Said { message: self.claim(|| functional), offset }
     }

@@ -9,11 +9,13 @@ use zklora_proto::ModuleShape;
 use crate::adapter::Adapter;
 use crate::conversation::{Conversation, Shape, Value};
 use crate::field::{E, F, signed, wipe};
-use crate::layout::{self, Cells, Layout, Tensor};
-use crate::lookup::{Lookups, Table};
+use crate::layout::{self, ArrayId, Cells, Layout, Tensor};
+use crate::lookup::{self, Lookups, Table};
+use crate::relation::attention::{self, Attention};
+use crate::relation::head::{self, Head};
 use crate::relation::linear::Linear;
 use crate::relation::norm::{Norm, Residual};
-use crate::relation::public::{Fixed, Total};
+use crate::relation::public::{Fixed, Total, Weighed};
 use crate::relation::{BoundError, Cut};
 use crate::scene::Scene;
 
@@ -24,10 +26,15 @@ pub struct Builder {
     relations: Vec<Relation>,
     adapter: Option<Adapter>,
     results: usize,
+    tables: Vec<Table>,
+    pairs: Vec<(usize, ArrayId, ArrayId)>,
+    hidden: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Relation {
+    Attention(Box<Attention>),
+    Head(Box<Head>),
     Linear(Box<Linear>),
     Norm(Box<Norm>),
     Fixed(Fixed),
@@ -42,6 +49,7 @@ pub struct System {
     relations: Vec<Relation>,
     adapter: Option<Adapter>,
     results: usize,
+    hidden: usize,
     digest: [u8; 32],
 }
 
@@ -59,6 +67,10 @@ impl Builder {
     /// A tensor of integers that are not negative.
     pub fn unsigned(&mut self, rows: usize, columns: usize, bits: u32) -> Tensor {
         self.layout.unsigned(rows, columns, bits)
+    }
+
+    pub(crate) fn layout(&mut self) -> &mut layout::Builder {
+        &mut self.layout
     }
 
     /// The tensors of a rounding.
@@ -87,7 +99,7 @@ impl Builder {
     }
 
     /// A public result, `Σ weight·entry`. Fails if it could wrap around. Returns its number.
-    pub fn total(&mut self, name: &str, terms: Vec<(Tensor, Arc<[i64]>)>) -> Result<usize, BoundError> {
+    pub fn total(&mut self, name: &str, terms: Vec<Weighed>) -> Result<usize, BoundError> {
         let total = Total { name: name.into(), terms, result: self.results };
         total.check()?;
         self.relations.push(Relation::Total(total));
@@ -95,12 +107,49 @@ impl Builder {
         Ok(self.results - 1)
     }
 
+    /// A public table of up to 2^16 values by index; entries beyond are zero. Returns its number.
+    pub fn table(&mut self, values: impl IntoIterator<Item = i64>) -> usize {
+        let mut values: Vec<F> = values.into_iter().map(signed).collect();
+        values.resize(lookup::TABLE, F::ZERO);
+        self.tables.push(Table { values: Some(values) });
+        self.tables.len()
+    }
+
+    /// Two tensors of one size whose entries are index and value in a table, the offsets included.
+    pub fn looked_up(&mut self, rows: usize, columns: usize, table: usize, offsets: [i64; 2]) -> [Tensor; 2] {
+        let [index, value] = [(16, offsets[0]), (62, offsets[1])]
+            .map(|(bits, offset)| self.layout.unranged(rows, columns, bits, offset));
+        self.pairs.push((table, index.limbs[0].0, value.limbs[0].0));
+        [index, value]
+    }
+
+    /// A rounding into a tensor that is there.
+    pub fn cut_into(&mut self, output: Tensor, bits: u32) -> Cut {
+        Cut::into(&mut self.layout, output, bits)
+    }
+
+    /// Attention. Fails if its numbers could wrap around.
+    pub fn attention(&mut self, name: &str, inputs: attention::Inputs) -> Result<Attention, BoundError> {
+        let hidden = self.hidden;
+        self.hidden += 3;
+        let attention = Attention::new(self, name, inputs, hidden)?;
+        self.relations.push(Relation::Attention(Box::new(attention.clone())));
+        Ok(attention)
+    }
+
+    /// The head. Fails if its numbers could wrap around.
+    pub fn head(&mut self, name: &str, inputs: head::Inputs) -> Result<Head, BoundError> {
+        let head = Head::new(self, name, inputs)?;
+        self.relations.push(Relation::Head(Box::new(head.clone())));
+        Ok(head)
+    }
+
     /// Lays everything out.
     pub fn build(mut self) -> System {
-        let lookups = Lookups::new(&mut self.layout, Vec::<Table>::new(), &[]);
+        let lookups = Lookups::new(&mut self.layout, std::mem::take(&mut self.tables), &self.pairs);
         let layout = self.layout.build();
-        let Self { relations, adapter, results, .. } = self;
-        let mut system = System { layout, lookups, relations, adapter, results, digest: [0; 32] };
+        let Self { relations, adapter, results, hidden, .. } = self;
+        let mut system = System { layout, lookups, relations, adapter, results, hidden, digest: [0; 32] };
         system.digest = system.describe();
         system
     }
@@ -169,6 +218,16 @@ impl System {
                     hash(&[0, linear.form.lora.is_some() as u8]);
                     linear.describe(&mut hash);
                 }
+                Relation::Attention(attention) => {
+                    attention.tensors().for_each(&mut tensor);
+                    hash(&[4]);
+                    attention.describe(&mut hash);
+                }
+                Relation::Head(head) => {
+                    head.tensors().for_each(&mut tensor);
+                    hash(&[5]);
+                    head.describe(&mut hash);
+                }
                 Relation::Norm(norm) => {
                     norm.tensors().for_each(&mut tensor);
                     hash(&[3]);
@@ -181,10 +240,14 @@ impl System {
                 }
                 Relation::Total(total) => {
                     hash(&[2]);
-                    for (of, weights) in &total.terms {
-                        hash(&of.offset.to_le_bytes());
-                        of.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
-                        weights.iter().for_each(|x| hash(&x.to_le_bytes()));
+                    for Weighed { tensor, entries } in &total.terms {
+                        hash(&tensor.offset.to_le_bytes());
+                        tensor.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
+                        for &(row, column, weight) in entries {
+                            for x in [row as i64, column as i64, weight] {
+                                hash(&x.to_le_bytes());
+                            }
+                        }
                     }
                 }
             }
@@ -210,6 +273,8 @@ impl System {
         for relation in &self.relations {
             match relation {
                 Relation::Linear(linear) => linear.converse(scene, self.adapter.as_ref()),
+                Relation::Attention(attention) => attention.converse(scene, self.adapter.as_ref()),
+                Relation::Head(head) => head.converse(scene),
                 Relation::Norm(norm) => norm.converse(scene),
                 Relation::Fixed(fixed) => fixed.converse(scene),
                 Relation::Total(total) => total.converse(scene, results),
@@ -238,6 +303,8 @@ impl End {
 /// The cells of a system, all of them secret.
 pub struct Witness {
     pub(crate) cells: Vec<F>,
+    /// Integers that no cell has: queries, keys and values.
+    pub(crate) hidden: Vec<Vec<i64>>,
 }
 
 /// A value that has no place in its tensor: what it is part of cannot be proved.
@@ -248,7 +315,7 @@ pub struct OutOfRange;
 impl Witness {
     /// Of zeros.
     pub fn new(system: &System) -> Self {
-        Self { cells: F::zero_vec(system.layout.sizes.cells) }
+        Self { cells: F::zero_vec(system.layout.sizes.cells), hidden: vec![Vec::new(); system.hidden] }
     }
 
     /// Fills in a tensor, row-major. Which value was out of range is not said: it is a secret.
@@ -296,5 +363,6 @@ impl Witness {
 impl Drop for Witness {
     fn drop(&mut self) {
         wipe(&mut self.cells);
+        self.hidden.iter_mut().for_each(|values| wipe(values));
     }
 }

@@ -1,8 +1,11 @@
 //! What has to hold between tensors, each with its bounds, the values that an honest prover fills in, and its part of the conversation.
 
+pub mod attention;
+pub mod head;
 pub mod linear;
 pub mod norm;
 pub mod public;
+pub mod softmax;
 
 use p3_field::PrimeCharacteristicRing;
 
@@ -26,6 +29,11 @@ impl Cut {
     pub fn new(builder: &mut Builder, rows: usize, columns: usize, output_bits: u32, bits: u32) -> Self {
         let output = builder.signed(rows, columns, output_bits);
         Self { output, remainder: builder.unsigned(rows, columns, bits), bits }
+    }
+
+    /// A rounding to a tensor that is there.
+    pub fn into(builder: &mut Builder, output: Tensor, bits: u32) -> Self {
+        Self { remainder: builder.unsigned(output.rows, output.columns, bits), output, bits }
     }
 
     /// `(output, remainder)` of a value.

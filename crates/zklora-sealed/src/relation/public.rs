@@ -33,13 +33,22 @@ impl Fixed {
     }
 }
 
-/// `Σ_terms Σ_entries weight·entry = total`, a number that is public.
+/// Entries of a tensor, each times an integer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weighed {
+    /// The tensor.
+    pub tensor: Tensor,
+    /// Row, column and weight.
+    pub entries: Vec<(usize, usize, i64)>,
+}
+
+/// `Σ_terms Σ_entries weight·entry = result`, a number that is public.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Total {
     /// What the relation is called in errors.
     pub name: String,
-    /// Tensors, with a weight for each entry, row-major.
-    pub terms: Vec<(Tensor, Arc<[i64]>)>,
+    /// What is added up.
+    pub terms: Vec<Weighed>,
     /// Which of the public results it is.
     pub result: usize,
 }
@@ -47,9 +56,9 @@ pub struct Total {
 impl Total {
     /// Whether its sum cannot wrap around.
     pub fn check(&self) -> Result<(), BoundError> {
-        let magnitude = |(tensor, weights): &(Tensor, Arc<[i64]>)| {
-            let sum: u128 = weights.iter().map(|w| u128::from(w.unsigned_abs())).sum();
-            sum << tensor.bits()
+        let magnitude = |term: &Weighed| {
+            let sum: u128 = term.entries.iter().map(|(_, _, w)| u128::from(w.unsigned_abs())).sum();
+            sum << term.tensor.bits()
         };
         bounded(&self.name, "the sum", self.terms.iter().map(magnitude).fold(0, u128::saturating_add))
     }
@@ -65,16 +74,13 @@ impl Total {
     /// The sum as a functional of the cells, and what is to be added to it.
     fn functional(&self, layout: &Layout) -> (Functional, E) {
         let (mut all, mut offset) = (Functional::default(), E::ZERO);
-        for (tensor, weights) in &self.terms {
-            let sum: E = weights.iter().map(|&w| E::from(signed(w))).sum();
-            offset -= sum * signed(tensor.offset);
-            for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
-                for block in &layout.array(id).blocks {
-                    let rows = weights.chunks(tensor.columns).skip(block.row).take(1 << block.row_bits);
-                    let entries =
-                        rows.flat_map(|row| &row[block.column..block.column + (1 << block.column_bits)]);
-                    let weights = entries.map(|&w| E::from(signed(w) * factor)).collect();
-                    all.0.push(Piece::Dense { offset: block.offset, weights });
+        for Weighed { tensor, entries } in &self.terms {
+            for &(row, column, weight) in entries {
+                offset -= signed(weight) * signed(tensor.offset);
+                for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
+                    let Some(offset) = layout.cell(id, row, column) else { continue };
+                    let factor = E::from(signed(weight) * factor);
+                    all.0.push(Piece::Block { offset, point: Vec::new(), factor });
                 }
             }
         }

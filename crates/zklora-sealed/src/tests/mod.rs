@@ -27,8 +27,7 @@ pub(crate) fn talk(
     let pads: Vec<E> = (0..shape.messages).map(|_| extension(uniform(&mut rng), uniform(&mut rng))).collect();
     let mut fs = FiatShamir::new();
     fs.absorb("statement", b"test");
-    let mut prover =
-        Scene::new(Conversation::prover(fs.clone(), &pads), system.layout(), Some(&witness.cells));
+    let mut prover = Scene::new(Conversation::prover(fs.clone(), &pads), system.layout(), Some(witness));
     let end = system.converse(&mut prover, results);
     let table = crate::field::eq_table(&end.point);
     let opened: E = witness.cells.iter().zip(&table).map(|(&x, &e)| e * x).sum();

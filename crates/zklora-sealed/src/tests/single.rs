@@ -6,12 +6,14 @@ use p3_field::PrimeCharacteristicRing;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_circuit::commitment::{Opening, Salt};
-use zklora_proto::ModuleShape;
+use zklora_proto::{Commitment, ModuleShape};
 
 use crate::field::{E, F, signed};
 use crate::layout::Tensor;
 use crate::matrix::Matrix;
+use crate::proof::{ProveError, Prover, Statement, Verifier};
 use crate::relation::linear::{Form, Gain, Linear, LinearValues, Lora};
+use crate::relation::public::Weighed;
 use crate::system::{Builder, System, Witness};
 
 /// Sides of the layer.
@@ -69,17 +71,52 @@ impl Single {
         let linear = Linear {
             name: "single".into(),
             form: Form {
-                input: input.clone(),
+                input,
                 weights: Matrix::new(d_in, d_out, weights).unwrap(),
                 bias: bias.into(),
                 lora: Some(lora),
             },
             cut: builder.cut(tokens, d_out, 24, 16),
         };
+        Self::finish(builder, linear, opening, x, scored)
+    }
+
+    /// The same with another layer, inputs or scores.
+    fn of(same: &Self, linear: Option<Linear>, x: Option<Vec<i64>>, scored: Option<Vec<i64>>) -> Self {
+        let opening = &same.opening;
+        let linear = linear.unwrap_or_else(|| same.linear.clone());
+        let (a, b) = (opening.a().to_vec(), opening.b().to_vec());
+        let opening = Opening::new(opening.shape(), a, b, opening.salt().clone()).unwrap();
+        let mut builder = Builder::default();
+        builder.adapter(&[opening.shape()]);
+        let form = &linear.form;
+        // The same arrays in the same order.
+        builder.signed(form.input.rows, form.input.columns, 16);
+        let lora = form.lora.as_ref().unwrap();
+        builder.cut(lora.cut.output.rows, lora.cut.output.columns, 24, lora.cut.bits);
+        builder.cut(linear.cut.output.rows, linear.cut.output.columns, 24, 16);
+        let x = x.unwrap_or_else(|| same.x.clone());
+        let scored = scored.map_or_else(|| same.scored.clone(), Arc::from);
+        Self::finish(builder, linear, opening, x, scored)
+    }
+
+    fn finish(
+        mut builder: Builder,
+        linear: Linear,
+        opening: Opening,
+        x: Vec<i64>,
+        scored: Arc<[i64]>,
+    ) -> Self {
+        let d_out = linear.form.weights.columns();
+        let input = linear.form.input.clone();
         builder.linear(linear.clone()).unwrap();
         builder.fixed(input.clone(), x.clone());
         let rest = builder.unsigned(1, 1, GRANULARITY);
-        let terms = vec![(linear.cut.output.clone(), scored.clone()), (rest.clone(), Arc::from([-1i64]))];
+        let entries = scored.iter().enumerate().map(|(i, &w)| (i / d_out, i % d_out, w)).collect();
+        let terms = vec![
+            Weighed { tensor: linear.cut.output.clone(), entries },
+            Weighed { tensor: rest.clone(), entries: vec![(0, 0, -1)] },
+        ];
         builder.total("result", terms).unwrap();
         Self { system: builder.build(), linear, opening, x, input, rest, scored }
     }
@@ -142,4 +179,118 @@ fn the_conversation_of_an_honest_prover_holds() {
             witness.cells[cell] = honest;
         }
     }
+}
+
+const SIDES: Sides = Sides { tokens: 5, d_in: 12, d_out: 20, rank: 3, gain: true };
+
+/// A proof, whole, and what a verifier makes of it.
+struct Proved {
+    single: Single,
+    results: Vec<i64>,
+    commitments: Vec<Commitment>,
+    bytes: Vec<u8>,
+}
+
+fn prove(single: Single, seed: u64) -> Proved {
+    let values = single.values();
+    let (witness, results) = single.witness(&values);
+    let commitments = vec![single.opening.commitment()];
+    let bytes = {
+        let prover = Prover::new(&single.system).unwrap();
+        let statement = Statement { context: b"context", commitments: &commitments, results: &results };
+        let mut rng = StdRng::seed_from_u64(seed);
+        prover.prove(statement, witness, &[&single.opening], &mut rng).unwrap().to_bytes()
+    };
+    Proved { single, results, commitments, bytes }
+}
+
+#[test]
+fn a_layer_is_proved_and_verified_from_bytes() {
+    let Proved { single, results, commitments, bytes } = prove(Single::new(SIDES, 1), 1);
+    let verifier = Verifier::new(&single.system).unwrap();
+    let statement = Statement { context: b"context", commitments: &commitments, results: &results };
+    assert_eq!(verifier.verify(statement, &bytes), Ok(()));
+    let (items, bits) = verifier.soundness();
+    assert!(bits >= 100.0, "{items:?}");
+
+    // Another result, context, adapter; none or too many of them.
+    let other = vec![Single::new(SIDES, 2).opening.commitment()];
+    let near = vec![results[0] + (1 << GRANULARITY)];
+    for statement in [
+        Statement { context: b"another", ..statement },
+        Statement { commitments: &other, ..statement },
+        Statement { commitments: &[], ..statement },
+        Statement { results: &near, ..statement },
+        Statement { results: &[], ..statement },
+    ] {
+        assert!(verifier.verify(statement, &bytes).is_err(), "{statement:?}");
+    }
+    // Another base model, inputs, bias, scores: another system.
+    let same = Single::new(SIDES, 1);
+    let mut entries = same.linear.form.weights.entries().to_vec();
+    entries[17] += 1;
+    let mut edited = Single::new(SIDES, 1).linear;
+    edited.form.weights = Matrix::new(SIDES.d_in, SIDES.d_out, entries).unwrap();
+    let mut x = same.x.clone();
+    x[3] += 1;
+    let mut scored = same.scored.to_vec();
+    scored[0] += 1;
+    for single in [
+        Single::of(&same, Some(edited), None, None),
+        Single::of(&same, None, Some(x), None),
+        Single::of(&same, None, None, Some(scored)),
+    ] {
+        assert_ne!(single.system.digest(), same.system.digest());
+        let verifier = Verifier::new(&single.system).unwrap();
+        assert!(verifier.verify(statement, &bytes).is_err());
+    }
+    let same = Verifier::new(&same.system).unwrap();
+    assert_eq!(same.verify(statement, &bytes), Ok(()));
+}
+
+/// Bytes of every part, and many anywhere: none passes, none panics.
+#[test]
+fn no_changed_proof_passes() {
+    let Proved { single, results, commitments, bytes } = prove(Single::new(SIDES, 1), 2);
+    let verifier = Verifier::new(&single.system).unwrap();
+    let statement = Statement { context: b"context", commitments: &commitments, results: &results };
+    let mut rng = StdRng::seed_from_u64(3);
+    let refused = |bytes: &[u8]| assert!(verifier.verify(statement, bytes).is_err());
+    for index in 0..2000 {
+        let mut changed = bytes.clone();
+        // The parts before plonky2's are dense in what matters: most of the changes are there.
+        let within = if index % 4 == 0 { bytes.len() } else { bytes.len() / 3 };
+        let at = rng.random_range(0..within);
+        changed[at] ^= 1 << rng.random_range(0..8);
+        refused(&changed);
+    }
+    for length in [0, 1, 31, 32, 1000, bytes.len() / 2, bytes.len() - 1] {
+        refused(&bytes[..length]);
+    }
+    refused(&[&bytes[..], &[0]].concat());
+    assert_eq!(verifier.verify(statement, &bytes), Ok(()));
+}
+
+#[test]
+fn two_proofs_of_one_statement_share_nothing() {
+    let [one, two] = [5, 6].map(|seed| prove(Single::new(SIDES, 1), seed).bytes);
+    assert_eq!(one.len(), two.len());
+    let words = |bytes: &[u8]| bytes.chunks(8).map(<[u8]>::to_vec).collect::<std::collections::HashSet<_>>();
+    // Ciphertexts, combination and opened values are uniform: no eight bytes come twice.
+    let head = one.len() / 3;
+    assert!(words(&one[..head]).is_disjoint(&words(&two[..head])));
+}
+
+#[test]
+fn a_false_statement_is_not_proved() {
+    let single = Single::new(SIDES, 1);
+    let values = single.values();
+    let (witness, results) = single.witness(&values);
+    let commitments = [single.opening.commitment()];
+    let prover = Prover::new(&single.system).unwrap();
+    let false_results = [results[0] + 64];
+    let statement = Statement { context: b"", commitments: &commitments, results: &false_results };
+    let mut rng = StdRng::seed_from_u64(1);
+    let found = prover.prove(statement, witness, &[&single.opening], &mut rng);
+    assert!(matches!(found, Err(ProveError::FalseStatement)));
 }
