@@ -212,7 +212,7 @@ impl ExactModel {
 }
 
 /// The most that `U·B` may be.
-fn delta_bound(bits: u32, rank: usize) -> u128 {
+pub(crate) fn delta_bound(bits: u32, rank: usize) -> u128 {
     (rank as u128 * 2048) << (bits - 1)
 }
 

@@ -149,7 +149,7 @@ impl ExactModel {
         Ok(losses)
     }
 
-    fn check_tokens(&self, tokens: &[u32], scored: &[usize]) -> Result<(), Refusal> {
+    pub(crate) fn check_tokens(&self, tokens: &[u32], scored: &[usize]) -> Result<(), Refusal> {
         let refuse = |why: String| Err(Refusal::Tokens(why));
         if tokens.len() < 2 || tokens.len() > self.max_tokens() {
             return refuse(format!(
@@ -169,7 +169,7 @@ impl ExactModel {
     }
 
     /// `extra` is how many more fraction bits the rows have than the residual stream.
-    fn norm(&self, rows: &[i64], extra: u32, bits: u32) -> Result<NormTrace, OutOfRange> {
+    pub(crate) fn norm(&self, rows: &[i64], extra: u32, bits: u32) -> Result<NormTrace, OutOfRange> {
         let width = self.shape.n_embd;
         let unit = 4f64.powi((self.plan.residual_bits + extra) as i32);
         let epsilon = nearest(self.shape.layer_norm_epsilon * unit * width as f64).max(1);

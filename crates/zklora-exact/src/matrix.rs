@@ -51,6 +51,11 @@ impl Matrix {
         self.columns
     }
 
+    /// Entries, row-major.
+    pub(crate) fn entries(&self) -> &[i32] {
+        &self.entries
+    }
+
     /// The largest sum of magnitudes in a column: a product with entries of at most x is at most x times that.
     pub(crate) fn norm1(&self) -> u64 {
         self.norm1

@@ -10,6 +10,7 @@ pub mod layout;
 pub mod lookup;
 pub mod matrix;
 pub mod merkle;
+pub mod model;
 pub mod proof;
 pub mod relation;
 mod scene;

@@ -116,6 +116,19 @@ impl<'a> Scene<'a> {
         Said { message: self.claim(|| functional), offset }
     }
 
+    /// Says what the entries of the sum of tensors of one size add up to, each times the weights of its row and column.
+    pub(crate) fn rows(&mut self, tensors: &[Tensor], weights: impl FnOnce() -> (Vec<E>, Vec<E>)) -> Said {
+        let layout = self.layout;
+        let (functional, offset) = self.run.public((Functional::default(), E::ZERO), || {
+            let (rows, columns) = weights();
+            let each = tensors.iter().map(|tensor| layout.outer(tensor, &rows, &columns));
+            each.fold((Functional::default(), E::ZERO), |(all, sum), (functional, offset)| {
+                (all.plus(functional), sum + offset)
+            })
+        });
+        Said { message: self.claim(|| functional), offset }
+    }
+
     /// Says what a tensor's entries add up to, each times the weights of its row and column.
     pub(crate) fn outer(&mut self, tensor: &Tensor, weights: impl FnOnce() -> (Vec<E>, Vec<E>)) -> Said {
         let layout = self.layout;

@@ -115,10 +115,15 @@ impl Builder {
         self.tables.len()
     }
 
-    /// Two tensors of one size whose entries are index and value in a table, the offsets included.
-    pub fn looked_up(&mut self, rows: usize, columns: usize, table: usize, offsets: [i64; 2]) -> [Tensor; 2] {
-        let [index, value] = [(16, offsets[0]), (62, offsets[1])]
-            .map(|(bits, offset)| self.layout.unranged(rows, columns, bits, offset));
+    /// Two tensors of one size whose entries are index and value in a table: of each, bits and what is taken off the cells.
+    pub fn looked_up(
+        &mut self,
+        rows: usize,
+        columns: usize,
+        table: usize,
+        formats: [(u32, i64); 2],
+    ) -> [Tensor; 2] {
+        let [index, value] = formats.map(|(bits, offset)| self.layout.unranged(rows, columns, bits, offset));
         self.pairs.push((table, index.limbs[0].0, value.limbs[0].0));
         [index, value]
     }

@@ -75,7 +75,8 @@ impl Attention {
         }
         bounded(name, "a score's distance", score.saturating_add(1 << (SHIFT_BITS - 1 + low_bits)))?;
         let (tokens, d) = (forms[0].input.rows, forms[0].weights.columns());
-        let [index, entry] = builder.looked_up(heads, cells.len(), table.table, [0, 0]);
+        let [index, entry] =
+            builder.looked_up(heads, cells.len(), table.table, [(16, 0), (table.entry_bits(), 0)]);
         let low = builder.unsigned(heads, cells.len(), low_bits);
         // A row's entries are at most its budget and rise together.
         let sum = (u128::from(table.budget.unsigned_abs() + 1) << table.step_bits) + (1 << table.step_bits);

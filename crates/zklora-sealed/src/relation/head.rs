@@ -47,7 +47,8 @@ impl Head {
         form.check(name)?;
         let (rows, vocabulary) = (form.input.rows, form.weights.columns());
         bounded(name, "a logit's distance", logit_bound.saturating_add(1 << (SHIFT_BITS - 1 + LOW_BITS)))?;
-        let [index, entry] = builder.looked_up(rows, vocabulary, table.table, [0, 0]);
+        let [index, entry] =
+            builder.looked_up(rows, vocabulary, table.table, [(16, 0), (table.entry_bits(), 0)]);
         let low = builder.unsigned(rows, vocabulary, LOW_BITS);
         let softmax = Softmax::new(builder.layout(), rows, 1, table);
         softmax.check(name, vocabulary)?;

@@ -35,6 +35,8 @@ pub struct Residual {
     pub written: Vec<Tensor>,
     /// Rows.
     pub rows: usize,
+    /// The rows of the tensors that are meant, if not all; `public` has no others.
+    pub positions: Option<Arc<[usize]>>,
     /// d.
     pub columns: usize,
 }
@@ -131,6 +133,8 @@ impl Norm {
     pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
         hash(&self.epsilon.to_le_bytes());
         self.residual.public.iter().for_each(|x| hash(&x.to_le_bytes()));
+        let positions = self.residual.positions.iter().flat_map(|positions| positions.iter());
+        positions.for_each(|&position| hash(&(position as u64).to_le_bytes()));
     }
 
     /// All tensors of it, for a digest.
@@ -364,15 +368,33 @@ impl Residual {
             let of_row = |x: &[i64]| x.iter().zip(&column).map(|(&x, &e)| e * signed(x)).sum::<E>();
             self.public.chunks(self.columns).zip(&row).map(|(x, &e)| e * of_row(x)).sum()
         });
-        let written = scene.tensors(&self.written, row, column, factor);
+        let written = match &self.positions {
+            None => scene.tensors(&self.written, row, column, factor),
+            Some(positions) => scene.rows(&self.written, || {
+                let mut rows = E::zero_vec(self.written.first().map_or(0, |tensor| tensor.rows));
+                for (&position, e) in positions.iter().zip(eq_table(row)) {
+                    rows[position] += factor * e;
+                }
+                (rows, eq_table(column))
+            }),
+        };
         Said { offset: written.offset + factor * public, ..written }
     }
 
     /// H, to the prover.
     fn rows_of(&self, scene: &Scene<'_>) -> Vec<E> {
         let mut all: Vec<F> = self.public.iter().map(|&x| signed(x)).collect();
-        for tensor in &self.written {
-            scene.add_entries(tensor, &mut all);
+        match &self.positions {
+            None => self.written.iter().for_each(|tensor| scene.add_entries(tensor, &mut all)),
+            Some(positions) => {
+                let mut entries =
+                    F::zero_vec(self.written.first().map_or(0, |tensor| tensor.rows * tensor.columns));
+                self.written.iter().for_each(|tensor| scene.add_entries(tensor, &mut entries));
+                for (row, &position) in all.chunks_mut(self.columns).zip(positions.iter()) {
+                    let written = &entries[position * self.columns..];
+                    row.iter_mut().zip(written).for_each(|(h, &written)| *h += written);
+                }
+            }
         }
         all.into_iter().map(E::from).collect()
     }

@@ -30,6 +30,14 @@ pub struct Exponentials {
     pub step_bits: u32,
 }
 
+impl Exponentials {
+    /// Bits of an entry.
+    pub(crate) fn entry_bits(&self) -> u32 {
+        let most = self.entries.iter().copied().max().unwrap_or(0);
+        i64::BITS - most.leading_zeros()
+    }
+}
+
 /// See the module's documentation. Tensors are `rows x columns`, an entry for each row of scores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Softmax {

@@ -1,5 +1,6 @@
 //! Tests of whole proofs.
 
+mod model;
 mod norm;
 mod single;
 

@@ -33,6 +33,7 @@ fn case(rows: usize, d: usize, spread: i64, seed: u64) -> Case {
         public: public.into(),
         written: written.iter().map(|(tensor, _)| tensor.clone()).collect(),
         rows,
+        positions: None,
         columns: d,
     };
     let norm = builder.norm("norm", residual, 5).unwrap();

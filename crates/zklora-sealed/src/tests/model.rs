@@ -1,0 +1,171 @@
+//! A whole model: `gpt2-tiny` with `lora-es` on a text.
+
+use std::path::{Path, PathBuf};
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use zklora_circuit::commitment::{Opening, Salt};
+use zklora_exact::{ExactAdapter, ExactModel, Module, Plan, Profile};
+use zklora_hf::{BaseModel, LoraAdapter, quantise};
+use zklora_proto::{Commitment, ModuleShape};
+
+use super::talk;
+use crate::field::{E, F, signed};
+use crate::layout::Cells;
+use crate::model::{SealedAdapter, SealedModel};
+use crate::proof::{Prover, Statement, Verifier};
+use p3_field::PrimeCharacteristicRing;
+
+/// Modules of an adapter, in a manifest's order.
+pub(crate) struct Weights {
+    names: Vec<String>,
+    scales: Vec<f64>,
+    openings: Vec<Opening>,
+}
+
+impl Weights {
+    pub(crate) fn of(lora: &LoraAdapter, rng: &mut StdRng) -> Self {
+        let (mut names, mut scales, mut openings) = (Vec::new(), Vec::new(), Vec::new());
+        for module in &lora.modules {
+            let quantised = quantise(module);
+            let columns = quantised.b.len() / module.rank;
+            let shape = ModuleShape::new(quantised.a.len() / module.rank, module.rank, columns).unwrap();
+            names.push(module.name.clone());
+            scales.push(quantised.scale);
+            openings.push(
+                Opening::new(shape, quantised.a.to_vec(), quantised.b.to_vec(), Salt::random(rng)).unwrap(),
+            );
+        }
+        Self { names, scales, openings }
+    }
+
+    /// The adapter of a prover, or of a verifier, who has no weights.
+    fn exact(&self, model: &ExactModel, known: bool) -> ExactAdapter {
+        let zeros: Vec<(Vec<i16>, Vec<i16>)> =
+            self.openings.iter().map(|o| (vec![0; o.a().len()], vec![0; o.b().len()])).collect();
+        let modules: Vec<Module<'_>> = (0..self.names.len())
+            .map(|i| {
+                let opening = &self.openings[i];
+                let (a, b) =
+                    if known { (opening.a(), opening.b()) } else { (&zeros[i].0[..], &zeros[i].1[..]) };
+                Module { name: &self.names[i], a, b, rank: opening.shape().rank(), scale: self.scales[i] }
+            })
+            .collect();
+        ExactAdapter::new(model, &modules).unwrap()
+    }
+
+    fn sealed<'a>(&'a self, exact: &'a ExactAdapter) -> SealedAdapter<'a> {
+        let modules = self.names.iter().map(String::as_str).zip(self.openings.iter().map(Opening::shape));
+        SealedAdapter { exact, modules: modules.collect() }
+    }
+
+    fn commitments(&self) -> Vec<Commitment> {
+        self.openings.iter().map(Opening::commitment).collect()
+    }
+
+    fn weights_at(&self, beta: E) -> E {
+        let weights = self.openings.iter().flat_map(|opening| opening.hashed_weights());
+        weights.zip(beta.powers()).map(|(w, power)| power * signed(w.into())).sum()
+    }
+}
+
+struct Fixture {
+    model: ExactModel,
+    lora: LoraAdapter,
+    tokens: Vec<u32>,
+}
+
+fn fixture(tokens: usize) -> Fixture {
+    let fixtures: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+    let base = BaseModel::open(fixtures.join("gpt2-tiny")).unwrap();
+    let lora = LoraAdapter::open(fixtures.join("lora-es"), &base.projections()).unwrap();
+    let goldens: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(fixtures.join("goldens.json")).unwrap()).unwrap();
+    let texts: Vec<Vec<u32>> = goldens["texts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| serde_json::from_value(text["token_ids"].clone()).unwrap())
+        .collect();
+    let plan = Plan::calibrate(&base, Profile::Faithful, &texts).unwrap();
+    let model = ExactModel::new(&base, plan).unwrap();
+    let tokens = texts.iter().flatten().copied().take(tokens).collect();
+    Fixture { model, lora, tokens }
+}
+
+/// Cells of every array, one each, changed by one.
+#[test]
+fn every_array_of_a_model_is_pinned() {
+    let Fixture { model, lora, tokens } = fixture(5);
+    let mut rng = StdRng::seed_from_u64(1);
+    let weights = Weights::of(&lora, &mut rng);
+    let exact = weights.exact(&model, true);
+    let scored = [1, 3, 4];
+    let sealed = SealedModel::new(&model, &tokens, &scored, Some(&weights.sealed(&exact))).unwrap();
+    let openings: Vec<&Opening> = weights.openings.iter().collect();
+    let (mut witness, loss) = sealed.witness(Some(&exact), &openings).unwrap();
+    let results = SealedModel::results(loss);
+    let weights_at = |beta| weights.weights_at(beta);
+    let system = sealed.system();
+    assert_eq!(talk(system, &weights_at, &mut witness, &results), (None, true));
+    assert!(!talk(system, &weights_at, &mut witness, &SealedModel::results(loss + 1)).1);
+    let arrays: Vec<_> = system.layout().arrays().map(|(id, array)| (id, array.clone())).collect();
+    // A tenth of the arrays each time this is run would do: those of one layer, the last norm and the head come at the end.
+    let of_model = arrays.iter().filter(|(_, array)| array.columns != crate::lookup::TABLE);
+    let mut refused = 0;
+    for (id, array) in of_model {
+        let (row, column) = (array.rows - 1, array.columns / 2);
+        let cell = system.layout().cell(*id, row, column).unwrap();
+        let honest = witness.cells[cell];
+        witness.cells[cell] += if honest == F::ZERO { F::ONE } else { -F::ONE };
+        let (violated, holds) = talk(system, &weights_at, &mut witness, &results);
+        assert!(violated.is_some() && !holds, "{id:?}: {array:?}");
+        witness.cells[cell] = honest;
+        refused += 1;
+    }
+    assert!(refused > 100, "{refused}");
+    assert!(arrays.iter().any(|(_, array)| array.cells == Cells::Free));
+}
+
+#[test]
+fn a_sealed_loss_is_the_exact_models_and_no_other() {
+    let Fixture { model, lora, tokens } = fixture(12);
+    let mut rng = StdRng::seed_from_u64(2);
+    let weights = Weights::of(&lora, &mut rng);
+    let scored: Vec<usize> = (1..tokens.len()).collect();
+    let exact = weights.exact(&model, true);
+    let (bytes, loss) = {
+        let sealed = SealedModel::new(&model, &tokens, &scored, Some(&weights.sealed(&exact))).unwrap();
+        let openings: Vec<&Opening> = weights.openings.iter().collect();
+        let (witness, loss) = sealed.witness(Some(&exact), &openings).unwrap();
+        let (results, commitments) = (SealedModel::results(loss), weights.commitments());
+        let statement = Statement { context: b"request", commitments: &commitments, results: &results };
+        let prover = Prover::new(sealed.system()).unwrap();
+        (prover.prove(statement, witness, &openings, &mut rng).unwrap().to_bytes(), loss)
+    };
+    assert_eq!(loss, SealedModel::rounded(&model.losses(&tokens, Some(&exact)).unwrap()));
+    assert_ne!(loss, SealedModel::rounded(&model.losses(&tokens, None).unwrap()));
+
+    // The verifier has shapes, scales and commitments.
+    let blind = weights.exact(&model, false);
+    let accepted = |tokens: &[u32], scored: &[usize], loss: i64, commitments: &[Commitment]| {
+        let sealed = SealedModel::new(&model, tokens, scored, Some(&weights.sealed(&blind))).unwrap();
+        let verifier = Verifier::new(sealed.system()).unwrap();
+        let results = SealedModel::results(loss);
+        let statement = Statement { context: b"request", commitments, results: &results };
+        verifier.verify(statement, &bytes).is_ok()
+    };
+    let commitments = weights.commitments();
+    assert!(accepted(&tokens, &scored, loss, &commitments));
+    assert!(!accepted(&tokens, &scored, loss - 1, &commitments), "another loss");
+    let mut text = tokens.clone();
+    text[4] ^= 1;
+    assert!(!accepted(&text, &scored, loss, &commitments), "another text");
+    assert!(!accepted(&tokens, &scored[1..], loss, &commitments), "fewer positions");
+    let mut swapped = commitments.clone();
+    let last = swapped.len() - 1;
+    swapped.swap(0, last);
+    assert!(!accepted(&tokens, &scored, loss, &swapped), "modules swapped");
+    let other = Weights::of(&lora, &mut rng).commitments();
+    assert!(!accepted(&tokens, &scored, loss, &other), "another salt");
+}
