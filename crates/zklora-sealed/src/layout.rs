@@ -5,12 +5,13 @@
 //! nothing has to be masked. All blocks are laid out by size, the largest first, so that each begins at a multiple of its size.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use p3_field::PrimeCharacteristicRing;
 
 use crate::claims::{Functional, Piece};
 use crate::commitment::Sizes;
-use crate::field::{E, F, below, bits_of, eq_at, signed};
+use crate::field::{E, F, below, bits_of, eq_at, eq_table, signed};
 
 /// Cells that are random and that no relation reads: what makes the one opened value uniform.
 pub const FACE_BITS: usize = 6;
@@ -84,6 +85,26 @@ pub struct Tensor {
     pub limbs: Vec<(ArrayId, u32)>,
     /// What is taken off: 2^(b-1) for signed b bits.
     pub offset: i64,
+    /// Columns with more bits.
+    pub hot: Option<Hot>,
+}
+
+/// Columns of a tensor of signed 16 bits that have signed 24 bits: `limb + 2^16·high - 2^23`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hot {
+    /// Which, ascending.
+    pub columns: Arc<[usize]>,
+    /// Their high limbs of 8 bits, `rows x columns`.
+    pub high: ArrayId,
+}
+
+impl Hot {
+    /// Bits of the low limb.
+    const LOW: u32 = LIMB_BITS;
+    /// Bits of the high limb.
+    const HIGH: u32 = 8;
+    /// What is taken off beyond what is taken off other columns.
+    pub(crate) const OFFSET: i64 = (1 << (Self::LOW + Self::HIGH - 1)) - (1 << (Self::LOW - 1));
 }
 
 /// Arrays that are going to be laid out.
@@ -118,7 +139,7 @@ impl Builder {
                 (self.array(rows, columns, Cells::Limb { bits }), bits)
             })
             .collect();
-        Tensor { rows, columns, limbs, offset: 0 }
+        Tensor { rows, columns, limbs, offset: 0, hot: None }
     }
 
     /// A tensor of integers of `-2^(bits-1)..2^(bits-1)`.
@@ -126,9 +147,25 @@ impl Builder {
         Tensor { offset: 1 << (bits - 1), ..self.unsigned(rows, columns, bits) }
     }
 
+    /// A tensor of signed 16 bits, with signed 24 bits in some columns.
+    pub fn signed_hot(&mut self, rows: usize, columns: usize, hot: &[usize]) -> Tensor {
+        let tensor = self.signed(rows, columns, Hot::LOW);
+        let hot = (!hot.is_empty()).then(|| Hot {
+            columns: hot.into(),
+            high: self.array(rows, hot.len(), Cells::Limb { bits: Hot::HIGH }),
+        });
+        Tensor { hot, ..tensor }
+    }
+
     /// A tensor of integers of `-offset..2^bits - offset` whose range is not looked up: a [table](crate::lookup::Table) has to pin it.
     pub fn unranged(&mut self, rows: usize, columns: usize, bits: u32, offset: i64) -> Tensor {
-        Tensor { rows, columns, limbs: vec![(self.array(rows, columns, Cells::Free), bits)], offset }
+        Tensor {
+            rows,
+            columns,
+            limbs: vec![(self.array(rows, columns, Cells::Free), bits)],
+            offset,
+            hot: None,
+        }
     }
 
     /// Lays everything out.
@@ -225,7 +262,12 @@ impl Layout {
         }
         let sum = |weights: &[E], count: usize| weights[..count].iter().copied().sum::<E>();
         let ones = sum(rows, tensor.rows) * sum(columns, tensor.columns);
-        (all, -(ones * signed(tensor.offset)))
+        let mut constant = -(ones * signed(tensor.offset));
+        if let Some(hot) = &tensor.hot {
+            let of_hot: Vec<E> = hot.columns.iter().map(|&column| columns[column]).collect();
+            constant += self.hot(hot, rows, &of_hot, &mut all) * sum(rows, tensor.rows);
+        }
+        (all, constant)
     }
 
     /// The cell of an entry of an array.
@@ -244,7 +286,26 @@ impl Layout {
             all.0.extend(self.extension(id, row, column, factor * factor_of_limb).0);
         }
         let ones = below(row, tensor.rows) * below(column, tensor.columns);
-        (all, -(factor * ones * signed(tensor.offset)))
+        let mut constant = -(factor * ones * signed(tensor.offset));
+        if let Some(hot) = &tensor.hot {
+            let of_hot: Vec<E> = hot.columns.iter().map(|&at| factor * eq_at(column, at)).collect();
+            constant += self.hot(hot, &eq_table(row), &of_hot, &mut all) * below(row, tensor.rows);
+        }
+        (all, constant)
+    }
+
+    /// Adds the high limbs of hot columns, each times the weights of its row and column; returns what is to be added for each row of weight one.
+    fn hot(&self, hot: &Hot, rows: &[E], of_hot: &[E], all: &mut Functional) -> E {
+        let shift = F::from_u64(1 << Hot::LOW);
+        for block in &self.array(hot.high).blocks {
+            let columns = &of_hot[block.column..block.column + (1 << block.column_bits)];
+            all.0.push(Piece::Outer {
+                offset: block.offset,
+                rows: rows[block.row..block.row + (1 << block.row_bits)].to_vec(),
+                columns: columns.iter().map(|&x| x * shift).collect(),
+            });
+        }
+        -(of_hot.iter().copied().sum::<E>() * signed(Hot::OFFSET))
     }
 }
 
@@ -263,11 +324,35 @@ impl Tensor {
         self.limbs.iter().map(|&(_, bits)| bits).sum()
     }
 
-    /// Whether a value has a place in the tensor.
-    pub fn holds(&self, value: i64) -> bool {
+    /// Whether a value has a place in a column of the tensor.
+    pub fn holds(&self, column: usize, value: i64) -> bool {
+        let (offset, bits) = self.format(column);
         // Below 2^62 by the bounds of the model.
-        let shifted = i128::from(value) + i128::from(self.offset);
-        (0..1i128 << self.bits()).contains(&shifted)
+        let shifted = i128::from(value) + i128::from(offset);
+        (0..1i128 << bits).contains(&shifted)
+    }
+
+    /// What is taken off in a column, and its bits.
+    pub fn format(&self, column: usize) -> (i64, u32) {
+        match &self.hot {
+            Some(hot) if hot.columns.binary_search(&column).is_ok() => {
+                (self.offset + Hot::OFFSET, Hot::LOW + Hot::HIGH)
+            }
+            _ => (self.offset, self.bits()),
+        }
+    }
+
+    /// The most that the magnitude of an entry of a column can be.
+    pub fn most(&self, column: usize) -> u128 {
+        let (offset, bits) = self.format(column);
+        let offset = i128::from(offset);
+        offset.unsigned_abs().max(((1i128 << bits) - offset).unsigned_abs())
+    }
+
+    /// The most that the magnitude of any entry can be.
+    pub fn most_of_all(&self) -> u128 {
+        let hot = self.hot.iter().flat_map(|hot| hot.columns.iter().copied());
+        hot.chain([0]).map(|column| self.most(column)).max().unwrap_or(0)
     }
 }
 
@@ -307,9 +392,15 @@ mod tests {
         let mut builder = Builder::default();
         let tensor = builder.signed(2, 2, 24);
         assert_eq!(tensor.limbs.iter().map(|&(_, bits)| bits).collect::<Vec<_>>(), [16, 8]);
-        assert!(tensor.holds(-(1 << 23)) && tensor.holds((1 << 23) - 1));
-        assert!(!tensor.holds(1 << 23) && !tensor.holds(-(1 << 23) - 1));
+        assert!(tensor.holds(0, -(1 << 23)) && tensor.holds(0, (1 << 23) - 1));
+        assert!(!tensor.holds(0, 1 << 23) && !tensor.holds(0, -(1 << 23) - 1));
         let tensor = builder.unsigned(2, 2, 12);
-        assert!(tensor.holds(0) && tensor.holds(4095) && !tensor.holds(-1) && !tensor.holds(4096));
+        assert!(
+            [0, 4095].iter().all(|&x| tensor.holds(0, x)) && ![-1, 4096].iter().any(|&x| tensor.holds(0, x))
+        );
+        let tensor = builder.signed_hot(2, 5, &[1, 4]);
+        assert!(tensor.holds(1, -(1 << 23)) && tensor.holds(4, (1 << 23) - 1) && tensor.holds(0, -(1 << 15)));
+        assert!(!tensor.holds(0, 1 << 15) && !tensor.holds(4, 1 << 23));
+        assert_eq!([0, 1].map(|column| tensor.most(column)), [1 << 15, 1 << 23]);
     }
 }

@@ -99,9 +99,6 @@ impl<'a> SealedModel<'a> {
         let score_bits = model
             .score_bits()
             .ok_or_else(|| ModelError::Unsupported("formats `long`, which round queries and keys".into()))?;
-        if model.plan().hot.iter().any(|hot| !(hot.attention.is_empty() && hot.mlp.is_empty())) {
-            return Err(ModelError::Unsupported("a plan with hot channels".into()));
-        }
         let count = tokens.len();
         let (width, heads) = (model.width(), model.heads());
         let mut builder = Builder::default();
@@ -149,15 +146,18 @@ impl<'a> SealedModel<'a> {
                 bounds: model.attention_bounds(layer, adapter.map(|adapter| adapter.exact)),
             };
             let attention = making.builder.attention(&format!("h.{layer}.attn"), inputs)?;
-            let out = making.linear(layer, Projection::AttentionOut, &attention.cut.output, None)?;
+            let hot = &model.plan().hot[layer];
+            let written_by = making.builder.signed_hot(count, width, &hot.attention);
+            let out = making.linear(layer, Projection::AttentionOut, &attention.cut.output, written_by)?;
             written.push(out.cut.output.clone());
             let norm2 =
                 making.builder.norm(&format!("h.{layer}.ln_2"), residual(&written), model.epsilon())?;
             let inner = model.projection(layer, Projection::MlpIn).columns;
             let [x, active] =
                 making.builder.looked_up(count, inner, gelu, [(16, 1 << 15), (18, GELU_OFFSET)]);
-            let mlp_in = making.linear(layer, Projection::MlpIn, &norm2.cut.output, Some(x))?;
-            let mlp_out = making.linear(layer, Projection::MlpOut, &active, None)?;
+            let mlp_in = making.linear(layer, Projection::MlpIn, &norm2.cut.output, x)?;
+            let written_by = making.builder.signed_hot(count, width, &hot.mlp);
+            let mlp_out = making.linear(layer, Projection::MlpOut, &active, written_by)?;
             written.push(mlp_out.cut.output.clone());
             layers.push(Layer { norm, forms, attention, out, norm2, mlp_in, active, mlp_out });
         }
@@ -341,19 +341,16 @@ impl Making<'_, '_> {
         form(part, input, lora)
     }
 
-    /// A layer whose outputs are rounded by 16 bits, to 16 bits, or into a tensor.
+    /// A layer whose outputs are rounded by 16 bits, into a tensor.
     fn linear(
         &mut self,
         layer: usize,
         projection: Projection,
         input: &Tensor,
-        into: Option<Tensor>,
+        output: Tensor,
     ) -> Result<Linear, BoundError> {
         let form = self.form(layer, projection, input);
-        let cut = match into {
-            Some(output) => self.builder.cut_into(output, 16),
-            None => self.builder.cut(self.tokens, form.weights.columns(), 16, 16),
-        };
+        let cut = self.builder.cut_into(output, 16);
         let name = format!("h.{layer}.{}", projection.module());
         let linear = Linear { name, form, cut };
         self.builder.linear(linear.clone())?;

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::claims::Functional;
 use crate::conversation::{Conversation, Message, Value};
 use crate::field::{E, F, eq_table, signed, wipe};
-use crate::layout::{Layout, Tensor};
+use crate::layout::{LIMB_BITS, Layout, Tensor};
 use crate::sumcheck::{self, Products};
 use crate::system::Witness;
 
@@ -180,6 +180,25 @@ impl<'a> Scene<'a> {
                 }
             }
         }
+        for (row, column, value) in self.hot(tensor) {
+            entries[row * tensor.columns + column] += value;
+        }
+    }
+
+    /// What is added to the entries of hot columns: row, column and value.
+    fn hot(&self, tensor: &Tensor) -> Vec<(usize, usize, F)> {
+        let (Some(cells), Some(hot)) = (self.cells, &tensor.hot) else { return Vec::new() };
+        let (offset, shift) = (signed(crate::layout::Hot::OFFSET), F::from_u64(1 << LIMB_BITS));
+        let blocks = self.layout.array(hot.high).blocks.iter();
+        let of_block = |block: &crate::layout::Block| {
+            let (width, from) = (1 << block.column_bits, (block.row, block.column));
+            let rows = cells[block.range()].chunks(width).enumerate();
+            let entries = rows.flat_map(move |(row, cells)| {
+                cells.iter().enumerate().map(move |(column, &cell)| (from.0 + row, from.1 + column, cell))
+            });
+            entries.map(|(row, at, cell)| (row, hot.columns[at], shift * cell - offset)).collect::<Vec<_>>()
+        };
+        blocks.flat_map(of_block).collect()
     }
 
     /// What a tensor's rows are together, each times what the table says. To the prover; secret.
@@ -203,6 +222,9 @@ impl<'a> Scene<'a> {
         }
         let all: E = weights[..tensor.rows].iter().copied().sum::<E>() * signed(tensor.offset);
         sums.iter_mut().for_each(|sum| *sum -= all);
+        for (row, column, value) in self.hot(tensor) {
+            sums[column] += weights[row] * value;
+        }
         sums
     }
 

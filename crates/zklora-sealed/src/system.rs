@@ -69,6 +69,11 @@ impl Builder {
         self.layout.unsigned(rows, columns, bits)
     }
 
+    /// A tensor of signed 16 bits, with signed 24 bits in some columns.
+    pub fn signed_hot(&mut self, rows: usize, columns: usize, hot: &[usize]) -> Tensor {
+        self.layout.signed_hot(rows, columns, hot)
+    }
+
     pub(crate) fn layout(&mut self) -> &mut layout::Builder {
         &mut self.layout
     }
@@ -210,7 +215,15 @@ impl System {
         for relation in &self.relations {
             let mut tensor = |tensor: &Tensor| {
                 hash(&tensor.offset.to_le_bytes());
-                tensor.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
+                hash(&(tensor.limbs.len() as u64).to_le_bytes());
+                for &(id, bits) in &tensor.limbs {
+                    hash(&(id.0 as u64).to_le_bytes());
+                    hash(&bits.to_le_bytes());
+                }
+                let hot = tensor.hot.iter().flat_map(|hot| hot.columns.iter().chain([&hot.high.0]));
+                let hot: Vec<u8> = hot.flat_map(|&x| (x as u64).to_le_bytes()).collect();
+                hash(&(hot.len() as u64).to_le_bytes());
+                hash(&hot);
             };
             match relation {
                 Relation::Linear(linear) => {
@@ -325,22 +338,31 @@ impl Witness {
 
     /// Fills in a tensor, row-major. Which value was out of range is not said: it is a secret.
     pub fn set(&mut self, system: &System, tensor: &Tensor, values: &[i64]) -> Result<(), OutOfRange> {
-        if values.len() != tensor.rows * tensor.columns || !values.iter().all(|&value| tensor.holds(value)) {
+        let columns = tensor.columns;
+        let fits = values.iter().enumerate().all(|(i, &value)| tensor.holds(i % columns, value));
+        if values.len() != tensor.rows * columns || !fits {
             return Err(OutOfRange);
         }
-        let mut shift = 0;
-        for &(id, bits) in &tensor.limbs {
+        let offsets: Vec<i64> = (0..columns).map(|column| tensor.format(column).0).collect();
+        let mut fill = |id: ArrayId, bits: u32, shift: u32, of: &dyn Fn(usize) -> usize| {
             for block in &system.layout.array(id).blocks {
                 let width = 1 << block.column_bits;
                 for (row, cells) in self.cells[block.range()].chunks_mut(width).enumerate() {
-                    let values = &values[(block.row + row) * tensor.columns + block.column..][..width];
-                    for (cell, &value) in cells.iter_mut().zip(values) {
-                        let limb = (value + tensor.offset) >> shift & ((1 << bits) - 1);
-                        *cell = signed(limb);
+                    for (column, cell) in cells.iter_mut().enumerate() {
+                        let column = of(block.column + column);
+                        let value = values[(block.row + row) * columns + column] + offsets[column];
+                        *cell = F::from_u64((value as u64 >> shift) & ((1 << bits) - 1));
                     }
                 }
             }
+        };
+        let mut shift = 0;
+        for &(id, bits) in &tensor.limbs {
+            fill(id, bits, shift, &|column| column);
             shift += bits;
+        }
+        if let Some(hot) = &tensor.hot {
+            fill(hot.high, u32::BITS, shift, &|column| hot.columns[column]);
         }
         Ok(())
     }

@@ -108,8 +108,7 @@ impl Linear {
 impl Form {
     /// Whether no side of its identities can wrap around, by the declared ranges alone: the most that an output can be.
     pub fn check(&self, name: &str) -> Result<u128, BoundError> {
-        let most = |tensor: &Tensor| 1u128 << (tensor.bits() - 1);
-        let input = most(&self.input);
+        let input = self.input.most_of_all();
         let mut sum = self.weights.norm() * input;
         sum += self.bias.iter().map(|b| u128::from(b.unsigned_abs())).max().unwrap_or(0);
         if let Some(lora) = &self.lora {
@@ -124,7 +123,7 @@ impl Form {
             let product = into.saturating_mul(2048 * u128::from(lora.multiplier.unsigned_abs()));
             bounded(name, "M·(X·A)", product.saturating_add(1 << (lora.cut.bits - 1)))?;
             bounded(name, "2^k·U", lora.cut.bound())?;
-            sum = sum.saturating_add(lora.cut.output.columns as u128 * 2048 * most(&lora.cut.output));
+            sum = sum.saturating_add(lora.cut.output.columns as u128 * 2048 * lora.cut.output.most_of_all());
         }
         bounded(name, "X·W' + b' + U·B", sum)?;
         Ok(sum)

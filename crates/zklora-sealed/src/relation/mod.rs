@@ -52,7 +52,7 @@ impl Cut {
 
     /// The most that its side of the identity can be.
     fn bound(&self) -> u128 {
-        1 << (self.output.bits() - 1 + self.bits)
+        self.output.most_of_all() << self.bits
     }
 }
 

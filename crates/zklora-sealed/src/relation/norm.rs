@@ -114,13 +114,20 @@ impl Norm {
     /// Whether no side of its identities can wrap around, by the declared ranges alone.
     pub fn check(&self) -> Result<(), BoundError> {
         let d = self.residual.columns as u128;
-        let written: u128 = self.residual.written.iter().map(|tensor| 1 << (tensor.bits() - 1)).sum();
+        // By column: the public part's most, and what each layer could have written. The mean has 16 bits.
         let public = self.residual.public.iter().map(|x| u128::from(x.unsigned_abs())).max().unwrap_or(0);
-        let h = public + written;
-        let n = h + (1 << 15);
-        bounded(&self.name, "Σ H", d.saturating_mul(h + (1 << 16)))?;
+        let columns = (0..self.residual.columns).map(|column| {
+            let written: u128 = self.residual.written.iter().map(|tensor| tensor.most(column)).sum();
+            public + written + (1 << 15)
+        });
+        let (mut n, mut squares) = (0, 0u128);
+        for most in columns {
+            n = most.max(n);
+            squares = squares.saturating_add(most.saturating_mul(most));
+        }
+        bounded(&self.name, "Σ H", d.saturating_mul(n + (1 << 16)))?;
         let epsilon = u128::from(self.epsilon.unsigned_abs());
-        bounded(&self.name, "Σ N²", d.saturating_mul(n.saturating_mul(n)).saturating_add(epsilon))?;
+        bounded(&self.name, "Σ N²", squares.saturating_add(epsilon))?;
         bounded(&self.name, "r·N", n.saturating_mul(1 << 24) + (1 << 16))?;
         bounded(&self.name, "2^16·X", self.cut.bound())?;
         // (3) and (4): R < 2^26, and no other factor or side is above these.

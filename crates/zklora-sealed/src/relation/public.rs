@@ -58,7 +58,7 @@ impl Total {
     pub fn check(&self) -> Result<(), BoundError> {
         let magnitude = |term: &Weighed| {
             let sum: u128 = term.entries.iter().map(|(_, _, w)| u128::from(w.unsigned_abs())).sum();
-            sum << term.tensor.bits()
+            sum.saturating_mul(term.tensor.most_of_all())
         };
         bounded(&self.name, "the sum", self.terms.iter().map(magnitude).fold(0, u128::saturating_add))
     }
@@ -76,6 +76,7 @@ impl Total {
         let (mut all, mut offset) = (Functional::default(), E::ZERO);
         for Weighed { tensor, entries } in &self.terms {
             for &(row, column, weight) in entries {
+                debug_assert!(tensor.hot.is_none());
                 offset -= signed(weight) * signed(tensor.offset);
                 for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
                     let Some(offset) = layout.cell(id, row, column) else { continue };

@@ -58,3 +58,20 @@ pub(crate) fn talk(
     let quadratic: E = form.kappa.iter().zip(&shape.products).map(|(&k, &(x, y))| k * of(x) * of(y)).sum();
     (violated, linear + quadratic == form.target)
 }
+
+/// The first check that a prover's conversation violates.
+pub(crate) fn violated(
+    system: &System,
+    pads: &[E],
+    weights_at: &dyn Fn(E) -> E,
+    witness: &mut Witness,
+    results: &[i64],
+) -> Option<usize> {
+    system.lookups().count(system.layout(), &mut witness.cells);
+    let mut scene = Scene::new(Conversation::prover(FiatShamir::new(), pads), system.layout(), Some(witness));
+    let end = system.converse(&mut scene, results);
+    let table = crate::field::eq_table(&end.point);
+    let opened: E = witness.cells.iter().zip(&table).map(|(&x, &e)| e * x).sum();
+    end.check(&mut scene.run, opened);
+    scene.run.violated(weights_at(end.beta))
+}
