@@ -61,7 +61,7 @@ pub const BOUND_BITS: u32 = 62;
 
 /// A relation whose numbers could wrap around.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name}: {what} could reach {found}, expected less than 2^{BOUND_BITS}")]
+#[error("{name}: {what} could reach {found}, expected less than {below}")]
 pub struct BoundError {
     /// The relation.
     pub name: String,
@@ -69,13 +69,13 @@ pub struct BoundError {
     pub what: &'static str,
     /// The largest magnitude.
     pub found: u128,
+    /// What it has to stay below.
+    pub below: u128,
 }
 
 fn bounded(name: &str, what: &'static str, found: u128) -> Result<(), BoundError> {
-    match found < 1 << BOUND_BITS {
-        true => Ok(()),
-        false => Err(BoundError { name: name.into(), what, found }),
-    }
+    let below = 1 << BOUND_BITS;
+    if found < below { Ok(()) } else { Err(BoundError { name: name.into(), what, found, below }) }
 }
 
 /// `2^bits`, as an element.

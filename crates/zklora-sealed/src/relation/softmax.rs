@@ -12,7 +12,7 @@
 use p3_field::PrimeCharacteristicRing;
 
 use super::{BoundError, bounded, power};
-use crate::field::{E, below, signed};
+use crate::field::{E, ORDER, below, signed};
 use crate::layout::{Builder, Tensor};
 use crate::scene::{Said, Scene, Sum};
 use crate::system::{OutOfRange, System, Witness};
@@ -98,13 +98,24 @@ impl Softmax {
 
     /// Whether a row of so many entries cannot wrap around.
     pub(crate) fn check(&self, name: &str, entries: usize) -> Result<(), BoundError> {
+        // Neither side is negative: it is enough that both are below p.
         let most = self.table.entries.iter().map(|e| u128::from(e.unsigned_abs())).max().unwrap_or(0);
-        bounded(name, "a row's sum", most.saturating_mul(entries as u128))?;
-        bounded(
-            name,
-            "a row's budget",
-            u128::from(self.table.budget.unsigned_abs() + 1) << self.table.step_bits,
-        )
+        let sum = most.saturating_mul(entries as u128);
+        let what = "a row's sum";
+        if sum >= u128::from(ORDER) {
+            return Err(BoundError { name: name.into(), what, found: sum, below: ORDER.into() });
+        }
+        if self.table.budget < 1 << self.table.step_bits {
+            let found = 1 << self.table.step_bits;
+            let below = self.table.budget.unsigned_abs().into();
+            return Err(BoundError {
+                name: name.into(),
+                what: "what a row is short of its budget",
+                found,
+                below,
+            });
+        }
+        bounded(name, what, u128::from(self.table.budget.unsigned_abs() + 1) << self.table.step_bits)
     }
 
     pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
