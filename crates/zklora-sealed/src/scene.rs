@@ -7,7 +7,7 @@ use crate::claims::Functional;
 use crate::conversation::{Conversation, Message, Value};
 use crate::field::{E, F, eq_table, signed, wipe};
 use crate::layout::{LIMB_BITS, Layout, Tensor};
-use crate::sumcheck::{self, Products};
+use crate::sumcheck::{self, Inner};
 use crate::system::Witness;
 
 /// What was said of something: a message, and a public number to be added to it.
@@ -241,13 +241,11 @@ impl<'a> Scene<'a> {
         let total = self.affine(total);
         let bits = self.layout.sizes.point_bits();
         let mut prover = self.cells.map(|cells| {
-            let mut weights = E::zero_vec(1 << bits);
+            let mut weights = E::zero_vec(cells.len());
             for (power, (functional, _)) in powers.iter().zip(&claims) {
                 functional.add_to(&mut weights, *power);
             }
-            let mut table: Vec<E> = cells.iter().map(|&x| E::from(x)).collect();
-            table.resize(1 << bits, E::ZERO);
-            Products::new(vec![table, weights], vec![(E::ONE, vec![0, 1])])
+            Inner::new(cells, weights, bits)
         });
         let (end, point) =
             sumcheck::sum(&mut self.run, total, bits, 2, prover.as_mut().map(|prover| prover as _));

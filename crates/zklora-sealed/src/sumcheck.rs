@@ -3,11 +3,11 @@
 //! A claim `Σ_x p(x)` over `{0, 1}^n` becomes one of `p(r)` at a point of challenges, a variable a round, the highest bit first (C. Lund, L. Fortnow, H.
 //! Karloff, N. Nisan, 1992). A round's polynomial is sent as its values at 0, 2, 3, …: that at 1 follows from the claim, so that rounds have no checks of their own.
 
-use p3_field::{Field, PrimeCharacteristicRing};
+use p3_field::{Algebra, ExtensionField, Field, PackedFieldExtension, PackedValue, PrimeCharacteristicRing};
 use rayon::prelude::*;
 
 use crate::conversation::{Conversation, Value, lagrange};
-use crate::field::{E, eq_table, wipe};
+use crate::field::{E, F, eq_table, wipe};
 
 /// The prover's part in a sumcheck.
 pub trait Rounds {
@@ -77,10 +77,19 @@ pub fn rounds(
     (claim, point)
 }
 
+/// Several elements of E in one register each.
+type Packed = <E as ExtensionField<F>>::ExtensionPacking;
+/// How many.
+const LANES: usize = <F as Field>::Packing::WIDTH;
+/// Tables of fewer values are not packed.
+const LEAST_PACKED: usize = 4 * LANES;
+
 /// A sum of products of tables, over E.
 pub struct Products {
-    /// Tables of 2^n values each, secret.
+    /// Tables of 2^n values each, secret; empty while they are packed.
     tables: Vec<Vec<E>>,
+    /// The same with several values in a register; empty when they are not.
+    packed: Vec<Vec<Packed>>,
     /// Each a factor and the tables that it multiplies.
     terms: Vec<(E, Vec<usize>)>,
     degree: usize,
@@ -94,7 +103,9 @@ impl Products {
     /// `Σ_x Σ_terms factor·Π tables(x)`.
     pub fn new(tables: Vec<Vec<E>>, terms: Vec<(E, Vec<usize>)>) -> Self {
         let degree = terms.iter().map(|(_, tables)| tables.len()).max().unwrap_or(0);
-        Self { tables, terms, degree, eq: None, free: 0 }
+        let mut products = Self { tables, packed: Vec::new(), terms, degree, eq: None, free: 0 };
+        products.pack();
+        products
     }
 
     /// The same under `eq(z, x)`, for [`zero_check`].
@@ -112,7 +123,9 @@ impl Products {
         free: usize,
         degree: usize,
     ) -> Self {
-        let mut products = Self::under_eq(tables, terms, z);
+        let mut products = Self::new(tables, terms);
+        products.unpack();
+        products.eq = Some(eq_table(z.get(1..).unwrap_or(&[])));
         (products.free, products.degree) = (free, degree);
         products
     }
@@ -124,70 +137,126 @@ impl Products {
 
     /// The sum, before the first round.
     pub fn total(&self) -> E {
-        (0..self.tables[0].len())
-            .into_par_iter()
-            .with_min_len(PART)
-            .map(|x| {
-                let product = |(factor, tables): &(E, Vec<usize>)| {
-                    tables.iter().fold(*factor, |product, &table| product * self.tables[table][x])
-                };
-                self.terms.iter().map(product).sum::<E>()
+        match self.packed.is_empty() {
+            true => total(&self.tables, &self.terms),
+            false => lanes([total(&self.packed, &self.terms)]).sum(),
+        }
+    }
+
+    fn pack(&mut self) {
+        if self.tables[0].len() < LEAST_PACKED {
+            return;
+        }
+        self.packed = self
+            .tables
+            .iter_mut()
+            .map(|table| {
+                let chunks = table.par_chunks(LANES).with_min_len(PART);
+                let packed = chunks.map(<Packed as PackedFieldExtension<F, E>>::from_ext_slice).collect();
+                wipe(table);
+                *table = Vec::new();
+                packed
             })
-            .sum()
+            .collect();
+    }
+
+    fn unpack(&mut self) {
+        for (table, packed) in self.tables.iter_mut().zip(&mut self.packed) {
+            *table = lanes(packed.iter().copied()).collect();
+            wipe_packed(packed);
+        }
+        self.packed = Vec::new();
     }
 }
 
 /// What one thread does at a time.
 const PART: usize = 1 << 9;
 
+fn total<T: Algebra<E> + Copy + Send + Sync>(tables: &[Vec<T>], terms: &[(E, Vec<usize>)]) -> T {
+    (0..tables[0].len())
+        .into_par_iter()
+        .with_min_len(PART)
+        .map(|x| {
+            let product = |(factor, of): &(E, Vec<usize>)| {
+                of.iter().fold(T::from(*factor), |product, &table| product * tables[table][x])
+            };
+            terms.iter().map(product).sum::<T>()
+        })
+        .reduce(|| T::ZERO, |a, b| a + b)
+}
+
+/// The round's polynomial at 0, 2, 3, …, `degree` values; `eq` says what each x is weighed with.
+fn values<T: Algebra<E> + Copy + Send + Sync>(
+    tables: &[Vec<T>],
+    terms: &[(E, Vec<usize>)],
+    degree: usize,
+    eq: impl Fn(usize) -> Option<T> + Sync,
+) -> Vec<T> {
+    let half = tables[0].len() / 2;
+    let part = |range: std::ops::Range<usize>| {
+        let mut sums = vec![T::ZERO; degree];
+        let mut at = vec![T::ZERO; tables.len()];
+        let mut steps = vec![T::ZERO; tables.len()];
+        for x in range {
+            for ((at, step), table) in at.iter_mut().zip(&mut steps).zip(tables) {
+                (*at, *step) = (table[x], table[x + half] - table[x]);
+            }
+            let weight = eq(x);
+            for (index, sum) in sums.iter_mut().enumerate() {
+                // From 0 to 2, and then one by one.
+                match index {
+                    0 => {}
+                    1 => at.iter_mut().zip(&steps).for_each(|(at, &step)| *at += step.double()),
+                    _ => at.iter_mut().zip(&steps).for_each(|(at, &step)| *at += step),
+                }
+                let mut value = T::ZERO;
+                for (factor, of) in terms {
+                    let product = of[1..].iter().fold(at[of[0]], |product, &table| product * at[table]);
+                    value += if *factor == E::ONE { product } else { product * *factor };
+                }
+                *sum += weight.map_or(value, |weight| weight * value);
+            }
+        }
+        sums
+    };
+    (0..half.div_ceil(PART))
+        .into_par_iter()
+        .map(|index| part(index * PART..half.min((index + 1) * PART)))
+        .reduce(
+            || vec![T::ZERO; degree],
+            |mut a, b| {
+                a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+                a
+            },
+        )
+}
+
 impl Rounds for Products {
     fn values(&mut self) -> Vec<E> {
-        let half = self.tables[0].len() / 2;
-        let points = self.degree;
-        let part = |range: std::ops::Range<usize>| {
-            let mut sums = vec![E::ZERO; points];
-            let mut at = vec![E::ZERO; self.tables.len()];
-            let mut steps = vec![E::ZERO; self.tables.len()];
-            for x in range {
-                for ((at, step), table) in at.iter_mut().zip(&mut steps).zip(&self.tables) {
-                    (*at, *step) = (table[x], table[x + half] - table[x]);
-                }
-                let weight = self.eq.as_ref().map_or(E::ONE, |eq| eq[x >> self.free]);
-                for (index, sum) in sums.iter_mut().enumerate() {
-                    // From 0 to 2, and then one by one.
-                    match index {
-                        0 => {}
-                        1 => at.iter_mut().zip(&steps).for_each(|(at, &step)| *at += step.double()),
-                        _ => at.iter_mut().zip(&steps).for_each(|(at, &step)| *at += step),
-                    }
-                    let mut value = E::ZERO;
-                    for (factor, tables) in &self.terms {
-                        value += tables.iter().fold(*factor, |product, &table| product * at[table]);
-                    }
-                    *sum += weight * value;
-                }
-            }
-            sums
-        };
-        (0..half.div_ceil(PART))
-            .into_par_iter()
-            .map(|index| part(index * PART..half.min((index + 1) * PART)))
-            .reduce(
-                || vec![E::ZERO; points],
-                |mut a, b| {
-                    a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
-                    a
-                },
-            )
+        if self.packed.is_empty() {
+            let weight = |x: usize| self.eq.as_ref().map(|eq| eq[x >> self.free]);
+            return values(&self.tables, &self.terms, self.degree, weight);
+        }
+        let weight =
+            |x: usize| self.eq.as_ref().map(|eq| Packed::from_ext_slice(&eq[x * LANES..(x + 1) * LANES]));
+        let sums = values(&self.packed, &self.terms, self.degree, weight);
+        sums.into_iter().map(|sum| lanes([sum]).sum()).collect()
     }
 
     fn bind(&mut self, r: E) {
-        self.tables.iter_mut().for_each(|table| fold(table, r));
+        if self.packed.is_empty() {
+            self.tables.iter_mut().for_each(|table| fold(table, r));
+        } else {
+            self.packed.iter_mut().for_each(|table| fold(table, r));
+            if self.packed[0].len() * LANES < LEAST_PACKED {
+                self.unpack();
+            }
+        }
         if let Some(eq) = &mut self.eq {
             // Without the next variable: what it is summed over.
             let half = eq.len() / 2;
             let (low, high) = eq.split_at_mut(half);
-            low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+            low.par_iter_mut().with_min_len(PART).zip(high).for_each(|(low, high)| *low += *high);
             eq.truncate(half.max(1));
         }
     }
@@ -196,22 +265,123 @@ impl Rounds for Products {
 impl Drop for Products {
     fn drop(&mut self) {
         self.tables.iter_mut().for_each(|table| wipe(table));
+        self.packed.iter_mut().for_each(|table| wipe_packed(table));
     }
 }
 
+/// The values of registers.
+fn lanes(packed: impl IntoIterator<Item = Packed>) -> impl Iterator<Item = E> {
+    <Packed as PackedFieldExtension<F, E>>::to_ext_iter(packed)
+}
+
+fn wipe_packed(table: &mut [Packed]) {
+    table.fill(Packed::ZERO);
+    std::hint::black_box(table);
+}
+
 /// Fixes the highest variable of a table.
-pub(crate) fn fold(table: &mut Vec<E>, r: E) {
+fn fold<T: Algebra<E> + Copy + Send + Sync>(table: &mut Vec<T>, r: E) {
     let half = table.len() / 2;
     let (low, high) = table.split_at_mut(half);
     low.par_iter_mut().with_min_len(PART).zip(high).for_each(|(low, high)| *low += (*high - *low) * r);
     table.truncate(half);
 }
 
+/// `Σ_x cell(x)·weight(x)`, cells over F. Lists may end early: what is beyond is zero.
+pub struct Inner<'a> {
+    /// Of the first round.
+    cells: &'a [F],
+    folded: Vec<E>,
+    weights: Vec<E>,
+    /// Of all of it, a power of two.
+    size: usize,
+}
+
+impl<'a> Inner<'a> {
+    /// Over this many variables.
+    pub fn new(cells: &'a [F], weights: Vec<E>, variables: usize) -> Self {
+        Self { cells, folded: Vec::new(), weights, size: 1 << variables }
+    }
+
+    /// The cells' value after the last round.
+    pub fn end(&self) -> E {
+        self.folded.first().copied().unwrap_or_else(|| self.cells[0].into())
+    }
+
+    fn values_of<T: Copy + Sync + PrimeCharacteristicRing>(&self, cells: &[T]) -> Vec<E>
+    where
+        E: Algebra<T>,
+    {
+        let half = self.size / 2;
+        let (low, high) = cells.split_at(cells.len().min(half));
+        let (of_low, of_high) = self.weights.split_at(low.len());
+        let low = low.par_chunks(PART).zip(of_low.par_chunks(PART)).enumerate();
+        let [at_0, at_2] = low
+            .map(|(index, (low, of_low))| {
+                let (mut at_0, mut at_2) = (E::ZERO, E::ZERO);
+                let at = index * PART;
+                let (high, of_high) = (high.get(at..).unwrap_or(&[]), of_high.get(at..).unwrap_or(&[]));
+                for (i, (&c, &w)) in low.iter().zip(of_low).enumerate() {
+                    let product = w * c;
+                    at_0 += product;
+                    at_2 += match (high.get(i), of_high.get(i)) {
+                        (Some(&c2), Some(&w2)) => (w2.double() - w) * (c2.double() - c),
+                        _ => product,
+                    };
+                }
+                [at_0, at_2]
+            })
+            .reduce(|| [E::ZERO; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+        vec![at_0, at_2]
+    }
+}
+
+impl Rounds for Inner<'_> {
+    fn values(&mut self) -> Vec<E> {
+        match self.folded.is_empty() {
+            true => self.values_of(self.cells),
+            false => self.values_of(&self.folded),
+        }
+    }
+
+    fn bind(&mut self, r: E) {
+        self.size /= 2;
+        if self.folded.is_empty() {
+            let (low, high) = self.cells.split_at(self.cells.len().min(self.size));
+            self.folded = low
+                .par_iter()
+                .with_min_len(PART)
+                .enumerate()
+                .map(|(i, &low)| E::from(low) + r * (high.get(i).copied().unwrap_or(F::ZERO) - low))
+                .collect();
+        } else {
+            fold_early(&mut self.folded, self.size, r);
+        }
+        fold_early(&mut self.weights, self.size, r);
+    }
+}
+
+impl Drop for Inner<'_> {
+    fn drop(&mut self) {
+        wipe(&mut self.folded);
+    }
+}
+
+/// Fixes the highest variable of a list that may end early, of so many values afterwards.
+fn fold_early(list: &mut Vec<E>, size: usize, r: E) {
+    let split = list.len().min(size);
+    let (low, high) = list.split_at_mut(split);
+    low.par_iter_mut().with_min_len(PART).enumerate().for_each(|(i, low)| {
+        *low += (high.get(i).copied().unwrap_or(E::ZERO) - *low) * r;
+    });
+    list.truncate(size);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fiat_shamir::FiatShamir;
-    use crate::field::{F, extension};
+    use crate::field::extension;
 
     fn table(n: usize, seed: u64) -> Vec<E> {
         (0..1u64 << n).map(|i| extension(F::from_u64(i * i * seed + 7), F::from_u64(i + seed))).collect()
@@ -254,6 +424,22 @@ mod tests {
                 let expected: E = terms.iter().map(|(f, t)| t.iter().fold(*f, |p, &t| p * ends[t])).sum();
                 assert_eq!(run.known(end), expected, "{n} {under_eq}");
             }
+        }
+    }
+
+    #[test]
+    fn lists_that_end_early_are_zero_beyond() {
+        for (n, len) in [(0, 1), (3, 8), (5, 19), (11, 1500), (12, 4096), (4, 3)] {
+            let cells: Vec<F> = (0..len as u64).map(|i| F::from_u64(i * i + 3)).collect();
+            let weights = table(12, 5)[..len].to_vec();
+            let pads = vec![E::ONE; 100];
+            let mut run = Conversation::prover(FiatShamir::new(), &pads);
+            let claim = weights.iter().zip(&cells).map(|(&w, &c)| w * c).sum::<E>();
+            let claim = run.affine(claim, &[]);
+            let mut prover = Inner::new(&cells, weights.clone(), n);
+            let (end, point) = sum(&mut run, claim, n, 2, Some(&mut prover));
+            let cells: Vec<E> = cells.iter().map(|&c| E::from(c)).collect();
+            assert_eq!(run.known(end), at(&cells, &point) * at(&weights, &point), "{n} {len}");
         }
     }
 }
