@@ -331,7 +331,7 @@ impl ExactModel {
 }
 
 impl Linear {
-    fn apply(&self, x: &[i64]) -> Vec<i64> {
+    pub(crate) fn apply(&self, x: &[i64]) -> Vec<i64> {
         let mut y = self.weights.multiply(x);
         for row in y.chunks_exact_mut(self.bias.len()) {
             add(row, &self.bias);

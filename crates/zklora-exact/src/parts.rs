@@ -140,6 +140,16 @@ impl ExactModel {
         }
     }
 
+    /// The outputs of a projection, without LoRA, for rows of inputs.
+    pub fn outputs(&self, layer: usize, projection: Projection, x: &[i64]) -> Vec<i64> {
+        self.linear(layer, projection).apply(x)
+    }
+
+    /// Logits for rows of normalised activations.
+    pub fn logits(&self, x: &[i64]) -> Vec<i64> {
+        self.head.apply(x)
+    }
+
     /// The head.
     pub fn head_part(&self) -> LinearPart<'_> {
         self.head.part()

@@ -62,8 +62,6 @@ pub struct SealedModel<'a> {
     head: Head,
     /// What the result drops.
     rest: Tensor,
-    /// The head's form, for its values.
-    head_form: Form,
 }
 
 struct Layer {
@@ -174,7 +172,7 @@ impl<'a> SealedModel<'a> {
         let last_norm = making.builder.norm("ln_f", residual, model.epsilon())?;
         let part = model.head_part();
         let head_form = form(part, &last_norm.cut.output, None);
-        let inputs = head::Inputs { form: head_form.clone(), table: head_table, logit_bound: part.bound };
+        let inputs = head::Inputs { form: head_form, table: head_table, logit_bound: part.bound };
         let head = making.builder.head("lm_head", inputs)?;
         let rest = making.builder.unsigned(1, 1, GRANULARITY_BITS);
         let targets = |factor: i64| {
@@ -199,7 +197,6 @@ impl<'a> SealedModel<'a> {
             last_norm,
             head,
             rest,
-            head_form,
         })
     }
 
@@ -241,7 +238,12 @@ impl<'a> SealedModel<'a> {
         witness.set(system, input, first)?;
         let mut h = self.start.clone();
         let add = |h: &mut [i64], values: &[i64]| h.iter_mut().zip(values).for_each(|(h, v)| *h += v);
-        for (layer, trace) in self.layers.iter().zip(&trace.layers) {
+        for (index, (layer, trace)) in self.layers.iter().zip(&trace.layers).enumerate() {
+            let linear = |linear: &Linear, projection: Projection, x: &[i64]| {
+                let mut sums = self.model.outputs(index, projection, x);
+                let ranks = linear.form.add_lora(&mut sums, x, module(&linear.form, openings));
+                linear.rounded(sums, ranks)
+            };
             let x = match &layer.norm {
                 None => first.clone(),
                 Some(norm) => {
@@ -251,8 +253,10 @@ impl<'a> SealedModel<'a> {
                 }
             };
             let mut qkv = [const { Vec::new() }; 3];
-            for (values, form) in qkv.iter_mut().zip(&layer.forms) {
-                let (outputs, ranks) = form.values(&x, module(form, openings));
+            let projections = [Projection::Query, Projection::Key, Projection::Value];
+            for ((values, form), projection) in qkv.iter_mut().zip(&layer.forms).zip(projections) {
+                let mut outputs = self.model.outputs(index, projection, &x);
+                let ranks = form.add_lora(&mut outputs, &x, module(form, openings));
                 if let Some(lora) = &form.lora {
                     witness.set_cut(system, &lora.cut, &ranks.outputs, &ranks.remainders)?;
                 }
@@ -265,26 +269,26 @@ impl<'a> SealedModel<'a> {
                 .collect();
             let distances = trace.attention.distances.concat();
             let attended = layer.attention.fill(witness, system, qkv, &shifts, &distances)?;
-            let values = layer.out.values(&attended, module(&layer.out.form, openings));
+            let values = linear(&layer.out, Projection::AttentionOut, &attended);
             set_linear(witness, system, &layer.out, &values)?;
             add(&mut h, &values.outputs);
 
             let norm = layer.norm2.values(&h)?;
             layer.norm2.fill(witness, system, &norm)?;
-            let values = layer.mlp_in.values(&norm.outputs, module(&layer.mlp_in.form, openings));
+            let values = linear(&layer.mlp_in, Projection::MlpIn, &norm.outputs);
             set_linear(witness, system, &layer.mlp_in, &values)?;
             let gelu = self.model.gelu();
             let active: Vec<i64> =
                 values.outputs.iter().map(|&x| i64::from(gelu[(x + (1 << 15)) as usize])).collect();
             witness.set(system, &layer.active, &active)?;
-            let values = layer.mlp_out.values(&active, module(&layer.mlp_out.form, openings));
+            let values = linear(&layer.mlp_out, Projection::MlpOut, &active);
             set_linear(witness, system, &layer.mlp_out, &values)?;
             add(&mut h, &values.outputs);
         }
         let rows = self.scored.iter().flat_map(|&position| &h[(position - 1) * width..position * width]);
         let values = self.last_norm.values(&rows.copied().collect::<Vec<_>>())?;
         self.last_norm.fill(witness, system, &values)?;
-        let (logits, _) = self.head_form.values(&values.outputs, None);
+        let logits = self.model.logits(&values.outputs);
         self.head.fill(witness, system, &trace.head.shifts, &logits)
     }
 }

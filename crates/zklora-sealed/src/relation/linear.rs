@@ -98,7 +98,12 @@ impl Linear {
 
     /// What an honest prover fills in, from X and the module's A and B, all row-major.
     pub fn values(&self, x: &[i64], module: Option<(&[i16], &[i16])>) -> LinearValues {
-        let (mut sums, ranks) = self.form.values(x, module);
+        let (sums, ranks) = self.form.values(x, module);
+        self.rounded(sums, ranks)
+    }
+
+    /// The rounded values of a layer's outputs.
+    pub fn rounded(&self, mut sums: Vec<i64>, ranks: RankValues) -> LinearValues {
         let (outputs, remainders) = sums.iter().map(|&sum| self.cut.of(sum)).unzip();
         crate::field::wipe(&mut sums);
         LinearValues { ranks, outputs, remainders }
@@ -216,6 +221,13 @@ impl Form {
                 row
             })
             .collect();
+        let ranks = self.add_lora(&mut sums, x, module);
+        (sums, ranks)
+    }
+
+    /// Adds U·B to the outputs of rows X, and gives what LoRA has at its rank.
+    pub fn add_lora(&self, sums: &mut [i64], x: &[i64], module: Option<(&[i16], &[i16])>) -> RankValues {
+        let (d_in, d_out) = (self.weights.rows(), self.weights.columns());
         let mut ranks = RankValues::default();
         if let (Some(lora), Some((a, b))) = (&self.lora, module) {
             let rank = lora.cut.output.columns;
@@ -239,7 +251,7 @@ impl Form {
                 }
             }
         }
-        (sums, ranks)
+        ranks
     }
 }
 
