@@ -100,6 +100,11 @@ impl ExactModel {
         self.shape.n_head
     }
 
+    /// Whether the model takes a text, and these are positions of it that can be scored: ascending, and not the first.
+    pub fn check_text(&self, tokens: &[u32], scored: &[usize]) -> Result<(), Refusal> {
+        self.check_tokens(tokens, scored)
+    }
+
     /// The residual stream before the first layer, row-major.
     pub fn start(&self, tokens: &[u32]) -> Result<Vec<i64>, Refusal> {
         Ok(self.embedded(tokens)?.into_iter().map(|h| round(h, EMBEDDING)).collect())

@@ -85,7 +85,7 @@ fn main() {
         let began = Instant::now();
         let (witness, loss) = sealed.witness(Some(&adapter), &openings).unwrap();
         let filled = began.elapsed();
-        let results = SealedModel::results(loss);
+        let results = SealedModel::results(loss).unwrap();
         let statement = Statement { context: b"bench", commitments: &commitments, results: &results };
         let began = Instant::now();
         let proof = prover.prove(statement, witness, &openings, &mut rng).unwrap().to_bytes();

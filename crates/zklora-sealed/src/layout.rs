@@ -279,6 +279,13 @@ impl Layout {
         })
     }
 
+    /// The cell of the high limb of an entry of a hot column, and what it is multiplied by.
+    pub fn high(&self, tensor: &Tensor, row: usize, column: usize) -> Option<(usize, F)> {
+        let hot = tensor.hot.as_ref()?;
+        let at = hot.columns.binary_search(&column).ok()?;
+        Some((self.cell(hot.high, row, at)?, F::from_u64(1 << Hot::LOW)))
+    }
+
     /// A tensor's extension at a point, times a factor: a functional of the cells, and what is to be added to it.
     pub fn tensor(&self, tensor: &Tensor, row: &[E], column: &[E], factor: E) -> (Functional, E) {
         let mut all = Functional::default();

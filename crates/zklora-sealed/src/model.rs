@@ -11,13 +11,13 @@ use zklora_proto::ModuleShape;
 
 use crate::layout::Tensor;
 use crate::matrix::Matrix;
-use crate::relation::BoundError;
 use crate::relation::attention::{self, Attention};
 use crate::relation::head::{self, Head, LOW_BITS};
 use crate::relation::linear::{Form, Gain, Linear, Lora};
 use crate::relation::norm::{Norm, Residual};
 use crate::relation::public::Weighed;
 use crate::relation::softmax::Exponentials;
+use crate::relation::{BoundError, RelationError};
 use crate::system::{Builder, OutOfRange, System, Witness};
 
 /// Bits of a loss (units of 2^-25 octave) that a result drops: it is in 16ths of an octave.
@@ -33,6 +33,9 @@ pub enum ModelError {
     /// Something cannot be sealed yet.
     #[error("cannot be sealed: {0}")]
     Unsupported(String),
+    /// Numbers could wrap around, or an adapter does not fit.
+    #[error(transparent)]
+    Relation(#[from] RelationError),
     /// Numbers could wrap around.
     #[error(transparent)]
     Bound(#[from] BoundError),
@@ -45,8 +48,45 @@ pub enum ModelError {
 pub struct SealedAdapter<'a> {
     /// How it rounds. Of weights there may be any: a verifier takes zeros.
     pub exact: &'a ExactAdapter,
-    /// Names and shapes, in the manifest's order.
+    /// Names and shapes, in the manifest's order: all of its modules and no others.
     pub modules: Vec<(&'a str, ModuleShape)>,
+}
+
+impl SealedAdapter<'_> {
+    /// Each module is one that the exact adapter applies, and the other way round: else the loss would be of another adapter.
+    fn check(&self, layers: usize) -> Result<(), ModelError> {
+        let all = [
+            Projection::Query,
+            Projection::Key,
+            Projection::Value,
+            Projection::AttentionOut,
+            Projection::MlpIn,
+            Projection::MlpOut,
+        ];
+        let mut applied: Vec<(String, usize)> = (0..layers)
+            .flat_map(|layer| all.map(|projection| (layer, projection)))
+            .filter_map(|(layer, projection)| {
+                let rank = self.exact.part(layer, projection)?.rank;
+                Some((module_name(layer, projection), rank))
+            })
+            .collect();
+        applied.dedup();
+        applied.sort();
+        let mut named: Vec<(String, usize)> =
+            self.modules.iter().map(|(name, shape)| ((*name).into(), shape.rank())).collect();
+        named.sort();
+        match named == applied {
+            true => Ok(()),
+            false => Err(ModelError::Unsupported(
+                "an adapter of which the exact model does not apply each module, once".into(),
+            )),
+        }
+    }
+}
+
+/// The name that a manifest has for the module of a projection.
+fn module_name(layer: usize, projection: Projection) -> String {
+    format!("transformer.h.{layer}.{}", projection.module())
 }
 
 /// See the module's documentation.
@@ -93,6 +133,7 @@ impl<'a> SealedModel<'a> {
         scored: &[usize],
         adapter: Option<&SealedAdapter<'a>>,
     ) -> Result<Self, ModelError> {
+        model.check_text(tokens, scored)?;
         let (start, first) = (model.start(tokens)?, model.first_norm(tokens)?);
         let score_bits = model
             .score_bits()
@@ -103,6 +144,7 @@ impl<'a> SealedModel<'a> {
         let mut modules = HashMap::new();
         if let Some(adapter) = adapter {
             modules = adapter.modules.iter().enumerate().map(|(i, &(name, _))| (name, i)).collect();
+            adapter.check(model.layers())?;
             builder.adapter(&adapter.modules.iter().map(|&(_, shape)| shape).collect::<Vec<_>>());
         }
         let attention_table = table(&mut builder, model.attention_exponentials(count));
@@ -210,9 +252,11 @@ impl<'a> SealedModel<'a> {
         (losses.total() + (1 << (GRANULARITY_BITS - 1))) >> GRANULARITY_BITS
     }
 
-    /// A rounded loss as the system's public result.
-    pub fn results(rounded: i64) -> Vec<i64> {
-        vec![(rounded << GRANULARITY_BITS) - (1 << (GRANULARITY_BITS - 1))]
+    /// A rounded loss as the system's public result; `None` for what no text can have: 2^40 or more.
+    pub fn results(rounded: i64) -> Option<Vec<i64>> {
+        const MOST: i64 = 1 << 40;
+        let unit = 1 << GRANULARITY_BITS;
+        (-MOST..MOST).contains(&rounded).then(|| vec![rounded * unit - unit / 2])
     }
 
     /// The witness of a pass with the adapter's openings, in the manifest's order: and the rounded loss.
@@ -227,7 +271,7 @@ impl<'a> SealedModel<'a> {
         witness.set_adapter(system, openings);
         self.fill(&mut witness, &trace, openings)?;
         let rounded = Self::rounded(&losses);
-        let rest = losses.total() - Self::results(rounded)[0];
+        let rest = losses.total() - Self::results(rounded).ok_or(OutOfRange)?[0];
         witness.set(system, &self.rest, &[rest])?;
         Ok((witness, rounded))
     }
@@ -329,7 +373,7 @@ fn form(part: LinearPart<'_>, input: &Tensor, lora: Option<Lora>) -> Form {
 impl Making<'_, '_> {
     fn form(&mut self, layer: usize, projection: Projection, input: &Tensor) -> Form {
         let part = self.model.projection(layer, projection);
-        let name = format!("transformer.h.{layer}.{}", projection.module());
+        let name = module_name(layer, projection);
         let rank = self.adapter.and_then(|adapter| adapter.exact.part(layer, projection));
         let lora = self.modules.get(name.as_str()).copied().zip(rank).map(|(module, rank)| {
             let from = projection.part() * part.columns;
@@ -352,7 +396,7 @@ impl Making<'_, '_> {
         projection: Projection,
         input: &Tensor,
         output: Tensor,
-    ) -> Result<Linear, BoundError> {
+    ) -> Result<Linear, RelationError> {
         let form = self.form(layer, projection, input);
         let cut = self.builder.cut_into(output, 16);
         let name = format!("h.{layer}.{}", projection.module());

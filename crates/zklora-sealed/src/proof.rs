@@ -17,6 +17,7 @@ use crate::fiat_shamir::FiatShamir;
 use crate::field::{E, F, ORDER, coordinates, eq_at, from_coordinates, signed};
 use crate::layout::FACE_BITS;
 use crate::merkle::{self, Digest};
+use crate::relation::BOUND_BITS;
 use crate::scene::Scene;
 use crate::system::{System, Witness};
 
@@ -272,7 +273,10 @@ fn start(system: &System, statement: Statement<'_>, pads: &PadCommitment, cap: &
 
 fn check_statement(system: &System, statement: Statement<'_>) -> Result<(), (&'static str, usize, usize)> {
     equal("commitments", statement.commitments.len(), system.modules().len())?;
-    equal("results", statement.results.len(), system.results())
+    equal("results", statement.results.len(), system.results())?;
+    // Sums stay below this; a number beyond it could be one of them modulo p.
+    let possible = statement.results.iter().filter(|result| result.unsigned_abs() >> BOUND_BITS == 0);
+    equal("possible results", possible.count(), system.results())
 }
 
 fn equal(what: &'static str, found: usize, expected: usize) -> Result<(), (&'static str, usize, usize)> {

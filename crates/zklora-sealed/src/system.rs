@@ -13,10 +13,10 @@ use crate::layout::{self, ArrayId, Cells, Layout, Tensor};
 use crate::lookup::{self, Lookups, Table};
 use crate::relation::attention::{self, Attention};
 use crate::relation::head::{self, Head};
-use crate::relation::linear::Linear;
+use crate::relation::linear::{Form, Linear};
 use crate::relation::norm::{Norm, Residual};
 use crate::relation::public::{Fixed, Total, Weighed};
-use crate::relation::{BoundError, Cut};
+use crate::relation::{BoundError, Cut, RelationError};
 use crate::scene::Scene;
 
 /// Collects tensors and relations.
@@ -83,10 +83,40 @@ impl Builder {
         Cut::new(&mut self.layout, rows, columns, output_bits, bits)
     }
 
-    /// A linear layer. Fails if its numbers could wrap around.
-    pub fn linear(&mut self, linear: Linear) -> Result<(), BoundError> {
+    /// A linear layer. Fails if its numbers could wrap around, or its parts do not fit together.
+    pub fn linear(&mut self, linear: Linear) -> Result<(), RelationError> {
         linear.check()?;
+        self.check_form(&linear.name, &linear.form)?;
+        let outputs = [&linear.cut.output, &linear.cut.remainder];
+        let size = (linear.form.input.rows, linear.form.weights.columns());
+        if outputs.iter().any(|tensor| (tensor.rows, tensor.columns) != size) {
+            return Err(RelationError::Shape { name: linear.name, what: "its outputs have another size" });
+        }
         self.relations.push(Relation::Linear(Box::new(linear)));
+        Ok(())
+    }
+
+    /// Whether sizes fit, and LoRA is of a module of the adapter. Without this, LoRA would be left out where there is no adapter.
+    pub(crate) fn check_form(&self, name: &str, form: &Form) -> Result<(), RelationError> {
+        let refuse = |what| Err(RelationError::Shape { name: name.into(), what });
+        let (d_in, d_out) = (form.weights.rows(), form.weights.columns());
+        if form.input.columns != d_in || form.bias.len() != d_out {
+            return refuse("inputs, weights and bias have different sizes");
+        }
+        let Some(lora) = &form.lora else { return Ok(()) };
+        let shapes = self.adapter.as_ref().map_or_else(Vec::new, Adapter::shapes);
+        let Some(shape) = shapes.get(lora.module) else { return refuse("the adapter has no such module") };
+        let size = (form.input.rows, shape.rank());
+        let gain = lora.gain.as_ref().is_none_or(|gain| [gain.gain.len(), gain.bias.len()] == [d_in; 2]);
+        let cut = [&lora.cut.output, &lora.cut.remainder];
+        if shape.d_in() != d_in
+            || lora.outputs.len() != d_out
+            || lora.outputs.end > shape.d_out()
+            || cut.iter().any(|tensor| (tensor.rows, tensor.columns) != size)
+            || !gain
+        {
+            return refuse("LoRA has another size than its module");
+        }
         Ok(())
     }
 
@@ -139,7 +169,7 @@ impl Builder {
     }
 
     /// Attention. Fails if its numbers could wrap around.
-    pub fn attention(&mut self, name: &str, inputs: attention::Inputs) -> Result<Attention, BoundError> {
+    pub fn attention(&mut self, name: &str, inputs: attention::Inputs) -> Result<Attention, RelationError> {
         let hidden = self.hidden;
         self.hidden += 3;
         let attention = Attention::new(self, name, inputs, hidden)?;
@@ -148,7 +178,7 @@ impl Builder {
     }
 
     /// The head. Fails if its numbers could wrap around.
-    pub fn head(&mut self, name: &str, inputs: head::Inputs) -> Result<Head, BoundError> {
+    pub fn head(&mut self, name: &str, inputs: head::Inputs) -> Result<Head, RelationError> {
         let head = Head::new(self, name, inputs)?;
         self.relations.push(Relation::Head(Box::new(head.clone())));
         Ok(head)

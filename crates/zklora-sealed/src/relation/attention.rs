@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::linear::Form;
 use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
-use super::{BoundError, Cut, bounded, power};
+use super::{Cut, RelationError, bounded, power};
 use crate::adapter::Adapter;
 use crate::field::{E, bits_of, eq, eq_table, signed};
 use crate::layout::Tensor;
@@ -68,13 +68,27 @@ impl Attention {
         name: &str,
         inputs: Inputs,
         hidden: usize,
-    ) -> Result<Self, BoundError> {
+    ) -> Result<Self, RelationError> {
         let Inputs { forms, heads, cells, low_bits, cut_bits, table, bounds: [score, value] } = inputs;
+        let size = |form: &Form| (form.input.rows, form.weights.columns());
         for form in &forms {
             form.check(name)?;
+            builder.check_form(name, form)?;
+        }
+        let (tokens, d) = size(&forms[0]);
+        let inside = |&(t, u): &(u32, u32)| u <= t && (t as usize) < tokens;
+        let ascending = cells.windows(2).all(|pair| pair[0] < pair[1]);
+        if forms.iter().any(|form| size(form) != (tokens, d))
+            || heads == 0
+            || d % heads != 0
+            || cells.is_empty()
+            || !ascending
+            || !cells.iter().all(inside)
+        {
+            let what = "queries, keys, values, heads and cells do not fit together";
+            return Err(RelationError::Shape { name: name.into(), what });
         }
         bounded(name, "a score's distance", score.saturating_add(1 << (SHIFT_BITS - 1 + low_bits)))?;
-        let (tokens, d) = (forms[0].input.rows, forms[0].weights.columns());
         let [index, entry] =
             builder.looked_up(heads, cells.len(), table.table, [(16, 0), (table.entry_bits(), 0)]);
         let low = builder.unsigned(heads, cells.len(), low_bits);

@@ -10,7 +10,7 @@ use p3_field::PrimeCharacteristicRing;
 
 use super::linear::Form;
 use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
-use super::{BoundError, bounded, power};
+use super::{RelationError, bounded, power};
 use crate::field::{E, below, bits_of};
 use crate::layout::Tensor;
 use crate::scene::{Scene, Sum};
@@ -42,9 +42,13 @@ pub struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(builder: &mut Builder, name: &str, inputs: Inputs) -> Result<Self, BoundError> {
+    pub(crate) fn new(builder: &mut Builder, name: &str, inputs: Inputs) -> Result<Self, RelationError> {
         let Inputs { form, table, logit_bound } = inputs;
         form.check(name)?;
+        builder.check_form(name, &form)?;
+        if form.lora.is_some() {
+            return Err(RelationError::Shape { name: name.into(), what: "a head has no LoRA" });
+        }
         let (rows, vocabulary) = (form.input.rows, form.weights.columns());
         bounded(name, "a logit's distance", logit_bound.saturating_add(1 << (SHIFT_BITS - 1 + LOW_BITS)))?;
         let [index, entry] =

@@ -59,6 +59,23 @@ impl Cut {
 /// Both sides of every identity stay below this in magnitude: then one that holds modulo p is one of integers.
 pub const BOUND_BITS: u32 = 62;
 
+/// Why a relation is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RelationError {
+    /// Its numbers could wrap around.
+    #[error(transparent)]
+    Bound(#[from] BoundError),
+    /// Its parts do not fit together.
+    #[error("{name}: {what}")]
+    Shape {
+        /// The relation.
+        name: String,
+        /// What does not fit.
+        what: &'static str,
+    },
+}
+
 /// A relation whose numbers could wrap around.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name}: {what} could reach {found}, expected less than {below}")]

@@ -76,8 +76,11 @@ impl Total {
         let (mut all, mut offset) = (Functional::default(), E::ZERO);
         for Weighed { tensor, entries } in &self.terms {
             for &(row, column, weight) in entries {
-                debug_assert!(tensor.hot.is_none());
-                offset -= signed(weight) * signed(tensor.offset);
+                offset -= signed(weight) * signed(tensor.format(column).0);
+                if let Some((cell, factor)) = layout.high(tensor, row, column) {
+                    let factor = E::from(signed(weight) * factor);
+                    all.0.push(Piece::Block { offset: cell, point: Vec::new(), factor });
+                }
                 for (factor, &(id, _)) in tensor.factors().zip(&tensor.limbs) {
                     let Some(offset) = layout.cell(id, row, column) else { continue };
                     let factor = E::from(signed(weight) * factor);

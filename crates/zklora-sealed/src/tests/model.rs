@@ -104,11 +104,11 @@ fn every_array_of_a_model_is_pinned() {
     let sealed = SealedModel::new(&model, &tokens, &scored, Some(&weights.sealed(&exact))).unwrap();
     let openings: Vec<&Opening> = weights.openings.iter().collect();
     let (mut witness, loss) = sealed.witness(Some(&exact), &openings).unwrap();
-    let results = SealedModel::results(loss);
+    let results = SealedModel::results(loss).unwrap();
     let weights_at = |beta| weights.weights_at(beta);
     let system = sealed.system();
     assert_eq!(talk(system, &weights_at, &mut witness, &results), (None, true));
-    assert!(!talk(system, &weights_at, &mut witness, &SealedModel::results(loss + 1)).1);
+    assert!(!talk(system, &weights_at, &mut witness, &SealedModel::results(loss + 1).unwrap()).1);
     let arrays: Vec<_> = system.layout().arrays().map(|(id, array)| (id, array.clone())).collect();
     let pads = vec![E::ONE; system.shape().messages];
     assert_eq!(violated(system, &pads, &weights_at, &mut witness, &results), None);
@@ -139,7 +139,7 @@ fn a_sealed_loss_is_the_exact_models_and_no_other() {
         let sealed = SealedModel::new(&model, &tokens, &scored, Some(&weights.sealed(&exact))).unwrap();
         let openings: Vec<&Opening> = weights.openings.iter().collect();
         let (witness, loss) = sealed.witness(Some(&exact), &openings).unwrap();
-        let (results, commitments) = (SealedModel::results(loss), weights.commitments());
+        let (results, commitments) = (SealedModel::results(loss).unwrap(), weights.commitments());
         let statement = Statement { context: b"request", commitments: &commitments, results: &results };
         let prover = Prover::new(sealed.system()).unwrap();
         (prover.prove(statement, witness, &openings, &mut rng).unwrap().to_bytes(), loss)
@@ -152,7 +152,7 @@ fn a_sealed_loss_is_the_exact_models_and_no_other() {
     let accepted = |tokens: &[u32], scored: &[usize], loss: i64, commitments: &[Commitment]| {
         let sealed = SealedModel::new(&model, tokens, scored, Some(&weights.sealed(&blind))).unwrap();
         let verifier = Verifier::new(sealed.system()).unwrap();
-        let results = SealedModel::results(loss);
+        let results = SealedModel::results(loss).unwrap();
         let statement = Statement { context: b"request", commitments, results: &results };
         verifier.verify(statement, &bytes).is_ok()
     };
@@ -169,4 +169,34 @@ fn a_sealed_loss_is_the_exact_models_and_no_other() {
     assert!(!accepted(&tokens, &scored, loss, &swapped), "modules swapped");
     let other = Weights::of(&lora, &mut rng).commitments();
     assert!(!accepted(&tokens, &scored, loss, &other), "another salt");
+}
+
+#[test]
+fn what_a_verifier_is_told_is_checked_before_anything_is_made_of_it() {
+    let Fixture { model, lora, tokens } = fixture(6);
+    let weights = Weights::of(&lora, &mut StdRng::seed_from_u64(3));
+    let exact = weights.exact(&model, false);
+    let made = |scored: &[usize], sealed: &SealedAdapter<'_>| {
+        SealedModel::new(&model, &tokens, scored, Some(sealed)).err().map(|error| error.to_string())
+    };
+    let all = || weights.sealed(&exact);
+    assert_eq!(made(&[1, 5], &all()), None);
+    for scored in [&[][..], &[0], &[6], &[2, 2], &[3, 1]] {
+        assert!(made(scored, &all()).unwrap().contains("scored positions"), "{scored:?}");
+    }
+    // A module left out, twice, of another name, or of another shape: a loss with it would be of another adapter.
+    let refused = |edit: &dyn Fn(&mut SealedAdapter<'_>)| {
+        let mut sealed = all();
+        edit(&mut sealed);
+        made(&[1], &sealed).is_some()
+    };
+    assert!(refused(&|sealed| sealed.modules.truncate(1)));
+    assert!(refused(&|sealed| sealed.modules.clear()));
+    assert!(refused(&|sealed| sealed.modules[1] = sealed.modules[0]));
+    assert!(refused(&|sealed| sealed.modules.push(("transformer.h.9.mlp.c_fc", sealed.modules[0].1))));
+    assert!(refused(&|sealed| sealed.modules[0].1 = ModuleShape::new(128, 4, 384).unwrap()));
+    assert!(refused(&|sealed| sealed.modules[0].1 = ModuleShape::new(127, 8, 384).unwrap()));
+    // Losses that are one modulo 2^64 or p.
+    assert_eq!(SealedModel::results(1 << 43), None);
+    assert_eq!(SealedModel::results(i64::MIN), None);
 }

@@ -222,6 +222,8 @@ fn a_layer_is_proved_and_verified_from_bytes() {
         Statement { commitments: &[], ..statement },
         Statement { results: &near, ..statement },
         Statement { results: &[], ..statement },
+        // The same modulo p, were it not out of range.
+        Statement { results: &[i64::MIN + 5], ..statement },
     ] {
         assert!(verifier.verify(statement, &bytes).is_err(), "{statement:?}");
     }
