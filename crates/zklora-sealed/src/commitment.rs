@@ -172,8 +172,17 @@ pub enum OpeningError {
 impl Committed {
     /// Commits to cells, `sizes.cells` of them.
     pub fn new(sizes: Sizes, cells: &[F], rng: &mut impl CryptoRng) -> Self {
+        let random = (0..sizes.queries * sizes.columns).map(|_| uniform(rng)).collect();
+        let mask = (0..sizes.coefficients()).map(|_| extension(uniform(rng), uniform(rng))).collect();
+        let mut salts = vec![[0; 32]; 1 << sizes.height_bits()];
+        salts.iter_mut().for_each(|salt| rng.fill_bytes(salt));
+        Self::with(sizes, cells, random, mask, salts)
+    }
+
+    /// Commits with all that hides the cells: random coefficients, row by row, the mask's, and salts.
+    fn with(sizes: Sizes, cells: &[F], random: Vec<F>, mask: Vec<E>, salts: Vec<Salt>) -> Self {
         assert_eq!(cells.len(), sizes.cells);
-        let (k, w, q) = (1usize << sizes.row_bits, sizes.columns, sizes.queries);
+        let (k, w) = (1usize << sizes.row_bits, sizes.columns);
         let (width, height) = (w + MASK, 1usize << sizes.height_bits());
         let mut code = F::zero_vec(width * height);
         code.par_chunks_mut(width).take(k).enumerate().for_each(|(i, row)| {
@@ -181,17 +190,13 @@ impl Committed {
                 *value = cells[j * k + i];
             }
         });
-        let random: Vec<F> = (0..q * w).map(|_| uniform(rng)).collect();
         for (row, random) in code[k * width..].chunks_mut(width).zip(random.chunks(w)) {
             row[..w].copy_from_slice(random);
         }
-        let mask: Vec<E> = (0..k + q).map(|_| extension(uniform(rng), uniform(rng))).collect();
         for (row, mask) in code.chunks_mut(width).zip(&mask) {
             row[w..].copy_from_slice(mask.as_basis_coefficients_slice());
         }
         let code = encode(code, width);
-        let mut salts = vec![[0; 32]; height];
-        salts.iter_mut().for_each(|salt| rng.fill_bytes(salt));
         let tree = Tree::new(&code, width, salts);
         Self { sizes, code, tree, random, mask }
     }
@@ -427,5 +432,122 @@ mod tests {
             verify(&honest.sizes, &cap, &honest.point, value, &opening, &mut FiatShamir::new()),
             Ok(())
         );
+    }
+
+    /// What a proof is hidden by.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Without {
+        Nothing,
+        Face,
+        Coefficients,
+        Mask,
+        Salts,
+    }
+
+    const FACE: usize = 64;
+
+    /// An opening at one point of the same cells, all of their masks fresh but for one that is left out.
+    fn opened(without: Without, seed: u64) -> (Case, E) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let sizes = Sizes::new(3 << 10);
+        let mut cells = guess(sizes);
+        if without != Without::Face {
+            cells[..FACE].iter_mut().for_each(|cell| *cell = uniform(&mut rng));
+        }
+        let zero = |missing| if without == missing { F::ZERO } else { F::ONE };
+        let random = (0..sizes.queries * sizes.columns)
+            .map(|_| uniform(&mut rng) * zero(Without::Coefficients))
+            .collect();
+        let mask = (0..sizes.coefficients())
+            .map(|_| extension(uniform(&mut rng), uniform(&mut rng)) * zero(Without::Mask))
+            .collect();
+        let mut salts = vec![[0; 32]; 1 << sizes.height_bits()];
+        if without != Without::Salts {
+            salts.iter_mut().for_each(|salt| rng.fill(salt));
+        }
+        let committed = Committed::with(sizes, &cells, random, mask, salts);
+        let cap = committed.cap();
+        let mut of_point = StdRng::seed_from_u64(77);
+        let point: Vec<E> = (0..sizes.point_bits())
+            .map(|_| extension(uniform(&mut of_point), uniform(&mut of_point)))
+            .collect();
+        let mut fs = FiatShamir::new();
+        let (value, opening) = committed.open(&cells, &point, &mut fs);
+        let mut fs = FiatShamir::new();
+        fs.absorb_elements("value", &[value, opening.mask]);
+        let g = fs.challenge("mask");
+        (Case { sizes, cells, point, cap, value, opening }, g)
+    }
+
+    /// The cells, as somebody may guess them, all but the face.
+    fn guess(sizes: Sizes) -> Vec<F> {
+        let mut rng = StdRng::seed_from_u64(5);
+        let mut cells: Vec<F> = (0..sizes.cells).map(|_| F::from_u64(rng.random_range(0..1 << 16))).collect();
+        cells[..FACE].fill(F::ZERO);
+        cells
+    }
+
+    /// Whoever guesses all cells is told so by a proof that lacks one of its masks, and by no other.
+    #[test]
+    fn a_guess_is_confirmed_only_where_a_mask_is_missing() {
+        let by_value = |(case, _): &(Case, E)| {
+            let table = eq_table(&case.point);
+            case.value == guess(case.sizes).iter().zip(&table).map(|(&x, &e)| e * x).sum::<E>()
+        };
+        // Columns without the face, which is in the first.
+        let by_row = |(case, _): &(Case, E)| {
+            let (k, height) = (1usize << case.sizes.row_bits, 1usize << case.sizes.height_bits());
+            let mut column = guess(case.sizes)[k..2 * k].to_vec();
+            column.resize(height, F::ZERO);
+            let code = encode(column, 1);
+            case.opening.rows.iter().all(|row| code.contains(&row.values[1]))
+        };
+        let by_combination = |(case, g): &(Case, E)| {
+            let k = 1usize << case.sizes.row_bits;
+            let hi = eq_table(&case.point[..case.point.len() - case.sizes.row_bits]);
+            let guess = guess(case.sizes);
+            (FACE..k).all(|i| {
+                let column = |j: usize| guess.get(j * k + i).copied().unwrap_or(F::ZERO);
+                let sum: E = hi.iter().enumerate().map(|(j, &e)| e * column(j)).sum();
+                case.opening.combination[i] == *g * sum
+            })
+        };
+        type Attack<'a> = &'a dyn Fn(&(Case, E)) -> bool;
+        let attacks: [(Without, Attack<'_>); 3] =
+            [(Without::Face, &by_value), (Without::Coefficients, &by_row), (Without::Mask, &by_combination)];
+        for (seed, (without, attack)) in attacks.into_iter().enumerate() {
+            assert!(attack(&opened(without, seed as u64)));
+            for other in [Without::Nothing, Without::Salts] {
+                assert!(!attack(&opened(other, seed as u64)));
+            }
+        }
+    }
+
+    /// V, the combination and the opened values of many proofs of one witness, by their highest four bits.
+    #[test]
+    fn what_is_opened_is_uniform_over_many_proofs() {
+        use p3_field::PrimeField64;
+        let mut counts = vec![[0u32; 16]; 2 + 2 * 8 + 3 * 8];
+        const PROOFS: u64 = 320;
+        for seed in 0..PROOFS {
+            let (case, _) = opened(Without::Nothing, 1000 + seed);
+            let mut values: Vec<F> = case.value.as_basis_coefficients_slice().to_vec();
+            for x in &case.opening.combination[..8] {
+                values.extend_from_slice(x.as_basis_coefficients_slice());
+            }
+            values.extend(case.opening.rows[..8].iter().flat_map(|row| &row.values[..3]));
+            for (counts, value) in counts.iter_mut().zip(values) {
+                counts[(value.as_canonical_u64() >> 60) as usize] += 1;
+            }
+        }
+        let expected = PROOFS as f64 / 16.0;
+        let chi: Vec<f64> = counts
+            .iter()
+            .map(|counts| counts.iter().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum())
+            .collect();
+        // 15 degrees of freedom: above 60 with 2^-21.
+        let worst = chi.iter().copied().fold(0.0, f64::max);
+        let mean = chi.iter().sum::<f64>() / chi.len() as f64;
+        assert!(worst < 60.0 && (10.0..20.0).contains(&mean), "{worst} {mean}");
     }
 }
