@@ -1,6 +1,6 @@
 //! The hidden conversation: what the prover says, under pads, and what has to hold of it.
 //!
-//! Prover and verifier run the same text, [`crate::protocol`], on a [`Conversation`]. The prover sends each message m as the ciphertext `c = m + pad`, whose
+//! Prover and verifier run the same text, that of [`System::converse`](crate::system::System), on a [`Conversation`]. The prover sends each message m as the ciphertext `c = m + pad`, whose
 //! pad it has committed to; challenges are drawn from ciphertexts. Every check is a sum of messages and of products of two. For a last challenge ρ, the
 //! powers of which weigh the checks, the whole conversation is therefore one quadratic form in the pads, `Σ λ_j·pad_j + Σ κ_t·x_t·y_t = target`: its coefficients come from ciphertexts and
 //! challenges, and a plonky2 circuit ([`zklora_circuit::transcript`]) shows that it holds of the pads that were committed to.

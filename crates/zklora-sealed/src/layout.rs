@@ -168,6 +168,11 @@ impl Builder {
         }
     }
 
+    /// How many cells there are so far.
+    pub fn cells(&self) -> u128 {
+        self.arrays.iter().map(|array| array.rows as u128 * array.columns as u128).sum()
+    }
+
     /// Lays everything out.
     pub fn build(self) -> Layout {
         let mut arrays = self.arrays;
@@ -324,6 +329,26 @@ impl Tensor {
             *shift += bits;
             Some(factor)
         })
+    }
+
+    /// Everything that decides what it is, for a digest.
+    pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
+        let mut number = |x: u64| hash(&x.to_le_bytes());
+        [self.rows as u64, self.columns as u64, self.offset as u64, self.limbs.len() as u64]
+            .into_iter()
+            .for_each(&mut number);
+        for &(id, bits) in &self.limbs {
+            number(id.0 as u64);
+            number(bits.into());
+        }
+        match &self.hot {
+            None => number(u64::MAX),
+            Some(hot) => {
+                number(hot.columns.len() as u64);
+                hot.columns.iter().for_each(|&column| number(column as u64));
+                number(hot.high.0 as u64);
+            }
+        }
     }
 
     /// Bits of all limbs.

@@ -163,6 +163,7 @@ impl Lookups {
                 None => hash(&[0]),
                 Some(values) => {
                     hash(&[1]);
+                    hash(&(values.len() as u64).to_le_bytes());
                     values.iter().for_each(|value| hash(&value.as_canonical_u64().to_le_bytes()));
                 }
             }

@@ -11,13 +11,13 @@ use zklora_proto::ModuleShape;
 
 use crate::layout::Tensor;
 use crate::matrix::Matrix;
+use crate::relation::RelationError;
 use crate::relation::attention::{self, Attention};
 use crate::relation::head::{self, Head, LOW_BITS};
 use crate::relation::linear::{Form, Gain, Linear, Lora};
 use crate::relation::norm::{Norm, Residual};
 use crate::relation::public::Weighed;
 use crate::relation::softmax::Exponentials;
-use crate::relation::{BoundError, RelationError};
 use crate::system::{Builder, OutOfRange, System, Witness};
 
 /// Bits of a loss (units of 2^-25 octave) that a result drops: it is in 16ths of an octave.
@@ -36,9 +36,6 @@ pub enum ModelError {
     /// Numbers could wrap around, or an adapter does not fit.
     #[error(transparent)]
     Relation(#[from] RelationError),
-    /// Numbers could wrap around.
-    #[error(transparent)]
-    Bound(#[from] BoundError),
     /// A value left its range: the text has no result.
     #[error(transparent)]
     OutOfRange(#[from] OutOfRange),
@@ -155,7 +152,7 @@ impl<'a> SealedModel<'a> {
         let mut making = Making { model, adapter, modules, builder, tokens: count };
 
         let input = making.builder.signed(count, width, 16);
-        making.builder.fixed(input.clone(), first.clone());
+        making.builder.fixed(input.clone(), first.clone())?;
         let residual = |written: &[Tensor]| Residual {
             public: start.clone().into(),
             written: written.to_vec(),
@@ -227,7 +224,7 @@ impl<'a> SealedModel<'a> {
             Weighed { tensor: rest.clone(), entries: vec![(0, 0, -1)] },
         ];
         making.builder.total("loss", terms)?;
-        let system = making.builder.build();
+        let system = making.builder.build()?;
         Ok(Self {
             model,
             tokens: tokens.to_vec(),

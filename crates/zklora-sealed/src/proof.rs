@@ -10,6 +10,7 @@ use zklora_circuit::transcript::{
     self, PadCommitment, Pads, TranscriptCircuit, TranscriptError, TranscriptShape, TranscriptVerifier,
 };
 use zklora_proto::Commitment;
+use zklora_proto::limits::MAX_PROOF_BYTES;
 
 use crate::commitment::{self, Committed, Opening, OpeningError, uniform};
 use crate::conversation::{Conversation, Form, Operand, Shape};
@@ -141,7 +142,7 @@ impl<'a> Prover<'a> {
         &self.shape
     }
 
-    /// Proves a statement. The witness has all tensors filled in; it is consumed, as pads and masks are for one proof.
+    /// Proves a statement. `rng` has to be the operating system's, or seeded from it, but in tests: pads, salts and masks of two proofs must never agree. The witness has all tensors filled in; it is consumed, as pads and masks are for one proof.
     pub fn prove(
         &self,
         statement: Statement<'_>,
@@ -371,6 +372,9 @@ impl Proof {
             })
             .collect::<Result<_, VerifyError>>()?;
         let opening = Opening { mask, combination, nonce, rows };
+        if reader.0.len() as u64 > MAX_PROOF_BYTES {
+            return Err(VerifyError::Malformed("it has too many bytes"));
+        }
         Ok(Self { pads, cap, ciphertexts, value, opening, transcript: reader.0.to_vec() })
     }
 }

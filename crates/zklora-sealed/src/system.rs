@@ -16,8 +16,11 @@ use crate::relation::head::{self, Head};
 use crate::relation::linear::{Form, Linear};
 use crate::relation::norm::{Norm, Residual};
 use crate::relation::public::{Fixed, Total, Weighed};
-use crate::relation::{BoundError, Cut, RelationError};
+use crate::relation::{Cut, RelationError};
 use crate::scene::Scene;
+
+/// The most cells of tensors that a system may have: indices have room to spare on machines of 32 bits.
+pub const MOST_CELLS: u128 = 1 << 30;
 
 /// Collects tensors and relations.
 #[derive(Debug, Default)]
@@ -51,6 +54,39 @@ pub struct System {
     results: usize,
     hidden: usize,
     digest: [u8; 32],
+}
+
+impl Relation {
+    /// Everything that decides what it says, for a digest.
+    fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
+        let (tag, tensors): (u8, Vec<&Tensor>) = match self {
+            Self::Linear(linear) => {
+                let mut tensors = vec![&linear.form.input, &linear.cut.output, &linear.cut.remainder];
+                let lora = linear.form.lora.iter();
+                tensors.extend(lora.flat_map(|lora| [&lora.cut.output, &lora.cut.remainder]));
+                (0, tensors)
+            }
+            Self::Fixed(fixed) => (1, vec![&fixed.tensor]),
+            Self::Total(total) => (2, total.terms.iter().map(|term| &term.tensor).collect()),
+            Self::Norm(norm) => (3, norm.tensors().collect()),
+            Self::Attention(attention) => (4, attention.tensors().collect()),
+            Self::Head(head) => (5, head.tensors().collect()),
+        };
+        hash(&[tag]);
+        hash(&(tensors.len() as u64).to_le_bytes());
+        tensors.into_iter().for_each(|tensor| tensor.describe(hash));
+        match self {
+            Self::Linear(linear) => linear.describe(hash),
+            Self::Fixed(fixed) => {
+                hash(&(fixed.values.len() as u64).to_le_bytes());
+                fixed.values.iter().for_each(|x| hash(&x.to_le_bytes()));
+            }
+            Self::Total(total) => total.describe(hash),
+            Self::Norm(norm) => norm.describe(hash),
+            Self::Attention(attention) => attention.describe(hash),
+            Self::Head(head) => head.describe(hash),
+        }
+    }
 }
 
 impl Builder {
@@ -121,20 +157,25 @@ impl Builder {
     }
 
     /// A norm of a residual stream. Fails if its numbers could wrap around.
-    pub fn norm(&mut self, name: &str, residual: Residual, epsilon: i64) -> Result<Norm, BoundError> {
+    pub fn norm(&mut self, name: &str, residual: Residual, epsilon: i64) -> Result<Norm, RelationError> {
         let norm = Norm::new(&mut self.layout, name, residual, epsilon);
         norm.check()?;
         self.relations.push(Relation::Norm(Box::new(norm.clone())));
         Ok(norm)
     }
 
-    /// A tensor that is public.
-    pub fn fixed(&mut self, tensor: Tensor, values: impl Into<Arc<[i64]>>) {
-        self.relations.push(Relation::Fixed(Fixed { tensor, values: values.into() }));
+    /// A tensor that is public. Fails if it has another size.
+    pub fn fixed(&mut self, tensor: Tensor, values: impl Into<Arc<[i64]>>) -> Result<(), RelationError> {
+        let values = values.into();
+        if tensor.rows.checked_mul(tensor.columns) != Some(values.len()) {
+            return Err(RelationError::Shape { name: "a public tensor".into(), what: "it has another size" });
+        }
+        self.relations.push(Relation::Fixed(Fixed { tensor, values }));
+        Ok(())
     }
 
     /// A public result, `Σ weight·entry`. Fails if it could wrap around. Returns its number.
-    pub fn total(&mut self, name: &str, terms: Vec<Weighed>) -> Result<usize, BoundError> {
+    pub fn total(&mut self, name: &str, terms: Vec<Weighed>) -> Result<usize, RelationError> {
         let total = Total { name: name.into(), terms, result: self.results };
         total.check()?;
         self.relations.push(Relation::Total(total));
@@ -184,14 +225,20 @@ impl Builder {
         Ok(head)
     }
 
-    /// Lays everything out.
-    pub fn build(mut self) -> System {
+    /// Lays everything out. Fails if there are more cells than [`MOST_CELLS`].
+    pub fn build(mut self) -> Result<System, RelationError> {
+        if self.layout.cells() > MOST_CELLS {
+            return Err(RelationError::Shape {
+                name: "the system".into(),
+                what: "it has more than 2^30 cells",
+            });
+        }
         let lookups = Lookups::new(&mut self.layout, std::mem::take(&mut self.tables), &self.pairs);
         let layout = self.layout.build();
         let Self { relations, adapter, results, hidden, .. } = self;
         let mut system = System { layout, lookups, relations, adapter, results, hidden, digest: [0; 32] };
         system.digest = system.describe();
-        system
+        Ok(system)
     }
 }
 
@@ -226,10 +273,13 @@ impl System {
         let mut hash = |bytes: &[u8]| {
             hasher.update(bytes);
         };
+        // Each list after its length, each choice after its tag.
         let mut number = |x: u64| hash(&x.to_le_bytes());
-        number(self.layout.sizes.cells as u64);
-        number(self.layout.face as u64);
-        number(self.results as u64);
+        let sizes = &self.layout.sizes;
+        for x in [sizes.cells, sizes.row_bits, sizes.columns, sizes.queries, self.layout.face, self.results] {
+            number(x as u64);
+        }
+        number(self.layout.arrays().count() as u64);
         for (_, array) in self.layout.arrays() {
             let bits = match array.cells {
                 Cells::Limb { bits } => bits,
@@ -238,67 +288,15 @@ impl System {
             [array.rows as u64, array.columns as u64, bits.into()].into_iter().for_each(&mut number);
             array.blocks.iter().for_each(|block| number(block.offset as u64));
         }
-        for shape in self.modules() {
+        let modules = self.modules();
+        number(modules.len() as u64);
+        for shape in modules {
             [shape.d_in(), shape.rank(), shape.d_out()].into_iter().for_each(|x| number(x as u64));
         }
         self.lookups.describe(&mut hash);
+        hash(&(self.relations.len() as u64).to_le_bytes());
         for relation in &self.relations {
-            let mut tensor = |tensor: &Tensor| {
-                hash(&tensor.offset.to_le_bytes());
-                hash(&(tensor.limbs.len() as u64).to_le_bytes());
-                for &(id, bits) in &tensor.limbs {
-                    hash(&(id.0 as u64).to_le_bytes());
-                    hash(&bits.to_le_bytes());
-                }
-                let hot = tensor.hot.iter().flat_map(|hot| hot.columns.iter().chain([&hot.high.0]));
-                let hot: Vec<u8> = hot.flat_map(|&x| (x as u64).to_le_bytes()).collect();
-                hash(&(hot.len() as u64).to_le_bytes());
-                hash(&hot);
-            };
-            match relation {
-                Relation::Linear(linear) => {
-                    [&linear.form.input, &linear.cut.output, &linear.cut.remainder]
-                        .into_iter()
-                        .for_each(&mut tensor);
-                    if let Some(lora) = &linear.form.lora {
-                        [&lora.cut.output, &lora.cut.remainder].into_iter().for_each(&mut tensor);
-                    }
-                    hash(&[0, linear.form.lora.is_some() as u8]);
-                    linear.describe(&mut hash);
-                }
-                Relation::Attention(attention) => {
-                    attention.tensors().for_each(&mut tensor);
-                    hash(&[4]);
-                    attention.describe(&mut hash);
-                }
-                Relation::Head(head) => {
-                    head.tensors().for_each(&mut tensor);
-                    hash(&[5]);
-                    head.describe(&mut hash);
-                }
-                Relation::Norm(norm) => {
-                    norm.tensors().for_each(&mut tensor);
-                    hash(&[3]);
-                    norm.describe(&mut hash);
-                }
-                Relation::Fixed(fixed) => {
-                    tensor(&fixed.tensor);
-                    hash(&[1]);
-                    fixed.values.iter().for_each(|x| hash(&x.to_le_bytes()));
-                }
-                Relation::Total(total) => {
-                    hash(&[2]);
-                    for Weighed { tensor, entries } in &total.terms {
-                        hash(&tensor.offset.to_le_bytes());
-                        tensor.limbs.iter().for_each(|&(id, _)| hash(&(id.0 as u64).to_le_bytes()));
-                        for &(row, column, weight) in entries {
-                            for x in [row as i64, column as i64, weight] {
-                                hash(&x.to_le_bytes());
-                            }
-                        }
-                    }
-                }
-            }
+            relation.describe(&mut hash);
         }
         *hasher.finalize().as_bytes()
     }

@@ -108,6 +108,7 @@ impl Attention {
         for number in [self.heads as u32, self.low_bits, self.cut.bits] {
             hash(&number.to_le_bytes());
         }
+        hash(&(self.cells.len() as u64).to_le_bytes());
         for (t, u) in self.cells.iter() {
             hash(&t.to_le_bytes());
             hash(&u.to_le_bytes());

@@ -137,6 +137,9 @@ impl Form {
     /// Everything that decides what is shown, for a digest.
     pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
         let mut number = |x: i64| hash(&x.to_le_bytes());
+        number(self.weights.rows() as i64);
+        number(self.weights.columns() as i64);
+        number(self.lora.is_some().into());
         self.weights.entries().iter().for_each(|&x| number(x.into()));
         self.bias.iter().for_each(|&x| number(x));
         if let Some(lora) = &self.lora {
@@ -145,6 +148,7 @@ impl Form {
             }
             number(lora.multiplier);
             number(lora.cut.bits.into());
+            number(lora.gain.is_some().into());
             if let Some(Gain { gain, bias }) = &lora.gain {
                 gain.iter().chain(bias.iter()).for_each(|&x| number(x));
             }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use p3_field::PrimeCharacteristicRing;
 
-use super::{BoundError, Cut, bounded, power};
+use super::{Cut, RelationError, bounded, power};
 use crate::field::{E, F, below, bits_of, eq_table, signed};
 use crate::layout::{Builder, Tensor};
 use crate::scene::{Said, Scene, Sum};
@@ -77,8 +77,8 @@ enum Of {
 
 /// Bits of each, and whether it is signed.
 const FORMATS: [u32; 14] = [16, 0, 0, 24, 24, 25, 24, 1, 24, 24, 31, 32, 56, 56];
-/// R is at least this: r at least half of it.
-const LEAST_ROOT: i64 = 128;
+/// R is at least this: r, half of it rounded up, at least 2^6.
+const LEAST_ROOT: i64 = 127;
 /// Tables of the rows' sumcheck beside the statistics: Σ H, Σ N², and ones.
 const SUM: usize = FORMATS.len();
 const SQUARES: usize = SUM + 1;
@@ -111,8 +111,17 @@ impl Norm {
         &self.statistics[what as usize]
     }
 
-    /// Whether no side of its identities can wrap around, by the declared ranges alone.
-    pub fn check(&self) -> Result<(), BoundError> {
+    /// Whether no side of its identities can wrap around, by the declared ranges alone, and sizes fit together.
+    pub fn check(&self) -> Result<(), RelationError> {
+        self.residual.check(&self.name)?;
+        // E_1 < (2·R + 1)·V ≤ 2^50·√d + 2^48 has 56 bits, a_1 ≤ 2^25·√d has 31: wider rows would have statistics without a place.
+        const WIDEST: usize = 4064;
+        if self.residual.columns > WIDEST {
+            return Err(RelationError::Shape {
+                name: self.name.clone(),
+                what: "rows of more than 4,064 entries",
+            });
+        }
         let d = self.residual.columns as u128;
         // By column: the public part's most, and what each layer could have written. The mean has 16 bits.
         let public = self.residual.public.iter().map(|x| u128::from(x.unsigned_abs())).max().unwrap_or(0);
@@ -133,12 +142,19 @@ impl Norm {
         // (3) and (4): R < 2^26, and no other factor or side is above these.
         bounded(&self.name, "R·a_1", (1 << 26) * (1 << 31) + (1 << 32))?;
         bounded(&self.name, "K / 2^24", d.saturating_mul(1 << 26))?;
-        bounded(&self.name, "E_1 + E_2", (1 << 57) + 1)
+        Ok(bounded(&self.name, "E_1 + E_2", (1 << 57) + 1)?)
     }
 
     /// Everything that decides what is shown, for a digest.
     pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
         hash(&self.epsilon.to_le_bytes());
+        for count in [
+            self.residual.rows,
+            self.residual.columns,
+            self.residual.positions.as_ref().map_or(usize::MAX, |positions| positions.len()),
+        ] {
+            hash(&(count as u64).to_le_bytes());
+        }
         self.residual.public.iter().for_each(|x| hash(&x.to_le_bytes()));
         let positions = self.residual.positions.iter().flat_map(|positions| positions.iter());
         positions.for_each(|&position| hash(&(position as u64).to_le_bytes()));
@@ -368,6 +384,26 @@ impl Drop for NormValues {
 }
 
 impl Residual {
+    /// Whether there is a number for each entry, and each row that is meant.
+    fn check(&self, name: &str) -> Result<(), RelationError> {
+        let numbers = self.rows.checked_mul(self.columns) == Some(self.public.len());
+        let rows = self.positions.as_ref().map_or(self.rows, |positions| positions.len());
+        let of_written = self.written.first().map(|tensor| tensor.rows);
+        let sizes = self.written.iter().all(|t| Some(t.rows) == of_written && t.columns == self.columns);
+        let inside = match (&self.positions, of_written) {
+            (None, of_written) => of_written.is_none_or(|rows| rows == self.rows),
+            (Some(positions), Some(rows)) => positions.iter().all(|&position| position < rows),
+            (Some(_), None) => false,
+        };
+        match numbers && rows == self.rows && sizes && inside && self.columns > 0 {
+            true => Ok(()),
+            false => Err(RelationError::Shape {
+                name: name.into(),
+                what: "rows, positions and what was written do not fit together",
+            }),
+        }
+    }
+
     /// What H's extension is at a point, times a factor.
     fn converse(&self, scene: &mut Scene<'_>, row: &[E], column: &[E], factor: E) -> Said {
         let public = scene.run.public(E::ZERO, || {

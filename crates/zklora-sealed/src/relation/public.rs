@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use p3_field::PrimeCharacteristicRing;
 
-use super::{BoundError, bounded};
+use super::{RelationError, bounded};
 use crate::claims::{Functional, Piece};
 use crate::field::{E, bits_of, eq_table, signed};
 use crate::layout::{Layout, Tensor};
@@ -54,13 +54,37 @@ pub struct Total {
 }
 
 impl Total {
-    /// Whether its sum cannot wrap around.
-    pub fn check(&self) -> Result<(), BoundError> {
+    /// Whether its sum cannot wrap around, and all entries are there.
+    pub fn check(&self) -> Result<(), RelationError> {
+        let inside = |term: &Weighed| {
+            term.entries
+                .iter()
+                .all(|&(row, column, _)| row < term.tensor.rows && column < term.tensor.columns)
+        };
+        if !self.terms.iter().all(inside) {
+            return Err(RelationError::Shape {
+                name: self.name.clone(),
+                what: "an entry is outside its tensor",
+            });
+        }
         let magnitude = |term: &Weighed| {
             let sum: u128 = term.entries.iter().map(|(_, _, w)| u128::from(w.unsigned_abs())).sum();
             sum.saturating_mul(term.tensor.most_of_all())
         };
-        bounded(&self.name, "the sum", self.terms.iter().map(magnitude).fold(0, u128::saturating_add))
+        Ok(bounded(&self.name, "the sum", self.terms.iter().map(magnitude).fold(0, u128::saturating_add))?)
+    }
+
+    /// Everything that decides what is shown, for a digest; the tensors are hashed before.
+    pub(crate) fn describe(&self, hash: &mut dyn FnMut(&[u8])) {
+        hash(&(self.result as u64).to_le_bytes());
+        for term in &self.terms {
+            hash(&(term.entries.len() as u64).to_le_bytes());
+            for &(row, column, weight) in &term.entries {
+                for x in [row as i64, column as i64, weight] {
+                    hash(&x.to_le_bytes());
+                }
+            }
+        }
     }
 
     pub(crate) fn converse(&self, scene: &mut Scene<'_>, results: &[i64]) {

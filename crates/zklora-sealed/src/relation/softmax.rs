@@ -1,6 +1,6 @@
 //! The shift of a row of scores, which is its log-sum-exp.
 //!
-//! Of the entries e = T[D_hi] that a row has looked up, `Σ e = 2^k·L + dL` has the sum L at the shift C and its rise dL if C were one tick less
+//! Of the entries `e = T[D_hi]` that a row has looked up, `Σ e = 2^k·L + dL` has the sum L at the shift C and its rise dL if C were one tick less
 //! (docs/exact-model.md, "Shift"). `L ≤ B < L + dL` makes C the only one; with `ℓ = B - L` and `w = dL - 1 - ℓ` it is
 //!
 //! ```text

@@ -37,7 +37,7 @@ fn case(rows: usize, d: usize, spread: i64, seed: u64) -> Case {
         columns: d,
     };
     let norm = builder.norm("norm", residual, 5).unwrap();
-    Case { system: builder.build(), norm, written, h }
+    Case { system: builder.build().unwrap(), norm, written, h }
 }
 
 impl Case {

@@ -110,7 +110,7 @@ impl Single {
         let d_out = linear.form.weights.columns();
         let input = linear.form.input.clone();
         builder.linear(linear.clone()).unwrap();
-        builder.fixed(input.clone(), x.clone());
+        builder.fixed(input.clone(), x.clone()).unwrap();
         let rest = builder.unsigned(1, 1, GRANULARITY);
         let entries = scored.iter().enumerate().map(|(i, &w)| (i / d_out, i % d_out, w)).collect();
         let terms = vec![
@@ -118,7 +118,7 @@ impl Single {
             Weighed { tensor: rest.clone(), entries: vec![(0, 0, -1)] },
         ];
         builder.total("result", terms).unwrap();
-        Self { system: builder.build(), linear, opening, x, input, rest, scored }
+        Self { system: builder.build().unwrap(), linear, opening, x, input, rest, scored }
     }
 
     pub(crate) fn values(&self) -> LinearValues {
