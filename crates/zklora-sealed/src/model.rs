@@ -263,11 +263,21 @@ impl<'a> SealedModel<'a> {
         openings: &[&Opening],
     ) -> Result<(Witness, i64), ModelError> {
         let (losses, trace) = self.model.trace(&self.tokens, &self.scored, adapter)?;
+        self.witness_of(&losses, &trace, openings)
+    }
+
+    /// The same of a trace that may be another than the exact model's.
+    pub(crate) fn witness_of(
+        &self,
+        losses: &Losses,
+        trace: &Trace,
+        openings: &[&Opening],
+    ) -> Result<(Witness, i64), ModelError> {
         let system = &self.system;
         let mut witness = Witness::new(system);
         witness.set_adapter(system, openings);
-        self.fill(&mut witness, &trace, openings)?;
-        let rounded = Self::rounded(&losses);
+        self.fill(&mut witness, trace, openings)?;
+        let rounded = Self::rounded(losses);
         let rest = losses.total() - Self::results(rounded).ok_or(OutOfRange)?[0];
         witness.set(system, &self.rest, &[rest])?;
         Ok((witness, rounded))

@@ -316,6 +316,15 @@ impl Norm {
 
     /// What an honest prover fills in, from H.
     pub fn values(&self, h: &[i64]) -> Result<NormValues, OutOfRange> {
+        self.values_with(h, &|root, scale| (root, scale))
+    }
+
+    /// The same with another R and r, and with all that follows from them.
+    pub(crate) fn values_with(
+        &self,
+        h: &[i64],
+        choose: &dyn Fn(i64, i64) -> (i64, i64),
+    ) -> Result<NormValues, OutOfRange> {
         let d = self.residual.columns as i64;
         let mut values = NormValues::default();
         values.statistics = vec![Vec::new(); FORMATS.len()];
@@ -328,7 +337,7 @@ impl Norm {
             }
             let k = (d as u128) << 50;
             let root = (k / v as u128).isqrt() as i64;
-            let scale = (root + 1) >> 1;
+            let (root, scale) = choose(root, (root + 1) >> 1);
             if root < LEAST_ROOT || scale >> 24 != 0 {
                 return Err(OutOfRange);
             }

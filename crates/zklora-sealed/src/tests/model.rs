@@ -14,6 +14,7 @@ use crate::field::{E, F, signed};
 use crate::layout::Cells;
 use crate::model::{SealedAdapter, SealedModel};
 use crate::proof::{Prover, Statement, Verifier};
+use crate::relation::head::LOW_BITS;
 use p3_field::PrimeCharacteristicRing;
 
 /// Modules of an adapter, in a manifest's order.
@@ -199,4 +200,35 @@ fn what_a_verifier_is_told_is_checked_before_anything_is_made_of_it() {
     // Losses that are one modulo 2^64 or p.
     assert_eq!(SealedModel::results(1 << 43), None);
     assert_eq!(SealedModel::results(i64::MIN), None);
+}
+
+/// Another shift than a row's own, with the distances, indices, entries and the loss that follow from it: no witness, or a false identity.
+#[test]
+fn a_row_has_one_shift() {
+    let Fixture { model, lora, tokens } = fixture(6);
+    let mut rng = StdRng::seed_from_u64(4);
+    let weights = Weights::of(&lora, &mut rng);
+    let exact = weights.exact(&model, true);
+    let scored = [2, 5];
+    let sealed = SealedModel::new(&model, &tokens, &scored, Some(&weights.sealed(&exact))).unwrap();
+    let openings: Vec<&Opening> = weights.openings.iter().collect();
+    let pads = vec![E::ONE; sealed.system().shape().messages];
+    let (low_bits, unit) = (model.score_bits().unwrap(), 1i64 << LOW_BITS);
+    let accepted = |of_head: i64, of_attention: i64| {
+        let (mut losses, mut trace) = model.trace(&tokens, &scored, Some(&exact)).unwrap();
+        trace.head.shifts[1] += of_head;
+        losses.units[1] += of_head * unit;
+        let attention = &mut trace.layers[1].attention;
+        attention.shifts[0][2] += of_attention;
+        // The cells (2, 0), (2, 1), (2, 2).
+        attention.distances[0][3..6].iter_mut().for_each(|d| *d += of_attention << low_bits);
+        let Ok((mut witness, loss)) = sealed.witness_of(&losses, &trace, &openings) else { return false };
+        let results = SealedModel::results(loss).unwrap();
+        violated(sealed.system(), &pads, &|beta| weights.weights_at(beta), &mut witness, &results).is_none()
+    };
+    assert!(accepted(0, 0));
+    for by in [1, -1, 2, -2, 512, -512] {
+        assert!(!accepted(by, 0), "head {by}");
+        assert!(!accepted(0, by), "attention {by}");
+    }
 }

@@ -79,3 +79,32 @@ fn a_row_with_too_much_spread_has_no_norm() {
     assert!(case(1, 768, 1 << 21, 1).witness().is_err());
     assert!(case(2, 8, 1000, 1).witness().is_ok());
 }
+
+/// Another inverse than the nearest one, with all statistics that follow from it: some has no place, or an identity is false.
+#[test]
+fn a_norm_has_one_inverse() {
+    let case = case(4, 12, 4000, 9);
+    let witness = |choose: &dyn Fn(i64, i64) -> (i64, i64)| -> Result<Witness, OutOfRange> {
+        let mut witness = case.witness()?;
+        case.norm.fill(&mut witness, &case.system, &case.norm.values_with(&case.h, choose)?)?;
+        Ok(witness)
+    };
+    let accepted = |choose: &dyn Fn(i64, i64) -> (i64, i64)| {
+        witness(choose).is_ok_and(|mut witness| {
+            let found = talk(&case.system, &|_| E::ZERO, &mut witness, &[]);
+            assert_eq!(found.0.is_none(), found.1);
+            found.1
+        })
+    };
+    assert!(accepted(&|root, scale| (root, scale)));
+    let roots: [&dyn Fn(i64) -> i64; 8] =
+        [&|r| r + 1, &|r| r - 1, &|r| r + 2, &|r| r - 2, &|r| 2 * r, &|r| r / 2, &|r| r + (1 << 20), &|r| {
+            r + 777
+        }];
+    for (index, root) in roots.into_iter().enumerate() {
+        assert!(!accepted(&|r, _| (root(r), (root(r) + 1) >> 1)), "{index}");
+    }
+    for by in [1, -1, 2, 1 << 16] {
+        assert!(!accepted(&|root, scale| (root, scale + by)), "{by}");
+    }
+}
