@@ -11,7 +11,7 @@
 use p3_field::{Field, PrimeCharacteristicRing};
 
 use crate::fiat_shamir::FiatShamir;
-use crate::field::E;
+use crate::field::{E, Secret};
 
 /// A message: what the prover said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Conversation<'a> {
     fs: FiatShamir,
     nodes: Vec<Node>,
     /// What nodes are, to the prover. Secret.
-    plain: Vec<E>,
+    plain: Secret<E>,
     /// The nodes of messages.
     messages: Vec<usize>,
     ciphertexts: Vec<E>,
@@ -281,13 +281,7 @@ impl<'a> Conversation<'a> {
     /// Ends the conversation with its ciphertexts and transcript.
     pub fn end(mut self) -> (Vec<E>, FiatShamir) {
         self.absorb_ciphertexts();
-        (std::mem::take(&mut self.ciphertexts), self.fs.clone())
-    }
-}
-
-impl Drop for Conversation<'_> {
-    fn drop(&mut self) {
-        crate::field::wipe(&mut self.plain);
+        (self.ciphertexts, self.fs)
     }
 }
 

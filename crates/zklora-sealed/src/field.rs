@@ -97,6 +97,48 @@ pub fn wipe<T: Copy + Default>(values: &mut [T]) {
     std::hint::black_box(values);
 }
 
+/// A list of secrets, overwritten when it is dropped and when it grows.
+#[derive(Default)]
+pub struct Secret<T: Copy + Default>(Vec<T>);
+
+impl<T: Copy + Default> Secret<T> {
+    /// Adds one more.
+    pub fn push(&mut self, value: T) {
+        if self.0.len() == self.0.capacity() {
+            let mut larger = Vec::with_capacity(2 * self.0.len() + 64);
+            larger.extend_from_slice(&self.0);
+            wipe(&mut self.0);
+            self.0 = larger;
+        }
+        self.0.push(value);
+    }
+}
+
+impl<T: Copy + Default> From<Vec<T>> for Secret<T> {
+    fn from(list: Vec<T>) -> Self {
+        Self(list)
+    }
+}
+
+impl<T: Copy + Default> std::ops::Deref for Secret<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T: Copy + Default> std::ops::DerefMut for Secret<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.0
+    }
+}
+
+impl<T: Copy + Default> Drop for Secret<T> {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,6 +9,7 @@ use zklora_exact::{
 };
 use zklora_proto::ModuleShape;
 
+use crate::field::Secret;
 use crate::layout::Tensor;
 use crate::matrix::Matrix;
 use crate::relation::RelationError;
@@ -287,7 +288,7 @@ impl<'a> SealedModel<'a> {
         let (system, width) = (&self.system, self.model.width());
         let (input, first) = &self.first;
         witness.set(system, input, first)?;
-        let mut h = self.start.clone();
+        let mut h: Secret<i64> = self.start.clone().into();
         let add = |h: &mut [i64], values: &[i64]| h.iter_mut().zip(values).for_each(|(h, v)| *h += v);
         for (index, (layer, trace)) in self.layers.iter().zip(&trace.layers).enumerate() {
             let linear = |linear: &Linear, projection: Projection, x: &[i64]| {
@@ -295,12 +296,12 @@ impl<'a> SealedModel<'a> {
                 let ranks = linear.form.add_lora(&mut sums, x, module(&linear.form, openings));
                 linear.rounded(sums, ranks)
             };
-            let x = match &layer.norm {
-                None => first.clone(),
+            let x: Secret<i64> = match &layer.norm {
+                None => first.clone().into(),
                 Some(norm) => {
                     let values = norm.values(&h)?;
                     norm.fill(witness, system, &values)?;
-                    values.outputs.clone()
+                    values.outputs.clone().into()
                 }
             };
             let mut qkv = [const { Vec::new() }; 3];
@@ -318,8 +319,9 @@ impl<'a> SealedModel<'a> {
             let shifts: Vec<i64> = (0..tokens)
                 .flat_map(|t| trace.attention.shifts.iter().map(move |of_head| of_head[t]))
                 .collect();
-            let distances = trace.attention.distances.concat();
-            let attended = layer.attention.fill(witness, system, qkv, &shifts, &distances)?;
+            let distances: Secret<i64> = trace.attention.distances.concat().into();
+            let attended: Secret<i64> =
+                layer.attention.fill(witness, system, qkv, &shifts, &distances)?.into();
             let values = linear(&layer.out, Projection::AttentionOut, &attended);
             set_linear(witness, system, &layer.out, &values)?;
             add(&mut h, &values.outputs);
@@ -329,17 +331,18 @@ impl<'a> SealedModel<'a> {
             let values = linear(&layer.mlp_in, Projection::MlpIn, &norm.outputs);
             set_linear(witness, system, &layer.mlp_in, &values)?;
             let gelu = self.model.gelu();
-            let active: Vec<i64> =
-                values.outputs.iter().map(|&x| i64::from(gelu[(x + (1 << 15)) as usize])).collect();
+            let active = values.outputs.iter().map(|&x| i64::from(gelu[(x + (1 << 15)) as usize]));
+            let active: Secret<i64> = active.collect::<Vec<_>>().into();
             witness.set(system, &layer.active, &active)?;
             let values = linear(&layer.mlp_out, Projection::MlpOut, &active);
             set_linear(witness, system, &layer.mlp_out, &values)?;
             add(&mut h, &values.outputs);
         }
         let rows = self.scored.iter().flat_map(|&position| &h[(position - 1) * width..position * width]);
-        let values = self.last_norm.values(&rows.copied().collect::<Vec<_>>())?;
+        let rows: Secret<i64> = rows.copied().collect::<Vec<_>>().into();
+        let values = self.last_norm.values(&rows)?;
         self.last_norm.fill(witness, system, &values)?;
-        let logits = self.model.logits(&values.outputs);
+        let logits: Secret<i64> = self.model.logits(&values.outputs).into();
         self.head.fill(witness, system, &trace.head.shifts, &logits)
     }
 }

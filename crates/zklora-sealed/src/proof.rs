@@ -15,7 +15,7 @@ use zklora_proto::limits::MAX_PROOF_BYTES;
 use crate::commitment::{self, Committed, Opening, OpeningError, uniform};
 use crate::conversation::{Conversation, Form, Operand, Shape};
 use crate::fiat_shamir::FiatShamir;
-use crate::field::{E, F, ORDER, coordinates, eq_at, from_coordinates, signed};
+use crate::field::{E, F, ORDER, Secret, coordinates, eq_at, from_coordinates, signed};
 use crate::layout::FACE_BITS;
 use crate::merkle::{self, Digest};
 use crate::relation::BOUND_BITS;
@@ -159,12 +159,13 @@ impl<'a> Prover<'a> {
         witness.cells[layout.face()].iter_mut().for_each(|cell| *cell = uniform(rng));
 
         let pads = Pads::random(self.shape.messages, rng);
-        let of_messages = Wiped(pads.values().iter().map(|&pad| from_circuit(pad)).collect());
+        let of_messages: Secret<E> =
+            pads.values().iter().map(|&pad| from_circuit(pad)).collect::<Vec<_>>().into();
         let commitment = pads.commitment();
         let committed = Committed::new(layout.sizes, &witness.cells, rng);
         let cap = committed.cap();
         let fs = start(system, statement, &commitment, &cap);
-        let mut scene = Scene::new(Conversation::prover(fs, &of_messages.0), layout, Some(&witness));
+        let mut scene = Scene::new(Conversation::prover(fs, &of_messages), layout, Some(&witness));
         let end = system.converse(&mut scene, statement.results);
         if !hides(layout.face, &end.point) {
             return Err(ProveError::Unlucky);
@@ -246,15 +247,6 @@ impl Conversation<'_> {
     fn form_at_last(&mut self) -> Form {
         let rho = self.challenge("rho");
         self.form(rho)
-    }
-}
-
-/// Pads as the conversation wants them.
-struct Wiped(Vec<E>);
-
-impl Drop for Wiped {
-    fn drop(&mut self) {
-        crate::field::wipe(&mut self.0);
     }
 }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::claims::Functional;
 use crate::conversation::{Conversation, Message, Value};
-use crate::field::{E, F, eq_table, signed, wipe};
+use crate::field::{E, F, Secret, eq_table, signed, wipe};
 use crate::layout::{LIMB_BITS, Layout, Tensor};
 use crate::sumcheck::{self, Inner};
 use crate::system::Witness;
@@ -158,10 +158,10 @@ impl<'a> Scene<'a> {
     }
 
     /// A tensor of one column. To the prover; secret.
-    pub(crate) fn column(&self, tensor: &Tensor) -> Vec<E> {
-        let mut entries = F::zero_vec(tensor.rows);
+    pub(crate) fn column(&self, tensor: &Tensor) -> Secret<E> {
+        let mut entries: Secret<F> = F::zero_vec(tensor.rows).into();
         self.add_entries(tensor, &mut entries);
-        entries.into_iter().map(E::from).collect()
+        entries.iter().map(|&entry| E::from(entry)).collect::<Vec<_>>().into()
     }
 
     /// Adds a tensor's entries, row-major. To the prover; secret.

@@ -21,7 +21,7 @@ use super::linear::Form;
 use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
 use super::{Cut, RelationError, bounded, power};
 use crate::adapter::Adapter;
-use crate::field::{E, bits_of, eq, eq_table, signed};
+use crate::field::{E, F, Secret, bits_of, eq, eq_table, signed};
 use crate::layout::Tensor;
 use crate::scene::{Scene, Sum, extend};
 use crate::sumcheck::{self, Products};
@@ -250,9 +250,9 @@ impl Attention {
         // Σ_{u, j} eq(z_j, j)·g(h(j), u)·v(u, j), with g(h, u) = Σ_t eq(z_t, t)·e[h, t, u].
         let mut prover = scene.cells.map(|_| {
             let v = &scene.hidden[self.hidden + 2];
-            let mut entries = p3_goldilocks::Goldilocks::zero_vec(self.heads * self.cells.len());
+            let mut entries: Secret<F> = F::zero_vec(self.heads * self.cells.len()).into();
             scene.add_entries(&self.entry, &mut entries);
-            let mut g = E::zero_vec(tokens * self.heads);
+            let mut g: Secret<E> = E::zero_vec(tokens * self.heads).into();
             for (head, entries) in entries.chunks(self.cells.len()).enumerate() {
                 for (&(t, u), &e) in self.cells.iter().zip(entries) {
                     g[u as usize * self.heads + head] += eq_t[t as usize] * e;

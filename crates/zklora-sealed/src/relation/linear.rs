@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use super::{BoundError, Cut, bounded};
 use crate::adapter::Adapter;
 use crate::conversation::Value;
-use crate::field::{E, below, bits_of, eq_table, signed};
+use crate::field::{E, Secret, below, bits_of, eq_table, signed};
 use crate::layout::Tensor;
 use crate::matrix::Matrix;
 use crate::scene::{Scene, Sum, extend};
@@ -237,7 +237,7 @@ impl Form {
             let rank = lora.cut.output.columns;
             let columns = b.len() / rank;
             for (t, x) in x.chunks_exact(d_in).enumerate() {
-                let mut products = vec![0i64; rank];
+                let mut products: Secret<i64> = vec![0; rank].into();
                 for (i, &x) in x.iter().enumerate() {
                     let x = lora.gain.as_ref().map_or(x, |g| g.gain[i] * x + g.bias[i]);
                     for (product, &a) in products.iter_mut().zip(&a[i * rank..][..rank]) {

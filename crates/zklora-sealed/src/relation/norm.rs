@@ -21,7 +21,7 @@ use std::sync::Arc;
 use p3_field::PrimeCharacteristicRing;
 
 use super::{Cut, RelationError, bounded, power};
-use crate::field::{E, F, below, bits_of, eq_table, signed};
+use crate::field::{E, F, Secret, below, bits_of, eq_table, signed};
 use crate::layout::{Builder, Tensor};
 use crate::scene::{Said, Scene, Sum};
 use crate::sumcheck::{self, Products};
@@ -241,16 +241,17 @@ impl Norm {
 
         // Rows.
         let h = scene.cells.map(|_| self.residual.rows_of(scene));
-        let statistics: Option<Vec<Vec<E>>> =
+        let statistics: Option<Vec<Secret<E>>> =
             scene.cells.map(|_| self.statistics.iter().map(|tensor| scene.column(tensor)).collect());
         let mut prover = h.as_ref().zip(statistics.as_ref()).map(|(h, statistics)| {
             let mean = &statistics[Of::Mean as usize];
             let over = |f: &dyn Fn(E) -> E| -> Vec<E> {
-                let centred = h.chunks(d).zip(mean).map(|(h, &mean)| h.iter().map(|&h| f(h - mean)).sum());
+                let centred =
+                    h.chunks(d).zip(mean.iter()).map(|(h, &mean)| h.iter().map(|&h| f(h - mean)).sum());
                 centred.collect()
             };
             let sums = h.chunks(d).map(|h| h.iter().copied().sum()).collect();
-            let mut tables = statistics.clone();
+            let mut tables: Vec<Vec<E>> = statistics.iter().map(|column| column.to_vec()).collect();
             tables.extend([sums, over(&|n| n.square()), vec![E::ONE; rows]]);
             tables.iter_mut().for_each(|table| table.resize(1 << row_bits, E::ZERO));
             Products::under_eq(tables, terms.clone(), &z)
@@ -434,13 +435,13 @@ impl Residual {
     }
 
     /// H, to the prover.
-    fn rows_of(&self, scene: &Scene<'_>) -> Vec<E> {
-        let mut all: Vec<F> = self.public.iter().map(|&x| signed(x)).collect();
+    fn rows_of(&self, scene: &Scene<'_>) -> Secret<E> {
+        let mut all: Secret<F> = self.public.iter().map(|&x| signed(x)).collect::<Vec<_>>().into();
         match &self.positions {
             None => self.written.iter().for_each(|tensor| scene.add_entries(tensor, &mut all)),
             Some(positions) => {
-                let mut entries =
-                    F::zero_vec(self.written.first().map_or(0, |tensor| tensor.rows * tensor.columns));
+                let count = self.written.first().map_or(0, |tensor| tensor.rows * tensor.columns);
+                let mut entries: Secret<F> = F::zero_vec(count).into();
                 self.written.iter().for_each(|tensor| scene.add_entries(tensor, &mut entries));
                 for (row, &position) in all.chunks_mut(self.columns).zip(positions.iter()) {
                     let written = &entries[position * self.columns..];
@@ -448,6 +449,6 @@ impl Residual {
                 }
             }
         }
-        all.into_iter().map(E::from).collect()
+        all.iter().map(|&h| E::from(h)).collect::<Vec<_>>().into()
     }
 }
