@@ -16,6 +16,8 @@ pub mod relation;
 mod scene;
 pub mod sumcheck;
 pub mod system;
+pub mod tensors;
+pub mod witness;
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use zklora_exact::{
 use zklora_proto::ModuleShape;
 
 use crate::field::Secret;
-use crate::layout::Tensor;
+use crate::layout::{Layout, Tensor};
 use crate::matrix::Matrix;
 use crate::relation::RelationError;
 use crate::relation::attention::{self, Attention};
@@ -19,7 +19,8 @@ use crate::relation::linear::{Form, Gain, Linear, Lora};
 use crate::relation::norm::{Norm, Residual};
 use crate::relation::public::Weighed;
 use crate::relation::softmax::Exponentials;
-use crate::system::{Builder, OutOfRange, System, Witness};
+use crate::system::{Builder, System};
+use crate::witness::{OutOfRange, Witness};
 
 /// Bits of a loss (units of 2^-25 octave) that a result drops: it is in 16ths of an octave.
 pub const GRANULARITY_BITS: u32 = 21;
@@ -274,20 +275,19 @@ impl<'a> SealedModel<'a> {
         trace: &Trace,
         openings: &[&Opening],
     ) -> Result<(Witness, i64), ModelError> {
-        let system = &self.system;
-        let mut witness = Witness::new(system);
-        witness.set_adapter(system, openings);
+        let layout = self.system.layout();
+        let mut witness = self.system.witness(openings);
         self.fill(&mut witness, trace, openings)?;
         let rounded = Self::rounded(losses);
         let rest = losses.total() - Self::results(rounded).ok_or(OutOfRange)?[0];
-        witness.set(system, &self.rest, &[rest])?;
+        witness.set(layout, &self.rest, &[rest])?;
         Ok((witness, rounded))
     }
 
     fn fill(&self, witness: &mut Witness, trace: &Trace, openings: &[&Opening]) -> Result<(), OutOfRange> {
-        let (system, width) = (&self.system, self.model.width());
+        let (layout, width) = (self.system.layout(), self.model.width());
         let (input, first) = &self.first;
-        witness.set(system, input, first)?;
+        witness.set(layout, input, first)?;
         let mut h: Secret<i64> = self.start.clone().into();
         let add = |h: &mut [i64], values: &[i64]| h.iter_mut().zip(values).for_each(|(h, v)| *h += v);
         for (index, (layer, trace)) in self.layers.iter().zip(&trace.layers).enumerate() {
@@ -300,7 +300,7 @@ impl<'a> SealedModel<'a> {
                 None => first.clone().into(),
                 Some(norm) => {
                     let values = norm.values(&h)?;
-                    norm.fill(witness, system, &values)?;
+                    norm.fill(witness, layout, &values)?;
                     values.outputs.clone().into()
                 }
             };
@@ -310,7 +310,7 @@ impl<'a> SealedModel<'a> {
                 let mut outputs = self.model.outputs(index, projection, &x);
                 let ranks = form.add_lora(&mut outputs, &x, module(form, openings));
                 if let Some(lora) = &form.lora {
-                    witness.set_cut(system, &lora.cut, &ranks.outputs, &ranks.remainders)?;
+                    lora.cut.fill(witness, layout, &ranks.outputs, &ranks.remainders)?;
                 }
                 *values = outputs;
             }
@@ -321,29 +321,29 @@ impl<'a> SealedModel<'a> {
                 .collect();
             let distances: Secret<i64> = trace.attention.distances.concat().into();
             let attended: Secret<i64> =
-                layer.attention.fill(witness, system, qkv, &shifts, &distances)?.into();
+                layer.attention.fill(witness, layout, qkv, &shifts, &distances)?.into();
             let values = linear(&layer.out, Projection::AttentionOut, &attended);
-            set_linear(witness, system, &layer.out, &values)?;
+            set_linear(witness, layout, &layer.out, &values)?;
             add(&mut h, &values.outputs);
 
             let norm = layer.norm2.values(&h)?;
-            layer.norm2.fill(witness, system, &norm)?;
+            layer.norm2.fill(witness, layout, &norm)?;
             let values = linear(&layer.mlp_in, Projection::MlpIn, &norm.outputs);
-            set_linear(witness, system, &layer.mlp_in, &values)?;
+            set_linear(witness, layout, &layer.mlp_in, &values)?;
             let gelu = self.model.gelu();
             let active = values.outputs.iter().map(|&x| i64::from(gelu[(x + (1 << 15)) as usize]));
             let active: Secret<i64> = active.collect::<Vec<_>>().into();
-            witness.set(system, &layer.active, &active)?;
+            witness.set(layout, &layer.active, &active)?;
             let values = linear(&layer.mlp_out, Projection::MlpOut, &active);
-            set_linear(witness, system, &layer.mlp_out, &values)?;
+            set_linear(witness, layout, &layer.mlp_out, &values)?;
             add(&mut h, &values.outputs);
         }
         let rows = self.scored.iter().flat_map(|&position| &h[(position - 1) * width..position * width]);
         let rows: Secret<i64> = rows.copied().collect::<Vec<_>>().into();
         let values = self.last_norm.values(&rows)?;
-        self.last_norm.fill(witness, system, &values)?;
+        self.last_norm.fill(witness, layout, &values)?;
         let logits: Secret<i64> = self.model.logits(&values.outputs).into();
-        self.head.fill(witness, system, &trace.head.shifts, &logits)
+        self.head.fill(witness, layout, &trace.head.shifts, &logits)
     }
 }
 
@@ -357,14 +357,14 @@ fn module<'o>(form: &Form, openings: &[&'o Opening]) -> Option<(&'o [i16], &'o [
 
 fn set_linear(
     witness: &mut Witness,
-    system: &System,
+    layout: &Layout,
     linear: &Linear,
     values: &crate::relation::linear::LinearValues,
 ) -> Result<(), OutOfRange> {
     if let Some(lora) = &linear.form.lora {
-        witness.set_cut(system, &lora.cut, &values.ranks.outputs, &values.ranks.remainders)?;
+        lora.cut.fill(witness, layout, &values.ranks.outputs, &values.ranks.remainders)?;
     }
-    witness.set_cut(system, &linear.cut, &values.outputs, &values.remainders)
+    linear.cut.fill(witness, layout, &values.outputs, &values.remainders)
 }
 
 fn table(builder: &mut Builder, part: ExponentialPart<'_>) -> Exponentials {

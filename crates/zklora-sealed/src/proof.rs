@@ -20,7 +20,8 @@ use crate::layout::FACE_BITS;
 use crate::merkle::{self, Digest};
 use crate::relation::BOUND_BITS;
 use crate::scene::Scene;
-use crate::system::{System, Witness};
+use crate::system::System;
+use crate::witness::Witness;
 
 /// What a proof is about, beside its system: all of it is absorbed before anything else.
 #[derive(Debug, Clone, Copy)]

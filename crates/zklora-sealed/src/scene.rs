@@ -8,7 +8,7 @@ use crate::conversation::{Conversation, Message, Value};
 use crate::field::{E, F, Secret, eq_table, signed, wipe};
 use crate::layout::{LIMB_BITS, Layout, Tensor};
 use crate::sumcheck::{self, Inner};
-use crate::system::Witness;
+use crate::witness::Witness;
 
 /// What was said of something: a message, and a public number to be added to it.
 #[derive(Debug, Clone, Copy)]

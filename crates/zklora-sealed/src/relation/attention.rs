@@ -22,10 +22,11 @@ use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
 use super::{Cut, RelationError, bounded, power};
 use crate::adapter::Adapter;
 use crate::field::{E, F, Secret, bits_of, eq, eq_table, signed};
-use crate::layout::Tensor;
+use crate::layout::{Layout, Tensor};
 use crate::scene::{Scene, Sum, extend};
 use crate::sumcheck::{self, Products};
-use crate::system::{Builder, OutOfRange, System, Witness};
+use crate::tensors::Tensors;
+use crate::witness::{OutOfRange, Witness};
 
 /// What attention is made of.
 pub struct Inputs {
@@ -64,7 +65,7 @@ pub struct Attention {
 
 impl Attention {
     pub(crate) fn new(
-        builder: &mut Builder,
+        builder: &mut Tensors,
         name: &str,
         inputs: Inputs,
         hidden: usize,
@@ -73,7 +74,7 @@ impl Attention {
         let size = |form: &Form| (form.input.rows, form.weights.columns());
         for form in &forms {
             form.check(name)?;
-            builder.check_form(name, form)?;
+            form.fits(name, builder.adapter_of())?;
         }
         let (tokens, d) = size(&forms[0]);
         let inside = |&(t, u): &(u32, u32)| u <= t && (t as usize) < tokens;
@@ -299,7 +300,7 @@ impl Attention {
     pub fn fill(
         &self,
         witness: &mut Witness,
-        system: &System,
+        layout: &Layout,
         qkv: [Vec<i64>; 3],
         shifts: &[i64],
         distances: &[i64],
@@ -318,13 +319,13 @@ impl Attention {
                 row.iter_mut().zip(v).for_each(|(sum, v)| *sum += e * v);
             }
         }
-        witness.set(system, &self.index, &scores.index)?;
-        witness.set(system, &self.low, &scores.low)?;
-        witness.set(system, &self.entry, &scores.entries)?;
-        self.softmax.fill(witness, system, shifts, &sums)?;
+        witness.set(layout, &self.index, &scores.index)?;
+        witness.set(layout, &self.low, &scores.low)?;
+        witness.set(layout, &self.entry, &scores.entries)?;
+        self.softmax.fill(witness, layout, shifts, &sums)?;
         let (outputs, mut remainders): (Vec<i64>, Vec<i64>) =
             products.iter().map(|&sum| self.cut.of(sum)).unzip();
-        witness.set_cut(system, &self.cut, &outputs, &remainders)?;
+        self.cut.fill(witness, layout, &outputs, &remainders)?;
         for (slot, values) in witness.hidden[self.hidden..].iter_mut().zip(qkv) {
             *slot = values;
         }

@@ -12,9 +12,10 @@ use super::linear::Form;
 use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
 use super::{RelationError, bounded, power};
 use crate::field::{E, below, bits_of};
-use crate::layout::Tensor;
+use crate::layout::{Layout, Tensor};
 use crate::scene::{Scene, Sum};
-use crate::system::{Builder, OutOfRange, System, Witness};
+use crate::tensors::Tensors;
+use crate::witness::{OutOfRange, Witness};
 
 /// Fraction bits of a logit below a tick.
 pub const LOW_BITS: u32 = 16;
@@ -42,10 +43,10 @@ pub struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(builder: &mut Builder, name: &str, inputs: Inputs) -> Result<Self, RelationError> {
+    pub(crate) fn new(builder: &mut Tensors, name: &str, inputs: Inputs) -> Result<Self, RelationError> {
         let Inputs { form, table, logit_bound } = inputs;
         form.check(name)?;
-        builder.check_form(name, &form)?;
+        form.fits(name, builder.adapter_of())?;
         if form.lora.is_some() {
             return Err(RelationError::Shape { name: name.into(), what: "a head has no LoRA" });
         }
@@ -92,7 +93,7 @@ impl Head {
     pub fn fill(
         &self,
         witness: &mut Witness,
-        system: &System,
+        layout: &Layout,
         shifts: &[i64],
         logits: &[i64],
     ) -> Result<(), OutOfRange> {
@@ -104,9 +105,9 @@ impl Head {
             .collect();
         let scores = Scores::of(&distances, LOW_BITS, &self.softmax.table)?;
         let sums: Vec<i64> = scores.entries.chunks(vocabulary).map(|row| row.iter().sum()).collect();
-        witness.set(system, &self.index, &scores.index)?;
-        witness.set(system, &self.low, &scores.low)?;
-        witness.set(system, &self.entry, &scores.entries)?;
-        self.softmax.fill(witness, system, shifts, &sums)
+        witness.set(layout, &self.index, &scores.index)?;
+        witness.set(layout, &self.low, &scores.low)?;
+        witness.set(layout, &self.entry, &scores.entries)?;
+        self.softmax.fill(witness, layout, shifts, &sums)
     }
 }

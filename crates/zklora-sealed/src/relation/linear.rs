@@ -17,7 +17,7 @@ use std::sync::Arc;
 use p3_field::PrimeCharacteristicRing;
 use rayon::prelude::*;
 
-use super::{BoundError, Cut, bounded};
+use super::{BoundError, Cut, RelationError, bounded};
 use crate::adapter::Adapter;
 use crate::conversation::Value;
 use crate::field::{E, Secret, below, bits_of, eq_table, signed};
@@ -111,6 +111,30 @@ impl Linear {
 }
 
 impl Form {
+    /// Whether sizes fit, and LoRA is of a module of the adapter. Without this, LoRA would be left out where there is no adapter.
+    pub(crate) fn fits(&self, name: &str, adapter: Option<&Adapter>) -> Result<(), RelationError> {
+        let refuse = |what| Err(RelationError::Shape { name: name.into(), what });
+        let (d_in, d_out) = (self.weights.rows(), self.weights.columns());
+        if self.input.columns != d_in || self.bias.len() != d_out {
+            return refuse("inputs, weights and bias have different sizes");
+        }
+        let Some(lora) = &self.lora else { return Ok(()) };
+        let shapes = adapter.map_or_else(Vec::new, Adapter::shapes);
+        let Some(shape) = shapes.get(lora.module) else { return refuse("the adapter has no such module") };
+        let size = (self.input.rows, shape.rank());
+        let gain = lora.gain.as_ref().is_none_or(|gain| [gain.gain.len(), gain.bias.len()] == [d_in; 2]);
+        let cut = [&lora.cut.output, &lora.cut.remainder];
+        if shape.d_in() != d_in
+            || lora.outputs.len() != d_out
+            || lora.outputs.end > shape.d_out()
+            || cut.iter().any(|tensor| (tensor.rows, tensor.columns) != size)
+            || !gain
+        {
+            return refuse("LoRA has another size than its module");
+        }
+        Ok(())
+    }
+
     /// Whether no side of its identities can wrap around, by the declared ranges alone: the most that an output can be.
     pub fn check(&self, name: &str) -> Result<u128, BoundError> {
         let input = self.input.most_of_all();

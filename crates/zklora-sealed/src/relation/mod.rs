@@ -10,8 +10,9 @@ pub mod softmax;
 use p3_field::PrimeCharacteristicRing;
 
 use crate::field::{E, F, below};
-use crate::layout::{Builder, Tensor};
+use crate::layout::{Builder, Layout, Tensor};
 use crate::scene::{Scene, Sum};
+use crate::witness::{OutOfRange, Witness};
 
 /// A rounding: `2^bits·output + remainder = value + 2^(bits-1)` with the remainder in `0..2^bits`, so that both are the only ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,18 @@ impl Cut {
         let r = scene.tensor(&self.remainder, row, column, E::ONE);
         let half = below(row, self.output.rows) * below(column, self.output.columns) * power(self.bits - 1);
         Sum::of(-half).said(power(self.bits).into(), z).said(E::ONE, r)
+    }
+
+    /// Fills in the cells.
+    pub fn fill(
+        &self,
+        witness: &mut Witness,
+        layout: &Layout,
+        outputs: &[i64],
+        remainders: &[i64],
+    ) -> Result<(), OutOfRange> {
+        witness.set(layout, &self.output, outputs)?;
+        witness.set(layout, &self.remainder, remainders)
     }
 
     /// The most that its side of the identity can be.

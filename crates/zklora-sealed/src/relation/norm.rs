@@ -22,9 +22,10 @@ use p3_field::PrimeCharacteristicRing;
 
 use super::{Cut, RelationError, bounded, power};
 use crate::field::{E, F, Secret, below, bits_of, eq_table, signed};
-use crate::layout::{Builder, Tensor};
+use crate::layout::{Builder, Layout, Tensor};
 use crate::scene::{Said, Scene, Sum};
 use crate::sumcheck::{self, Products};
+use crate::witness::{OutOfRange, Witness};
 
 /// Rows of public numbers, and tensors that are added to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,9 +84,6 @@ const LEAST_ROOT: i64 = 127;
 const SUM: usize = FORMATS.len();
 const SQUARES: usize = SUM + 1;
 const ONE: usize = SUM + 2;
-
-/// A row has no norm: its spread is out of range.
-pub use crate::system::OutOfRange;
 
 impl Norm {
     /// A norm of a residual stream to outputs of signed 16 bits.
@@ -364,14 +362,14 @@ impl Norm {
     /// Fills in the cells.
     pub fn fill(
         &self,
-        witness: &mut crate::system::Witness,
-        system: &crate::system::System,
+        witness: &mut Witness,
+        layout: &Layout,
         values: &NormValues,
     ) -> Result<(), OutOfRange> {
         for (tensor, values) in self.statistics.iter().zip(&values.statistics) {
-            witness.set(system, tensor, values)?;
+            witness.set(layout, tensor, values)?;
         }
-        witness.set_cut(system, &self.cut, &values.outputs, &values.remainders)
+        self.cut.fill(witness, layout, &values.outputs, &values.remainders)
     }
 }
 

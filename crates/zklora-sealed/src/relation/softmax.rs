@@ -13,9 +13,9 @@ use p3_field::PrimeCharacteristicRing;
 
 use super::{BoundError, bounded, power};
 use crate::field::{E, ORDER, below, signed};
-use crate::layout::{Builder, Tensor};
+use crate::layout::{Builder, Layout, Tensor};
 use crate::scene::{Said, Scene, Sum};
-use crate::system::{OutOfRange, System, Witness};
+use crate::witness::{OutOfRange, Witness};
 
 /// A table of exponentials, `T[j] = 2^k·E(j) + E(j-1) - E(j)` (docs/exact-model.md, "Tables").
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Softmax {
     pub(crate) fn fill(
         &self,
         witness: &mut Witness,
-        system: &System,
+        layout: &Layout,
         shifts: &[i64],
         sums: &[i64],
     ) -> Result<(), OutOfRange> {
@@ -151,9 +151,9 @@ impl Softmax {
         let short: Vec<i64> = sums.iter().map(|sum| self.table.budget - (sum >> k)).collect();
         let rise: Vec<i64> = sums.iter().map(|sum| sum & ((1 << k) - 1)).collect();
         let more: Vec<i64> = rise.iter().zip(&short).map(|(rise, short)| rise - 1 - short).collect();
-        witness.set(system, &self.shift, shifts)?;
-        witness.set(system, &self.short, &short)?;
-        witness.set(system, &self.more, &more)?;
-        witness.set(system, &self.rise, &rise)
+        witness.set(layout, &self.shift, shifts)?;
+        witness.set(layout, &self.short, &short)?;
+        witness.set(layout, &self.more, &more)?;
+        witness.set(layout, &self.rise, &rise)
     }
 }

@@ -13,7 +13,8 @@ use crate::conversation::{Conversation, Operand};
 use crate::fiat_shamir::FiatShamir;
 use crate::field::{E, extension};
 use crate::scene::Scene;
-use crate::system::{System, Witness};
+use crate::system::System;
+use crate::witness::Witness;
 
 /// The conversation alone, with pads in the clear: the first false check, and whether the form holds of the pads.
 pub(crate) fn talk(

@@ -8,7 +8,8 @@ use super::talk;
 use crate::field::{E, F};
 use crate::layout::Tensor;
 use crate::relation::norm::{Norm, Residual};
-use crate::system::{Builder, OutOfRange, System, Witness};
+use crate::system::{Builder, System};
+use crate::witness::{OutOfRange, Witness};
 
 struct Case {
     system: System,
@@ -42,11 +43,11 @@ fn case(rows: usize, d: usize, spread: i64, seed: u64) -> Case {
 
 impl Case {
     fn witness(&self) -> Result<Witness, OutOfRange> {
-        let mut witness = Witness::new(&self.system);
+        let mut witness = self.system.witness(&[]);
         for (tensor, values) in &self.written {
-            witness.set(&self.system, tensor, values)?;
+            witness.set(self.system.layout(), tensor, values)?;
         }
-        self.norm.fill(&mut witness, &self.system, &self.norm.values(&self.h)?)?;
+        self.norm.fill(&mut witness, self.system.layout(), &self.norm.values(&self.h)?)?;
         Ok(witness)
     }
 }
@@ -86,7 +87,7 @@ fn a_norm_has_one_inverse() {
     let case = case(4, 12, 4000, 9);
     let witness = |choose: &dyn Fn(i64, i64) -> (i64, i64)| -> Result<Witness, OutOfRange> {
         let mut witness = case.witness()?;
-        case.norm.fill(&mut witness, &case.system, &case.norm.values_with(&case.h, choose)?)?;
+        case.norm.fill(&mut witness, case.system.layout(), &case.norm.values_with(&case.h, choose)?)?;
         Ok(witness)
     };
     let accepted = |choose: &dyn Fn(i64, i64) -> (i64, i64)| {

@@ -14,7 +14,8 @@ use crate::matrix::Matrix;
 use crate::proof::{ProveError, Prover, Statement, Verifier};
 use crate::relation::linear::{Form, Gain, Linear, LinearValues, Lora};
 use crate::relation::public::Weighed;
-use crate::system::{Builder, System, Witness};
+use crate::system::{Builder, System};
+use crate::witness::Witness;
 
 /// Sides of the layer.
 #[derive(Clone, Copy)]
@@ -133,14 +134,18 @@ impl Single {
     }
 
     pub(crate) fn witness(&self, values: &LinearValues) -> (Witness, Vec<i64>) {
-        let mut witness = Witness::new(&self.system);
+        let mut witness = self.system.witness(&[&self.opening]);
         let (result, rest) = self.result(values);
         let lora = self.linear.form.lora.as_ref().unwrap();
-        witness.set(&self.system, &self.input, &self.x).unwrap();
-        witness.set_cut(&self.system, &lora.cut, &values.ranks.outputs, &values.ranks.remainders).unwrap();
-        witness.set_cut(&self.system, &self.linear.cut, &values.outputs, &values.remainders).unwrap();
-        witness.set(&self.system, &self.rest, &[rest]).unwrap();
-        witness.set_adapter(&self.system, &[&self.opening]);
+        witness.set(self.system.layout(), &self.input, &self.x).unwrap();
+        lora.cut
+            .fill(&mut witness, self.system.layout(), &values.ranks.outputs, &values.ranks.remainders)
+            .unwrap();
+        self.linear
+            .cut
+            .fill(&mut witness, self.system.layout(), &values.outputs, &values.remainders)
+            .unwrap();
+        witness.set(self.system.layout(), &self.rest, &[rest]).unwrap();
         (witness, vec![result])
     }
 
