@@ -353,7 +353,9 @@ pub struct TranscriptVerifier {
 #[non_exhaustive]
 pub enum TranscriptError {
     /// The coefficients are of another shape.
-    #[error("the transcript has {found:?} modules, messages and products, expected {expected:?}")]
+    #[error(
+        "the transcript has {found:?} modules, messages and products, expected {expected:?} and modules of the circuit's shapes"
+    )]
     Shape {
         /// Modules, messages, products.
         found: [usize; 3],
@@ -610,7 +612,8 @@ pub fn prove(
     let shapes = openings.iter().zip(&rows.layout.modules).all(|(o, module)| o.shape() == module.shape);
     if !shapes || pads.values.len() != rows.messages {
         let expected = [rows.layout.modules.len(), rows.messages, rows.products.len()];
-        return Err(TranscriptError::Shape { found: [0, pads.values.len(), 0], expected });
+        let found = [openings.len(), pads.values.len(), form.kappa.len()];
+        return Err(TranscriptError::Shape { found, expected });
     }
     let values = Values::new(rows, openings, &pads, form);
     if values.sum() != form.target {

@@ -109,6 +109,9 @@ fn main() {
             verifier.soundness().1,
             memory(),
         );
+        let items: Vec<String> =
+            verifier.soundness().0.iter().map(|item| format!("{} {:.1}", item.name, item.bits)).collect();
+        eprintln!("bits: {}", items.join(", "));
     }
 }
 

@@ -221,11 +221,6 @@ impl<'a> Conversation<'a> {
         Shape { messages: self.messages.len(), products: products.collect() }
     }
 
-    /// The number of checks.
-    pub fn checks(&self) -> usize {
-        self.checks.len()
-    }
-
     /// The first check that does not hold, to the prover. `weights` is what the circuit makes of the committed weights.
     pub fn violated(&self, weights: E) -> Option<usize> {
         self.checks.iter().position(|check| {

@@ -46,6 +46,12 @@ impl Tree {
     }
 }
 
+impl Drop for Tree {
+    fn drop(&mut self) {
+        crate::field::wipe(&mut self.salts);
+    }
+}
+
 /// Hashes of a cap over `2^height_bits` leaves.
 pub fn cap_len(height_bits: usize) -> usize {
     1 << height_bits.min(CAP)

@@ -146,10 +146,11 @@ impl<'a> SealedModel<'a> {
             adapter.check(model.layers())?;
             builder.adapter(&adapter.modules.iter().map(|&(_, shape)| shape).collect::<Vec<_>>());
         }
-        let attention_table = table(&mut builder, model.attention_exponentials(count));
-        let head_table = table(&mut builder, model.head_exponentials());
+        let attention_table = table(&mut builder, model.attention_exponentials(count))?;
+        let head_table = table(&mut builder, model.head_exponentials())?;
         // Cells are not negative.
-        let gelu = builder.table(model.gelu().iter().map(|&g| i64::from(g) + GELU_OFFSET));
+        let gelu =
+            builder.table(model.gelu().iter().map(|&g| i64::from(g) + GELU_OFFSET)).ok_or_else(table_size)?;
         let cells: Arc<[(u32, u32)]> = (0..count as u32).flat_map(|t| (0..=t).map(move |u| (t, u))).collect();
         let mut making = Making { model, adapter, modules, builder, tokens: count };
 
@@ -264,7 +265,12 @@ impl<'a> SealedModel<'a> {
         adapter: Option<&ExactAdapter>,
         openings: &[&Opening],
     ) -> Result<(Witness, i64), ModelError> {
-        let (losses, trace) = self.model.trace(&self.tokens, &self.scored, adapter)?;
+        // Where a value left its range, and which, is a secret of the adapter.
+        let traced = self.model.trace(&self.tokens, &self.scored, adapter);
+        let (losses, trace) = traced.map_err(|refusal| match refusal {
+            Refusal::OutOfRange { .. } => ModelError::OutOfRange(OutOfRange),
+            refusal => refusal.into(),
+        })?;
         self.witness_of(&losses, &trace, openings)
     }
 
@@ -316,9 +322,9 @@ impl<'a> SealedModel<'a> {
             }
             // By token and then by head.
             let tokens = self.tokens.len();
-            let shifts: Vec<i64> = (0..tokens)
-                .flat_map(|t| trace.attention.shifts.iter().map(move |of_head| of_head[t]))
-                .collect();
+            let shifts =
+                (0..tokens).flat_map(|t| trace.attention.shifts.iter().map(move |of_head| of_head[t]));
+            let shifts: Secret<i64> = shifts.collect::<Vec<_>>().into();
             let distances: Secret<i64> = trace.attention.distances.concat().into();
             let attended: Secret<i64> =
                 layer.attention.fill(witness, layout, qkv, &shifts, &distances)?.into();
@@ -367,11 +373,15 @@ fn set_linear(
     linear.cut.fill(witness, layout, &values.outputs, &values.remainders)
 }
 
-fn table(builder: &mut Builder, part: ExponentialPart<'_>) -> Exponentials {
+fn table_size() -> ModelError {
+    ModelError::Unsupported("a table of other than 2^16 entries".into())
+}
+
+fn table(builder: &mut Builder, part: ExponentialPart<'_>) -> Result<Exponentials, ModelError> {
     // Entries have 49 bits.
     let entries: Arc<[i64]> = part.entries.iter().map(|&entry| entry as i64).collect();
-    let table = builder.table(entries.iter().copied());
-    Exponentials { table, entries, budget: part.budget as i64, step_bits: part.step_bits }
+    let table = builder.table(entries.iter().copied()).ok_or_else(table_size)?;
+    Ok(Exponentials { table, entries, budget: part.budget as i64, step_bits: part.step_bits })
 }
 
 fn form(part: LinearPart<'_>, input: &Tensor, lora: Option<Lora>) -> Form {

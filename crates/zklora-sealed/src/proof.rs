@@ -227,6 +227,7 @@ impl<'a> Verifier<'a> {
         let sizes = &self.system.layout().sizes;
         let weights: usize =
             self.system.modules().iter().map(|shape| zklora_circuit::commitment::hashed_count(*shape)).sum();
+        // No more checks than messages: each is about one that was said for it.
         // A round or a point has degree 3 or as many coordinates at most, and one message or more.
         let rounds = (3 * self.shape.messages) as f64;
         let items = vec![

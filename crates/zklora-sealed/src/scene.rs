@@ -131,12 +131,7 @@ impl<'a> Scene<'a> {
 
     /// Says what a tensor's entries add up to, each times the weights of its row and column.
     pub(crate) fn outer(&mut self, tensor: &Tensor, weights: impl FnOnce() -> (Vec<E>, Vec<E>)) -> Said {
-        let layout = self.layout;
-        let (functional, offset) = self.run.public((Functional::default(), E::ZERO), || {
-            let (rows, columns) = weights();
-            layout.outer(tensor, &rows, &columns)
-        });
-        Said { message: self.claim(|| functional), offset }
+        self.rows(std::slice::from_ref(tensor), weights)
     }
 
     /// The sum as a value.

@@ -5,7 +5,6 @@ use crate::field::{F, signed};
 use crate::layout::{self, ArrayId, Tensor};
 use crate::lookup::{self, Table};
 use crate::relation::Cut;
-use p3_field::PrimeCharacteristicRing;
 use zklora_proto::ModuleShape;
 
 /// Collects what is committed to.
@@ -48,12 +47,14 @@ impl Tensors {
         Cut::new(&mut self.layout, rows, columns, output_bits, bits)
     }
 
-    /// A public table of up to 2^16 values by index; entries beyond are zero. Returns its number.
-    pub fn table(&mut self, values: impl IntoIterator<Item = i64>) -> usize {
-        let mut values: Vec<F> = values.into_iter().map(signed).collect();
-        values.resize(lookup::TABLE, F::ZERO);
+    /// A public table of 2^16 values by index. Returns its number; `None` for another number of values.
+    pub fn table(&mut self, values: impl IntoIterator<Item = i64>) -> Option<usize> {
+        let values: Vec<F> = values.into_iter().map(signed).collect();
+        if values.len() != lookup::TABLE {
+            return None;
+        }
         self.tables.push(Table { values: Some(values) });
-        self.tables.len()
+        Some(self.tables.len())
     }
 
     /// Two tensors of one size whose entries are index and value in a table: of each, bits and what is taken off the cells.

@@ -11,7 +11,7 @@ use p3_field::PrimeCharacteristicRing;
 use super::linear::Form;
 use super::softmax::{Exponentials, SHIFT_BITS, Scores, Softmax};
 use super::{RelationError, bounded, power};
-use crate::field::{E, below, bits_of};
+use crate::field::{E, Secret, below, bits_of};
 use crate::layout::{Layout, Tensor};
 use crate::scene::{Scene, Sum};
 use crate::tensors::Tensors;
@@ -98,13 +98,13 @@ impl Head {
         logits: &[i64],
     ) -> Result<(), OutOfRange> {
         let vocabulary = self.form.weights.columns();
-        let distances: Vec<i64> = logits
-            .chunks(vocabulary)
-            .zip(shifts)
-            .flat_map(|(row, &shift)| row.iter().map(move |logit| (shift << LOW_BITS) - logit))
-            .collect();
+        let mut distances: Secret<i64> = logits.to_vec().into();
+        for (row, &shift) in distances.chunks_mut(vocabulary).zip(shifts) {
+            row.iter_mut().for_each(|logit| *logit = (shift << LOW_BITS) - *logit);
+        }
         let scores = Scores::of(&distances, LOW_BITS, &self.softmax.table)?;
-        let sums: Vec<i64> = scores.entries.chunks(vocabulary).map(|row| row.iter().sum()).collect();
+        let sums = scores.entries.chunks(vocabulary).map(|row| row.iter().sum());
+        let sums: Secret<i64> = sums.collect::<Vec<_>>().into();
         witness.set(layout, &self.index, &scores.index)?;
         witness.set(layout, &self.low, &scores.low)?;
         witness.set(layout, &self.entry, &scores.entries)?;

@@ -15,7 +15,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use p3_field::PrimeCharacteristicRing;
-use rayon::prelude::*;
 
 use super::{BoundError, Cut, RelationError, bounded};
 use crate::adapter::Adapter;
@@ -97,7 +96,8 @@ impl Linear {
     }
 
     /// What an honest prover fills in, from X and the module's A and B, all row-major.
-    pub fn values(&self, x: &[i64], module: Option<(&[i16], &[i16])>) -> LinearValues {
+    #[cfg(test)]
+    pub(crate) fn values(&self, x: &[i64], module: Option<(&[i16], &[i16])>) -> LinearValues {
         let (sums, ranks) = self.form.values(x, module);
         self.rounded(sums, ranks)
     }
@@ -237,11 +237,12 @@ impl Form {
     }
 
     /// The outputs of an honest prover, from X and the module's A and B, and what its LoRA has at its rank. All row-major.
-    pub fn values(&self, x: &[i64], module: Option<(&[i16], &[i16])>) -> (Vec<i64>, RankValues) {
+    #[cfg(test)]
+    pub(crate) fn values(&self, x: &[i64], module: Option<(&[i16], &[i16])>) -> (Vec<i64>, RankValues) {
         let (d_in, d_out) = (self.weights.rows(), self.weights.columns());
         let mut sums: Vec<i64> = x
-            .par_chunks_exact(d_in)
-            .flat_map_iter(|x| {
+            .chunks_exact(d_in)
+            .flat_map(|x| {
                 let mut row = self.bias.to_vec();
                 for (&x, weights) in x.iter().zip(self.weights.entries().chunks_exact(d_out)) {
                     row.iter_mut().zip(weights).for_each(|(sum, &w)| *sum += x * i64::from(w));

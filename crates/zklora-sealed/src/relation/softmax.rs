@@ -12,7 +12,7 @@
 use p3_field::PrimeCharacteristicRing;
 
 use super::{BoundError, bounded, power};
-use crate::field::{E, ORDER, below, signed};
+use crate::field::{E, ORDER, Secret, below, signed};
 use crate::layout::{Builder, Layout, Tensor};
 use crate::scene::{Said, Scene, Sum};
 use crate::witness::{OutOfRange, Witness};
@@ -70,7 +70,9 @@ impl Drop for Scores {
 impl Scores {
     /// Of distances `C·2^low_bits - score`.
     pub(crate) fn of(distances: &[i64], low_bits: u32, table: &Exponentials) -> Result<Self, OutOfRange> {
-        let mut scores = Self { index: Vec::new(), low: Vec::new(), entries: Vec::new() };
+        // At their full length: growing would leave copies.
+        let [index, low, entries] = [(); 3].map(|()| Vec::with_capacity(distances.len()));
+        let mut scores = Self { index, low, entries };
         for &distance in distances {
             let index = distance >> low_bits;
             // Beyond the table's own end there are zeros up to 2^16.
@@ -148,9 +150,12 @@ impl Softmax {
         sums: &[i64],
     ) -> Result<(), OutOfRange> {
         let k = self.table.step_bits;
-        let short: Vec<i64> = sums.iter().map(|sum| self.table.budget - (sum >> k)).collect();
-        let rise: Vec<i64> = sums.iter().map(|sum| sum & ((1 << k) - 1)).collect();
-        let more: Vec<i64> = rise.iter().zip(&short).map(|(rise, short)| rise - 1 - short).collect();
+        let of_rows = |of: &dyn Fn(i64, i64) -> i64| -> Secret<i64> {
+            let rows = sums.iter().map(|sum| of(self.table.budget - (sum >> k), sum & ((1 << k) - 1)));
+            rows.collect::<Vec<_>>().into()
+        };
+        let (short, rise) = (of_rows(&|short, _| short), of_rows(&|_, rise| rise));
+        let more = of_rows(&|short, rise| rise - 1 - short);
         witness.set(layout, &self.shift, shifts)?;
         witness.set(layout, &self.short, &short)?;
         witness.set(layout, &self.more, &more)?;

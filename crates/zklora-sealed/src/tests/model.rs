@@ -232,3 +232,16 @@ fn a_row_has_one_shift() {
         assert!(!accepted(0, by), "attention {by}");
     }
 }
+
+#[test]
+fn a_text_out_of_range_is_refused_without_saying_where() {
+    let Fixture { model, mut lora, tokens } = fixture(6);
+    lora.modules[0].scaling *= 1000.0;
+    let weights = Weights::of(&lora, &mut StdRng::seed_from_u64(5));
+    let exact = weights.exact(&model, true);
+    assert!(model.losses(&tokens, Some(&exact)).unwrap_err().to_string().contains("h.0"));
+    let sealed = SealedModel::new(&model, &tokens, &[5], Some(&weights.sealed(&exact))).unwrap();
+    let openings: Vec<&Opening> = weights.openings.iter().collect();
+    let refusal = sealed.witness(Some(&exact), &openings).err().unwrap();
+    assert_eq!(refusal.to_string(), "a value is out of range");
+}
