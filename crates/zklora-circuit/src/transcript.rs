@@ -11,23 +11,27 @@
 //! Both commitments are opened exactly, by copy constraints. They are no terms of the form: a prover chooses its witness after the form's coefficients, and a sum over the commitments would
 //! be one that it can search for.
 
+mod pads;
+
 use std::collections::HashSet;
 use std::ops::Range;
 
-use plonky2::field::types::{Field, Field64, PrimeField64, Sample};
+use plonky2::field::types::{Field, PrimeField64};
 use plonky2::plonk::circuit_builder::CircuitBuilder;
 use plonky2::plonk::circuit_data::{CircuitConfig, CircuitData, VerifierCircuitData};
 use plonky2::util::serialization::Write;
 use rand::CryptoRng;
-use zeroize::Zeroize;
 use zklora_proto::{Commitment, ModuleShape};
 
+use self::pads::{MESSAGES_PER_BLOCK, PadRow, pad_header, pad_rows};
+pub use self::pads::{PadCommitment, Pads};
 use crate::circuit::{CircuitError, PUBLIC_INPUTS, add_sponge, connect};
 use crate::commitment::{Opening, header};
 use crate::fold::signed;
 use crate::gate::instance::{CIRCUIT_WIRES, Instance, InstanceGate, InstanceRows, digest};
-use crate::gate::pads::{self, PADS, PERMUTATIONS, PadGate, WIRE_PADS};
-use crate::gate::poseidon::{self, SBOXES, WIDTH};
+use crate::gate::pads as gate;
+use crate::gate::pads::{PADS, PERMUTATIONS, PadGate, WIRE_PADS};
+use crate::gate::poseidon::SBOXES;
 use crate::gate::product::{self, ProductGate, SLOTS, wire_x, wire_y};
 use crate::gate::weight::{
     BIAS, CAPACITY, DIGITS, Grid, WEIGHTS, WIRE_ACC_IN, WIRE_ACC_OUT, WORDS, WeightGate, wire_q,
@@ -45,11 +49,6 @@ use crate::{D, E, F};
 pub const MAX_MESSAGES: usize = 1 << 16;
 /// The most products of a transcript.
 pub const MAX_PRODUCTS: usize = 1 << 14;
-
-/// ASCII, big-endian: what the sponge of a commitment to pads starts with.
-const DOMAIN: u64 = u64::from_be_bytes(*b"zkloraP1");
-/// Messages of one block of the sponge.
-const MESSAGES_PER_BLOCK: usize = WORDS / 2;
 
 /// What the circuit of a transcript depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,137 +83,6 @@ pub struct Form {
     pub kappa: Vec<E>,
     /// What the form has to be.
     pub target: E,
-}
-
-/// Pads, and the salt of their commitment. Secret; wiped when dropped, never printed.
-///
-/// They are for one transcript: two transcripts under the same pads give both away. So they are consumed by [`prove`], and cannot be copied.
-pub struct Pads {
-    salt: [F; WORDS],
-    values: Vec<E>,
-}
-
-impl Pads {
-    /// Fresh uniform pads.
-    pub fn random(messages: usize, rng: &mut impl CryptoRng) -> Self {
-        let salt = [(); WORDS].map(|()| F::sample(rng));
-        Self { salt, values: (0..messages).map(|_| E::sample(rng)).collect() }
-    }
-
-    /// The pads, in the order of the messages.
-    pub fn values(&self) -> &[E] {
-        &self.values
-    }
-
-    /// The commitment.
-    pub fn commitment(&self) -> PadCommitment {
-        let (_, capacity) = self.sponge();
-        PadCommitment(capacity)
-    }
-
-    /// Blocks that are absorbed: the salt, and then the pads, with zeros at the end. A whole number of rows.
-    fn blocks(&self) -> Vec<[F; WORDS]> {
-        let mut elements: Vec<F> = self.values.iter().flat_map(|pad| pad.0).collect();
-        elements.resize((pad_rows(self.values.len()) * PERMUTATIONS - 1) * WORDS, F::ZERO);
-        let mut blocks = vec![self.salt];
-        blocks.extend(elements.as_chunks::<WORDS>().0);
-        elements.iter_mut().for_each(|element| element.0.zeroize());
-        blocks
-    }
-
-    /// What the rows of pads hold, and what the sponge ends with.
-    fn sponge(&self) -> (Vec<PadRow>, [F; CAPACITY]) {
-        let mut capacity = pad_header(self.values.len());
-        let mut blocks = self.blocks();
-        let rows = blocks
-            .as_chunks::<PERMUTATIONS>()
-            .0
-            .iter()
-            .map(|blocks| {
-                let mut row = PadRow { pads: Vec::new(), sboxes: Vec::new(), middle: capacity, capacity };
-                for block in blocks {
-                    let state: [F; WIDTH] =
-                        std::array::from_fn(|i| if i < WORDS { block[i] } else { capacity[i - WORDS] });
-                    row.pads.extend(block);
-                    let state = poseidon::permute(state, F::from_canonical_u64, |_, input| {
-                        row.sboxes.push(input);
-                        input
-                    });
-                    row.middle = capacity;
-                    capacity = std::array::from_fn(|i| state[WORDS + i]);
-                }
-                row.capacity = capacity;
-                row
-            })
-            .collect();
-        blocks.iter_mut().flatten().for_each(|element| element.0.zeroize());
-        (rows, capacity)
-    }
-}
-
-impl Drop for Pads {
-    fn drop(&mut self) {
-        let elements = self.values.iter_mut().flat_map(|pad| &mut pad.0);
-        self.salt.iter_mut().chain(elements).for_each(|element| element.0.zeroize());
-    }
-}
-
-impl std::fmt::Debug for Pads {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pads({}, secret)", self.values.len())
-    }
-}
-
-/// One row of pads. Secret.
-struct PadRow {
-    pads: Vec<F>,
-    sboxes: Vec<F>,
-    /// After the first permutation, and after the last.
-    middle: [F; CAPACITY],
-    capacity: [F; CAPACITY],
-}
-
-impl Drop for PadRow {
-    fn drop(&mut self) {
-        let elements =
-            self.pads.iter_mut().chain(&mut self.sboxes).chain(&mut self.middle).chain(&mut self.capacity);
-        elements.for_each(|element| element.0.zeroize());
-    }
-}
-
-/// The commitment to pads: the last four elements of a Poseidon sponge in overwrite mode that started with domain, number of messages, 0, 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PadCommitment([F; CAPACITY]);
-
-impl PadCommitment {
-    /// 32 bytes: canonical elements, little-endian.
-    pub fn to_bytes(&self) -> [u8; 32] {
-        let mut bytes = [0; 32];
-        for (bytes, element) in bytes.chunks_exact_mut(8).zip(self.0) {
-            bytes.copy_from_slice(&element.to_canonical_u64().to_le_bytes());
-        }
-        bytes
-    }
-
-    /// The commitment of 32 bytes; `None` unless all elements are canonical.
-    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
-        let mut elements = [F::ZERO; CAPACITY];
-        for (element, bytes) in elements.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            let word = u64::from_le_bytes(*bytes);
-            *element = (word < F::ORDER).then(|| F::from_canonical_u64(word))?;
-        }
-        Some(Self(elements))
-    }
-}
-
-/// What the sponge of a commitment to pads starts with.
-fn pad_header(messages: usize) -> [F; CAPACITY] {
-    [DOMAIN, messages as u64, 0, 0].map(F::from_canonical_u64)
-}
-
-/// Rows of so many pads and the salt.
-fn pad_rows(messages: usize) -> usize {
-    (1 + messages.div_ceil(MESSAGES_PER_BLOCK)).div_ceil(PERMUTATIONS)
 }
 
 /// Where everything is.
@@ -523,10 +391,10 @@ impl Rows {
         let mut carried = (self.public, PUBLIC_HEADER);
         let mut acc = zero;
         for row in self.pads() {
-            connect::<CAPACITY>(builder, carried, (row, pads::WIRE_CAPACITY_IN));
-            carried = (row, pads::WIRE_CAPACITY_OUT);
-            connect::<2>(builder, acc, (row, pads::WIRE_ACC_IN));
-            acc = (row, pads::WIRE_ACC_OUT);
+            connect::<CAPACITY>(builder, carried, (row, gate::WIRE_CAPACITY_IN));
+            carried = (row, gate::WIRE_CAPACITY_OUT);
+            connect::<2>(builder, acc, (row, gate::WIRE_ACC_IN));
+            acc = (row, gate::WIRE_ACC_OUT);
         }
         connect::<CAPACITY>(builder, carried, (self.public, PUBLIC_C));
 
@@ -641,13 +509,13 @@ fn prove_values(
         for (row, pads) in rows.pads().zip(&values.pads) {
             filler.set(row, WIRE_PADS, pads.pads.iter().copied())?;
             debug_assert_eq!(pads.sboxes.len(), PERMUTATIONS * SBOXES);
-            filler.set(row, pads::WIRE_SBOXES, pads.sboxes.iter().copied())?;
-            filler.set(row, pads::WIRE_CAPACITY_MIDDLE, pads.middle)?;
-            filler.set(row, pads::WIRE_CAPACITY_OUT, pads.capacity)?;
+            filler.set(row, gate::WIRE_SBOXES, pads.sboxes.iter().copied())?;
+            filler.set(row, gate::WIRE_CAPACITY_MIDDLE, pads.middle)?;
+            filler.set(row, gate::WIRE_CAPACITY_OUT, pads.capacity)?;
         }
         let (of_pads, of_products) = values.accumulators.split_at(values.pads.len());
         for (row, acc) in rows.pads().zip(of_pads) {
-            filler.set(row, pads::WIRE_ACC_OUT, acc.0)?;
+            filler.set(row, gate::WIRE_ACC_OUT, acc.0)?;
         }
         for (row, acc) in rows.products().zip(of_products) {
             filler.set(row, product::WIRE_ACC_OUT, acc.0)?;

@@ -3,6 +3,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use zklora_testing::shape;
 
+use plonky2::field::types::Sample;
+
 use super::*;
 use crate::commitment::Salt;
 
