@@ -7,23 +7,9 @@
 use std::array::from_fn;
 use std::ops::{Add, Mul, Sub};
 
-use plonky2::field::extension::Extendable;
-use plonky2::field::packed::PackedField;
-use plonky2::field::types::Field;
-use plonky2::gates::gate::Gate;
-use plonky2::gates::packed_util::PackedEvaluableBase;
-use plonky2::gates::util::StridedConstraintConsumer;
-use plonky2::hash::hash_types::RichField;
-use plonky2::iop::ext_target::ExtensionTarget;
-use plonky2::iop::generator::WitnessGeneratorRef;
-use plonky2::plonk::circuit_builder::CircuitBuilder;
-use plonky2::plonk::circuit_data::CommonCircuitData;
-use plonky2::plonk::vars::{
-    EvaluationTargets, EvaluationVars, EvaluationVarsBase, EvaluationVarsBaseBatch, EvaluationVarsBasePacked,
-};
-use plonky2::util::serialization::{Buffer, IoResult};
+use plonky2::util::serialization::Buffer;
 
-use super::expression::Tree;
+use super::expression::impl_gate;
 use super::instance::CIRCUIT_WIRES;
 use super::poseidon::{self, SBOXES, WIDTH};
 use super::weight::{CAPACITY, NON_RESIDUE, WORDS};
@@ -61,7 +47,7 @@ impl PadGate {
     ///
     /// Order: of each permutation the inputs of the S-boxes and what it hands on; both parts of the accumulator.
     #[inline(always)]
-    fn constraints<T>(self, wire: impl Fn(usize) -> T, constant: impl Fn(u64) -> T, mut emit: impl FnMut(T))
+    fn constraints<T>(&self, wire: impl Fn(usize) -> T, constant: impl Fn(u64) -> T, mut emit: impl FnMut(T))
     where
         T: Copy + Add<Output = T> + Sub<Output = T> + Mul<Output = T>,
     {
@@ -95,83 +81,15 @@ impl PadGate {
     }
 }
 
-impl<T: RichField + Extendable<N>, const N: usize> Gate<T, N> for PadGate {
-    fn id(&self) -> String {
-        "zklora v1 PadGate".into()
-    }
-
-    fn serialize(&self, _: &mut Vec<u8>, _: &CommonCircuitData<T, N>) -> IoResult<()> {
-        Ok(())
-    }
-
-    fn deserialize(_: &mut Buffer<'_>, _: &CommonCircuitData<T, N>) -> IoResult<Self> {
-        Ok(Self)
-    }
-
-    fn eval_unfiltered(&self, vars: EvaluationVars<'_, T, N>) -> Vec<T::Extension> {
-        let mut values = Vec::with_capacity(CONSTRAINTS);
-        self.constraints(
-            |i| vars.local_wires[i],
-            T::Extension::from_canonical_u64,
-            |value| values.push(value),
-        );
-        values
-    }
-
-    fn eval_unfiltered_base_one(&self, _: EvaluationVarsBase<'_, T>, _: StridedConstraintConsumer<T>) {
-        panic!("plonky2 calls eval_unfiltered_base_batch, which is overridden");
-    }
-
-    fn eval_unfiltered_base_batch(&self, vars: EvaluationVarsBaseBatch<'_, T>) -> Vec<T> {
-        self.eval_unfiltered_base_batch_packed(vars)
-    }
-
-    fn eval_unfiltered_circuit(
-        &self,
-        builder: &mut CircuitBuilder<T, N>,
-        vars: EvaluationTargets<'_, N>,
-    ) -> Vec<ExtensionTarget<N>> {
-        let tree = Tree::default();
-        let mut roots = Vec::with_capacity(CONSTRAINTS);
-        self.constraints(|i| tree.wire(i), |c| tree.constant(c), |value| roots.push(value));
-        tree.build(builder, vars.local_wires, &roots)
-    }
-
-    fn generators(&self, _row: usize, _constants: &[T]) -> Vec<WitnessGeneratorRef<T, N>> {
-        // Rows are filled directly by `crate::transcript`.
-        Vec::new()
-    }
-
-    fn num_wires(&self) -> usize {
-        CIRCUIT_WIRES + PADS
-    }
-
-    fn num_constants(&self) -> usize {
-        0
-    }
-
-    fn degree(&self) -> usize {
-        7
-    }
-
-    fn num_constraints(&self) -> usize {
-        CONSTRAINTS
-    }
-}
-
-impl<T: RichField + Extendable<N>, const N: usize> PackedEvaluableBase<T, N> for PadGate {
-    fn eval_unfiltered_base_packed<P: PackedField<Scalar = T>>(
-        &self,
-        vars: EvaluationVarsBasePacked<'_, P>,
-        mut consumer: StridedConstraintConsumer<P>,
-    ) {
-        self.constraints(
-            |i| vars.local_wires[i],
-            |c| P::from(T::from_canonical_u64(c)),
-            |value| consumer.one(value),
-        );
-    }
-}
+impl_gate!(
+    PadGate,
+    id: |_: &PadGate| "zklora v1 PadGate".into(),
+    write: |_: &PadGate, _: &mut Vec<u8>| Ok(()),
+    read: |_: &mut Buffer<'_>, _| Ok(PadGate),
+    wires: |_: &PadGate| CIRCUIT_WIRES + PADS,
+    degree: 7,
+    constraints: CONSTRAINTS
+);
 
 #[cfg(test)]
 mod tests {

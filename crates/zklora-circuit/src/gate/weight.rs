@@ -12,25 +12,11 @@
 use std::array::from_fn;
 use std::ops::{Add, Mul, Sub};
 
-use plonky2::field::extension::Extendable;
-use plonky2::field::packed::PackedField;
-use plonky2::field::types::Field;
-use plonky2::gates::gate::Gate;
-use plonky2::gates::packed_util::PackedEvaluableBase;
-use plonky2::gates::util::StridedConstraintConsumer;
-use plonky2::hash::hash_types::RichField;
-use plonky2::iop::ext_target::ExtensionTarget;
-use plonky2::iop::generator::WitnessGeneratorRef;
-use plonky2::plonk::circuit_builder::CircuitBuilder;
-use plonky2::plonk::circuit_data::CommonCircuitData;
-use plonky2::plonk::vars::{
-    EvaluationTargets, EvaluationVars, EvaluationVarsBase, EvaluationVarsBaseBatch, EvaluationVarsBasePacked,
-};
 use plonky2::util::serialization::{Buffer, IoError, IoResult, Read, Write};
 use zklora_proto::ModuleShape;
 use zklora_proto::limits::WEIGHT_BITS;
 
-use super::expression::Tree;
+use super::expression::impl_gate;
 use super::poseidon::{self, SBOXES, WIDTH};
 
 /// Weights of one row.
@@ -184,86 +170,24 @@ impl WeightGate {
     }
 }
 
-impl<T: RichField + Extendable<N>, const N: usize> Gate<T, N> for WeightGate {
-    fn id(&self) -> String {
-        format!("zklora v2 {self:?}")
-    }
+impl_gate!(
+    WeightGate,
+    id: |gate: &WeightGate| format!("zklora v2 {gate:?}"),
+    write: |gate: &WeightGate, to: &mut Vec<u8>| to.write_usize(gate.grid.ranks),
+    read: WeightGate::read,
+    wires: |gate: &WeightGate| WIRES + gate.grid.instance_columns(),
+    degree: 1 << 3,
+    constraints: CONSTRAINTS
+);
 
-    fn serialize(&self, to: &mut Vec<u8>, _: &CommonCircuitData<T, N>) -> IoResult<()> {
-        to.write_usize(self.grid.ranks)
-    }
-
-    fn deserialize(from: &mut Buffer<'_>, common: &CommonCircuitData<T, N>) -> IoResult<Self> {
+impl WeightGate {
+    fn read(from: &mut Buffer<'_>, wires: usize) -> IoResult<Self> {
         let grid = Grid { ranks: from.read_usize()? };
         let known = [Grid::LEAST_RANKS, 4, Grid::MOST_RANKS].contains(&grid.ranks);
-        if !known || WIRES + grid.instance_columns() > common.config.num_wires {
+        if !known || WIRES + grid.instance_columns() > wires {
             return Err(IoError);
         }
         Ok(Self { grid })
-    }
-
-    fn eval_unfiltered(&self, vars: EvaluationVars<'_, T, N>) -> Vec<T::Extension> {
-        let mut values = Vec::with_capacity(CONSTRAINTS);
-        self.constraints(
-            |i| vars.local_wires[i],
-            T::Extension::from_canonical_u64,
-            |value| values.push(value),
-        );
-        values
-    }
-
-    fn eval_unfiltered_base_one(&self, _: EvaluationVarsBase<'_, T>, _: StridedConstraintConsumer<T>) {
-        panic!("plonky2 calls eval_unfiltered_base_batch, which is overridden");
-    }
-
-    fn eval_unfiltered_base_batch(&self, vars: EvaluationVarsBaseBatch<'_, T>) -> Vec<T> {
-        self.eval_unfiltered_base_batch_packed(vars)
-    }
-
-    fn eval_unfiltered_circuit(
-        &self,
-        builder: &mut CircuitBuilder<T, N>,
-        vars: EvaluationTargets<'_, N>,
-    ) -> Vec<ExtensionTarget<N>> {
-        let tree = Tree::default();
-        let mut roots = Vec::with_capacity(CONSTRAINTS);
-        self.constraints(|i| tree.wire(i), |c| tree.constant(c), |value| roots.push(value));
-        tree.build(builder, vars.local_wires, &roots)
-    }
-
-    fn generators(&self, _row: usize, _constants: &[T]) -> Vec<WitnessGeneratorRef<T, N>> {
-        // Rows are filled directly by `crate::prove`; boxed generators would cost more than the values.
-        Vec::new()
-    }
-
-    fn num_wires(&self) -> usize {
-        WIRES + self.grid.instance_columns()
-    }
-
-    fn num_constants(&self) -> usize {
-        0
-    }
-
-    fn degree(&self) -> usize {
-        1 << 3
-    }
-
-    fn num_constraints(&self) -> usize {
-        CONSTRAINTS
-    }
-}
-
-impl<T: RichField + Extendable<N>, const N: usize> PackedEvaluableBase<T, N> for WeightGate {
-    fn eval_unfiltered_base_packed<P: PackedField<Scalar = T>>(
-        &self,
-        vars: EvaluationVarsBasePacked<'_, P>,
-        mut consumer: StridedConstraintConsumer<P>,
-    ) {
-        self.constraints(
-            |i| vars.local_wires[i],
-            |c| P::from(T::from_canonical_u64(c)),
-            |value| consumer.one(value),
-        );
     }
 }
 
