@@ -16,7 +16,7 @@ pub(super) const MESSAGES_PER_BLOCK: usize = WORDS / 2;
 
 /// Pads, and the salt of their commitment. Secret; wiped when dropped, never printed.
 ///
-/// They are for one transcript: two transcripts under the same pads give both away. So they are consumed by [`prove`], and cannot be copied.
+/// They are for one transcript: two transcripts under the same pads give both away. So they are consumed by [`prove`](super::prove), and cannot be copied.
 pub struct Pads {
     pub(super) salt: [F; WORDS],
     pub(super) values: Vec<E>,
